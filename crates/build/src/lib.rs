@@ -1,0 +1,1 @@
+//! Dockerfile builds: parse, plan, cache, solve; steps are run by whoever implements StepRunner.

@@ -1,0 +1,1 @@
+//! sampand: Docker's HTTP API over the engine.

@@ -1,0 +1,1 @@
+//! Containers, exec, logs, events: the engine under the daemon's skins.

@@ -1,0 +1,1 @@
+//! Images on disk: content store, references, layers, snapshots.

@@ -1,0 +1,1 @@
+//! OCI wire types: the runtime's config.json and the image formats. Types only, no I/O.

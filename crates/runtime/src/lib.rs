@@ -1,0 +1,1 @@
+//! The OCI runtime: makes one container from a bundle.

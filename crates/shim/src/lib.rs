@@ -1,0 +1,1 @@
+//! The shim: parent of one container's processes, over any OCI runtime's command line.

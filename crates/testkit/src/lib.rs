@@ -1,0 +1,1 @@
+//! Fixtures and suites shared by tests.
