@@ -1,0 +1,63 @@
+//! Where an engine keeps its things and which programs it uses.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+
+/// An engine's configuration. Two engines may run side by side if `root`, `state`, `bridge`, `subnet` and `table` differ.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// What survives a reboot: images, containers, volumes. Default `/var/lib/sampan`.
+    pub root: PathBuf,
+    /// What does not: sockets, bundles, namespaces. Default `/run/sampan`.
+    pub state: PathBuf,
+    /// The default network's bridge. Default `sampan0`.
+    pub bridge: String,
+    /// The default network's addresses; the first is the bridge's.
+    pub subnet: Ipv4Net,
+    /// The nftables table that the engine owns. Default `sampan`.
+    pub table: String,
+    /// The OCI runtime's executable.
+    pub runtime: PathBuf,
+    /// The shim's executable.
+    pub shim: PathBuf,
+    /// Name servers for containers that ask for none, where the host's are of no use to them.
+    pub fallback_dns: Vec<Ipv4Addr>,
+}
+
+impl EngineConfig {
+    /// The defaults, with the programs that lie beside `executables`' directory if they do, else from PATH.
+    pub fn new(executables: Option<&Path>) -> EngineConfig {
+        let program = |name: &str| {
+            let beside = executables.map(|d| d.join(name)).filter(|p| p.exists());
+            beside.unwrap_or_else(|| PathBuf::from(name))
+        };
+        EngineConfig {
+            root: PathBuf::from("/var/lib/sampan"),
+            state: PathBuf::from("/run/sampan"),
+            bridge: "sampan0".to_owned(),
+            subnet: Ipv4Net::new_assert(Ipv4Addr::new(172, 31, 0, 0), 16),
+            table: "sampan".to_owned(),
+            runtime: program("sampan-runtime"),
+            shim: program("containerd-shim-sampan-v2"),
+            fallback_dns: vec![Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(8, 8, 4, 4)],
+        }
+    }
+
+    pub(crate) fn bundle(&self, id: &str) -> PathBuf {
+        self.state.join("bundles").join(id)
+    }
+
+    pub(crate) fn runtime_root(&self) -> PathBuf {
+        self.state.join("runtime")
+    }
+
+    pub(crate) fn container_directory(&self, id: &str) -> PathBuf {
+        self.root.join("containers").join(id)
+    }
+
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+}

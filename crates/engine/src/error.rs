@@ -1,0 +1,148 @@
+//! What an engine's verb can fail with. The first variants are denials that name what forbids the request; the last
+//! wraps what a lower layer said, with what the engine was doing.
+
+use std::error::Error;
+
+use sampan_base::Class;
+
+/// Why the engine did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No container has this name or id.
+    #[error("No such container: {name}")]
+    NoSuchContainer {
+        /// As it was asked for.
+        name: String,
+    },
+    /// No image has this name or id.
+    #[error("No such image: {name}")]
+    NoSuchImage {
+        /// As it was asked for.
+        name: String,
+    },
+    /// No exec has this id.
+    #[error("No such exec instance: {id}")]
+    NoSuchExec {
+        /// As it was asked for.
+        id: String,
+    },
+    /// No volume has this name.
+    #[error("get {name}: no such volume")]
+    NoSuchVolume {
+        /// As it was asked for.
+        name: String,
+    },
+    /// No network has this name or id.
+    #[error("network {name} not found")]
+    NoSuchNetwork {
+        /// As it was asked for.
+        name: String,
+    },
+    /// More than one thing's id starts so.
+    #[error("Multiple IDs found with provided prefix: {prefix}")]
+    Ambiguous {
+        /// As it was asked for.
+        prefix: String,
+    },
+    /// Another container has the name.
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{owner}\". You have to remove (or rename) that container to be able to reuse that name."
+    )]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// The id of the container that has it.
+        owner: String,
+    },
+    /// The container's state forbids it.
+    #[error(transparent)]
+    Denied(#[from] crate::container::state::Denial),
+    /// What was asked makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The request conflicts with what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// This engine can't do it.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The command can't be started.
+    #[error("{message}")]
+    Command {
+        /// What the runtime said.
+        message: String,
+        /// 126 or 127.
+        exit_code: u8,
+    },
+    /// The engine is shutting down, or the task that owned the thing has ended.
+    #[error("the engine is no longer looking after {what}")]
+    Gone {
+        /// What was asked for.
+        what: String,
+    },
+    /// A lower layer failed.
+    #[error("{doing}")]
+    Layer {
+        /// What the engine was doing, to what.
+        doing: String,
+        /// The lower layer's class.
+        class: Class,
+        /// What it said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl EngineError {
+    /// The class for the skin's table of codes.
+    pub fn class(&self) -> Class {
+        match self {
+            EngineError::NoSuchContainer { .. }
+            | EngineError::NoSuchImage { .. }
+            | EngineError::NoSuchExec { .. }
+            | EngineError::NoSuchVolume { .. }
+            | EngineError::NoSuchNetwork { .. } => Class::NotFound,
+            EngineError::Ambiguous { .. } | EngineError::Invalid(_) => Class::Invalid,
+            EngineError::NameInUse { .. } | EngineError::Conflict(_) => Class::Conflict,
+            EngineError::Denied(denial) => denial.class(),
+            EngineError::Unsupported(_) => Class::Unsupported,
+            EngineError::Command { exit_code: 127, .. } => Class::CommandNotFound,
+            EngineError::Command { .. } => Class::CommandNotExecutable,
+            EngineError::Gone { .. } => Class::Unavailable,
+            EngineError::Layer { class, .. } => *class,
+        }
+    }
+
+    /// Wraps a lower layer's error whose class is known.
+    pub fn layer<E>(class: Class, doing: impl Into<String>) -> impl FnOnce(E) -> EngineError
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let doing = doing.into();
+        move |source| EngineError::Layer { doing, class, source: source.into() }
+    }
+
+    /// Wraps an I/O error.
+    pub fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> EngineError {
+        let doing = doing.into();
+        move |source| EngineError::Layer {
+            doing,
+            class: match sampan_base::error::class_of_io(&source) {
+                // A file of ours that is missing is not the thing that the caller asked for.
+                Class::NotFound => Class::Internal,
+                class => class,
+            },
+            source: source.into(),
+        }
+    }
+
+    /// Wraps a file error.
+    pub fn file(error: sampan_base::FileError) -> EngineError {
+        let FileError { action, path, source } = error;
+        EngineError::io(format!("cannot {action} `{}`", path.display()))(source)
+    }
+}
+
+use sampan_base::FileError;
+
+/// The result of an engine's verb.
+pub type Result<T> = std::result::Result<T, EngineError>;

@@ -1,0 +1,233 @@
+//! The engine's records on disk: containers and volumes, in `<root>/engine.redb`.
+//!
+//! ```text
+//! table "meta"        "version"        -> 1
+//! table "containers"  container id     -> JSON of ContainerRecord
+//! table "volumes"     volume name      -> JSON of VolumeRecord
+//! ```
+//!
+//! Crash argument: every change is one redb transaction, which is there as a whole or not at all. What a verb
+//! acknowledges is committed durably before the answer ([`Durable::Yes`]); a container's *running* is only noted
+//! (it rides with the next durable commit), since a new daemon asks the shims what really runs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use sampan_base::{Class, Timestamp};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::container::state::Phase;
+use crate::error::{EngineError, Result};
+use crate::spec::ContainerSpec;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const CONTAINERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("containers");
+const VOLUMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("volumes");
+const VERSION: u64 = 1;
+
+/// A container as it is stored.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct ContainerRecord {
+    /// 64 hex digits.
+    pub id: String,
+    /// Its name, without the `/`.
+    pub name: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// The image's id, `sha256:…`.
+    pub image_id: String,
+    /// The command and arguments that its first process gets.
+    pub args: Vec<String>,
+    /// What it is to be.
+    pub spec: ContainerSpec,
+    /// Where it is in its life.
+    pub phase: Phase,
+}
+
+/// A volume as it is stored.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct VolumeRecord {
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its name was made up.
+    pub anonymous: bool,
+}
+
+/// Whether a change must be on disk before the call returns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durable {
+    /// Yes.
+    Yes,
+    /// It may be forgotten in a crash of the machine, though not of the daemon.
+    No,
+}
+
+/// The records on disk. Calls block for a write and an fsync.
+#[derive(Debug)]
+pub struct Metadata {
+    database: Database,
+}
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(doing: &'static str) -> impl FnOnce(E) -> EngineError {
+    EngineError::layer(Class::Internal, format!("cannot {doing} the engine's metadata"))
+}
+
+impl Metadata {
+    /// Opens the records in `root`, or makes them.
+    ///
+    /// # Errors
+    /// If the file can't be opened, is in use, or was written by a newer version.
+    pub fn open(root: &Path) -> Result<Metadata> {
+        let path = root.join("engine.redb");
+        let database = Database::create(&path)
+            .map_err(EngineError::layer(Class::Internal, format!("cannot open `{}`", path.display())))?;
+        let write = database.begin_write().map_err(failed("open"))?;
+        {
+            let mut meta = write.open_table(META).map_err(failed("open"))?;
+            let version = meta.get("version").map_err(failed("read"))?.map(|v| v.value());
+            match version {
+                None => drop(meta.insert("version", VERSION).map_err(failed("write"))?),
+                Some(VERSION) => {}
+                Some(newer) => {
+                    return Err(EngineError::Unsupported(format!(
+                        "`{}` has format {newer}; this sampand knows format {VERSION}: use the newer one again",
+                        path.display()
+                    )));
+                }
+            }
+            write.open_table(CONTAINERS).map_err(failed("open"))?;
+            write.open_table(VOLUMES).map_err(failed("open"))?;
+        }
+        write.commit().map_err(failed("write"))?;
+        Ok(Metadata { database })
+    }
+
+    /// All containers. One that can't be read is reported in the log and left alone.
+    ///
+    /// # Errors
+    /// If the database can't be read.
+    pub fn containers(&self) -> Result<Vec<ContainerRecord>> {
+        self.all(CONTAINERS, "container")
+    }
+
+    /// All volumes.
+    ///
+    /// # Errors
+    /// If the database can't be read.
+    pub fn volumes(&self) -> Result<Vec<VolumeRecord>> {
+        self.all(VOLUMES, "volume")
+    }
+
+    /// Stores a container.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn put_container(&self, record: &ContainerRecord, durable: Durable) -> Result<()> {
+        self.put(CONTAINERS, &record.id, record, durable)
+    }
+
+    /// Forgets a container.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn remove_container(&self, id: &str) -> Result<()> {
+        self.remove(CONTAINERS, id)
+    }
+
+    /// Stores a volume.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn put_volume(&self, record: &VolumeRecord) -> Result<()> {
+        self.put(VOLUMES, &record.name, record, Durable::Yes)
+    }
+
+    /// Forgets a volume.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn remove_volume(&self, name: &str) -> Result<()> {
+        self.remove(VOLUMES, name)
+    }
+
+    fn all<T: DeserializeOwned>(&self, table: TableDefinition<'_, &str, &[u8]>, what: &str) -> Result<Vec<T>> {
+        let read = self.database.begin_read().map_err(failed("read"))?;
+        let table = read.open_table(table).map_err(failed("read"))?;
+        let mut records = Vec::new();
+        for row in table.iter().map_err(failed("read"))? {
+            let (key, value) = row.map_err(failed("read"))?;
+            match serde_json::from_slice(value.value()) {
+                Ok(record) => records.push(record),
+                Err(error) => {
+                    tracing::error!(key = key.value(), %error, "the stored record of a {what} can't be read");
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    fn put<T: Serialize>(
+        &self,
+        table: TableDefinition<'_, &str, &[u8]>,
+        key: &str,
+        record: &T,
+        durable: Durable,
+    ) -> Result<()> {
+        let bytes = serde_json::to_vec(record).map_err(failed("encode"))?;
+        let mut write = self.database.begin_write().map_err(failed("write"))?;
+        if durable == Durable::No {
+            write.set_durability(Durability::None).map_err(failed("write"))?;
+        }
+        write.open_table(table).map_err(failed("write"))?.insert(key, bytes.as_slice()).map_err(failed("write"))?;
+        write.commit().map_err(failed("write"))
+    }
+
+    fn remove(&self, table: TableDefinition<'_, &str, &[u8]>, key: &str) -> Result<()> {
+        let write = self.database.begin_write().map_err(failed("write"))?;
+        write.open_table(table).map_err(failed("write"))?.remove(key).map_err(failed("write"))?;
+        write.commit().map_err(failed("write"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> ContainerRecord {
+        ContainerRecord {
+            id: id.to_owned(),
+            name: format!("name-{id}"),
+            created: Timestamp::now(),
+            image_id: "sha256:0".to_owned(),
+            args: vec!["true".to_owned()],
+            spec: ContainerSpec::default(),
+            phase: Phase::Created { error: None },
+        }
+    }
+
+    #[test]
+    fn records_survive_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let metadata = Metadata::open(dir.path()).unwrap();
+        let (a, b) = (record("a"), record("b"));
+        metadata.put_container(&a, Durable::No).unwrap();
+        metadata.put_container(&b, Durable::Yes).unwrap();
+        metadata.remove_container("b").unwrap();
+        drop(metadata);
+        assert_eq!(Metadata::open(dir.path()).unwrap().containers().unwrap(), [a]);
+    }
+
+    /// A record as version 1 wrote it: fields that came later must have defaults.
+    #[test]
+    fn reads_the_oldest_record() {
+        let text = r#"{"id":"a","name":"n","created":"2026-11-21T10:00:00Z","image_id":"sha256:0","args":["true"],
+            "spec":{"image":"debian"},"phase":{"phase":"created","error":null}}"#;
+        let record: ContainerRecord = serde_json::from_str(text).unwrap();
+        assert_eq!(record.spec.image, "debian");
+    }
+}

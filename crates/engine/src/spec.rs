@@ -1,0 +1,386 @@
+//! What a container is to be, in plain values: the engine's own words for what Docker's API and the CRI ask for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that is decided when a container is created. Stored with it, so every field has a default and none
+/// changes its meaning.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(default)]
+pub struct ContainerSpec {
+    /// The image as it was asked for.
+    pub image: String,
+    /// The command that `cmd` is given to; `None`: the image's.
+    pub entrypoint: Option<Vec<String>>,
+    /// Arguments; `None`: the image's, unless an entrypoint was given.
+    pub cmd: Option<Vec<String>>,
+    /// `NAME=value`; they override the image's.
+    pub env: Vec<String>,
+    /// Absolute; `None`: the image's.
+    pub working_dir: Option<String>,
+    /// `user[:group]`; `None`: the image's.
+    pub user: Option<String>,
+    /// Further groups, names or numbers.
+    pub group_add: Vec<String>,
+    /// `None`: the id's first 12 digits.
+    pub hostname: Option<String>,
+    /// NIS domain name.
+    pub domainname: Option<String>,
+    /// The process gets a terminal.
+    pub tty: bool,
+    /// Standard input stays open.
+    pub open_stdin: bool,
+    /// Standard input closes when the first attached client goes.
+    pub stdin_once: bool,
+    /// What the creating client said it would attach to: stdin, stdout, stderr. Only shown again.
+    pub attach: [bool; 3],
+    /// Labels, the image's included.
+    pub labels: BTreeMap<String, String>,
+    /// Ports it serves, the image's included.
+    pub exposed: Vec<Port>,
+    /// Ports to publish.
+    pub publish: Vec<Publish>,
+    /// Publish every exposed port somewhere.
+    pub publish_all: bool,
+    /// The signal that asks it to end; `None`: the image's, else SIGTERM.
+    pub stop_signal: Option<String>,
+    /// Seconds to wait after it; `None`: 10.
+    pub stop_timeout: Option<i64>,
+    /// Which network.
+    pub network: NetworkMode,
+    /// Name servers, search domains and options for resolv.conf; empty: the host's.
+    pub dns: Dns,
+    /// `name:address`.
+    pub extra_hosts: Vec<String>,
+    /// What is mounted besides the default mounts.
+    pub mounts: Vec<MountSpec>,
+    /// Paths that get an anonymous volume, the image's included. Became `mounts` at creation; only shown again.
+    pub anonymous_volumes: Vec<String>,
+    /// Limits.
+    pub resources: Resources,
+    /// Privileges.
+    pub security: Security,
+    /// Process namespace.
+    pub pid: NamespaceMode,
+    /// IPC namespace.
+    pub ipc: NamespaceMode,
+    /// Host-name namespace.
+    pub uts: NamespaceMode,
+    /// cgroup namespace; Docker's default is `host` on cgroup v1 and `private` on v2.
+    pub cgroup: Option<NamespaceMode>,
+    /// The directory above the container's cgroup.
+    pub cgroup_parent: Option<String>,
+    /// Bytes of /dev/shm; 0: 64 MiB.
+    pub shm_size: i64,
+    /// Kernel parameters.
+    pub sysctls: BTreeMap<String, String>,
+    /// Resource limits of the process.
+    pub ulimits: Vec<Ulimit>,
+    /// Devices to pass in.
+    pub devices: Vec<Device>,
+    /// `c 10:200 rwm`.
+    pub device_rules: Vec<String>,
+    /// Remove the container and its anonymous volumes when it ends.
+    pub auto_remove: bool,
+    /// What to do when it ends. Only `no` is carried out so far; creation refuses others.
+    pub restart: String,
+    /// The log's driver and options.
+    pub log: LogSpec,
+}
+
+/// A port and its protocol.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port {
+    /// 1 to 65535.
+    pub number: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+/// A transport protocol.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.number, self.protocol)
+    }
+}
+
+impl std::str::FromStr for Port {
+    type Err = String;
+
+    /// Reads `80`, `80/tcp` or `53/udp`.
+    fn from_str(text: &str) -> Result<Port, String> {
+        let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            "sctp" => return Err(format!("port `{text}`: SCTP is not supported")),
+            _ => return Err(format!("invalid port `{text}`: unknown protocol `{protocol}`")),
+        };
+        match number.parse() {
+            Ok(number) if number > 0 => Ok(Port { number, protocol }),
+            _ => Err(format!("invalid port `{text}`: expected a number from 1 to 65535")),
+        }
+    }
+}
+
+/// A port to publish on the host.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct Publish {
+    /// The port inside.
+    pub port: Port,
+    /// The host's address as it was given; empty: all.
+    pub host_ip: String,
+    /// The host's port; 0: one is picked.
+    pub host_port: u16,
+}
+
+/// A container's network.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// The default bridge.
+    #[default]
+    Bridge,
+    /// The host's own.
+    Host,
+    /// Only a loopback device.
+    None,
+    /// Another container's, by id.
+    Container(String),
+}
+
+/// A namespace other than the network's.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum NamespaceMode {
+    /// One of its own.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+    /// Another container's, by id.
+    Container(String),
+}
+
+/// The contents of resolv.conf.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(default)]
+pub struct Dns {
+    /// Addresses.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub search: Vec<String>,
+    /// Options.
+    pub options: Vec<String>,
+}
+
+/// A mount besides the default ones.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct MountSpec {
+    /// What is mounted.
+    pub source: MountSource,
+    /// The absolute path inside.
+    pub target: String,
+    /// Not to be written.
+    pub read_only: bool,
+    /// The options as they were given, for showing.
+    pub mode: String,
+    /// `rprivate`, `rslave`, `rshared`, ….
+    pub propagation: String,
+}
+
+/// What is mounted.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum MountSource {
+    /// A directory or file of the host.
+    Bind {
+        /// Absolute.
+        path: PathBuf,
+        /// With what is mounted below it.
+        recursive: bool,
+    },
+    /// A volume, made when missing.
+    Volume {
+        /// Its name.
+        name: String,
+        /// It was made for this container and goes with it.
+        anonymous: bool,
+        /// Fill it, when empty, with what the image has at the target.
+        copy_up: bool,
+    },
+    /// A file system in memory.
+    Tmpfs {
+        /// Mount options: `size=64m`, `mode=1777`, ….
+        options: Vec<String>,
+    },
+}
+
+/// Limits. Zero or `None`: none.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(default)]
+pub struct Resources {
+    /// Relative weight.
+    pub cpu_shares: u64,
+    /// Billionths of a CPU.
+    pub nano_cpus: i64,
+    /// Microseconds.
+    pub cpu_period: u64,
+    /// Microseconds.
+    pub cpu_quota: i64,
+    /// `0-3,8`.
+    pub cpuset_cpus: String,
+    /// `0-1`.
+    pub cpuset_mems: String,
+    /// Bytes.
+    pub memory: i64,
+    /// Bytes, soft.
+    pub memory_reservation: i64,
+    /// Bytes of memory and swap together; -1: no limit; 0: twice `memory`.
+    pub memory_swap: i64,
+    /// 0 to 100.
+    pub memory_swappiness: Option<u64>,
+    /// Never kill for want of memory (cgroup v1).
+    pub oom_kill_disable: bool,
+    /// -1000 to 1000.
+    pub oom_score_adj: i32,
+    /// Processes and threads.
+    pub pids: i64,
+    /// 10 to 1000.
+    pub blkio_weight: u16,
+}
+
+/// Privileges.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(default)]
+pub struct Security {
+    /// All of them, all devices, no masks.
+    pub privileged: bool,
+    /// Capabilities to add, `ALL` for all.
+    pub cap_add: Vec<String>,
+    /// Capabilities to drop, `ALL` for all.
+    pub cap_drop: Vec<String>,
+    /// The root file system is read-only.
+    pub read_only_root: bool,
+    /// No privileges by set-uid executables.
+    pub no_new_privileges: bool,
+    /// The seccomp profile.
+    pub seccomp: SeccompChoice,
+    /// The `security-opt` words as given, for showing.
+    pub options: Vec<String>,
+    /// Hidden paths; `None`: the default ones.
+    pub masked_paths: Option<Vec<String>>,
+    /// Read-only paths; `None`: the default ones.
+    pub readonly_paths: Option<Vec<String>>,
+}
+
+/// Which seccomp profile.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum SeccompChoice {
+    /// The default profile.
+    #[default]
+    Default,
+    /// None.
+    Unconfined,
+}
+
+/// A resource limit of the process.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct Ulimit {
+    /// `nofile`, ….
+    pub name: String,
+    /// -1: no limit.
+    pub soft: i64,
+    /// -1: no limit.
+    pub hard: i64,
+}
+
+/// A device to pass in.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct Device {
+    /// Its path on the host.
+    pub host: PathBuf,
+    /// Its path inside.
+    pub container: String,
+    /// `rwm`.
+    pub permissions: String,
+}
+
+/// The log's driver and options.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(default)]
+pub struct LogSpec {
+    /// `json-file` (also when empty) or `none`.
+    pub driver: String,
+    /// `max-size`, `max-file`.
+    pub options: BTreeMap<String, String>,
+}
+
+impl LogSpec {
+    /// Whether there is a log to read.
+    pub fn is_kept(&self) -> bool {
+        self.driver != "none"
+    }
+}
+
+/// Checks a container's name by Docker's rule: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
+///
+/// # Errors
+/// A sentence for people.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = bytes.len() > 0 && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if first && rest && name.len() <= 200 {
+        Ok(())
+    } else {
+        Err(format!("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_read_and_write() {
+        for text in ["80/tcp", "53/udp"] {
+            assert_eq!(text.parse::<Port>().unwrap().to_string(), text);
+        }
+        assert_eq!("80".parse::<Port>().unwrap().to_string(), "80/tcp");
+        for bad in ["0", "65536", "x", "80/icmp", "80/sctp", ""] {
+            assert!(bad.parse::<Port>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_follow_dockers_rule() {
+        for good in ["web", "a1", "x_y.z-0"] {
+            check_name(good).unwrap();
+        }
+        for bad in ["", "a", "-web", "~x", "a/b", "wéb"] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}
