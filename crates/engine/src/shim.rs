@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use prost::Message;
 use sampan_base::{Class, Timestamp};
-use sampan_rpc::generated::containerd::task::v2 as api;
-use sampan_rpc::ttrpc;
+use sampan_rpc::task as api;
+use sampan_rpc::ttrpc::{self, Code, Decoder, Failure, Frame, Streams};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -20,7 +20,6 @@ use tokio::sync::oneshot;
 
 /// containerd's word for whose containers these are; part of the runtime's state directory.
 pub(crate) const NAMESPACE: &str = "sampan";
-const SERVICE: &str = "containerd.task.v2.Task";
 /// The longest answer of a shim's `start` that is read.
 const MAX_ADDRESS_BYTES: u64 = 4096;
 
@@ -55,42 +54,28 @@ pub enum ShimError {
     #[error("the shim is gone")]
     Lost,
     /// It said no.
-    #[error("{message}")]
-    Remote {
-        /// The gRPC code.
-        code: i32,
-        /// What it said.
-        message: String,
-    },
-    /// Its answer can't be read.
-    #[error("the shim's answer to {method} can't be read")]
-    Malformed {
-        /// The request.
-        method: &'static str,
-        /// Why.
-        source: prost::DecodeError,
-    },
+    #[error(transparent)]
+    Remote(#[from] Failure),
 }
-
-/// gRPC's codes that make a difference here (google.rpc.Code).
-const NOT_FOUND: i32 = 5;
-const FAILED_PRECONDITION: i32 = 9;
-const UNIMPLEMENTED: i32 = 12;
 
 impl ShimError {
     /// The class for the skin's table of codes.
     pub fn class(&self) -> Class {
         match self {
             ShimError::Connect { .. } | ShimError::Lost => Class::Unavailable,
-            ShimError::Remote { code: UNIMPLEMENTED, .. } => Class::Unsupported,
-            ShimError::Remote { code: FAILED_PRECONDITION, .. } => Class::Conflict,
+            ShimError::Remote(Failure { code: Code::Unimplemented, .. }) => Class::Unsupported,
+            ShimError::Remote(Failure { code: Code::FailedPrecondition, .. }) => Class::Conflict,
             _ => Class::Internal,
         }
     }
 
     /// Whether the thing that the request was about is gone.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, ShimError::Lost | ShimError::Connect { .. } | ShimError::Remote { code: NOT_FOUND, .. })
+        match self {
+            ShimError::Lost | ShimError::Connect { .. } => true,
+            ShimError::Remote(failure) => failure.code == Code::NotFound,
+            _ => false,
+        }
     }
 }
 
@@ -119,9 +104,9 @@ struct Connection {
 
 #[derive(Debug, Default)]
 struct OpenRequests {
-    next_stream: u32,
+    streams: Streams,
     lost: bool,
-    waiting: HashMap<u32, oneshot::Sender<Result<Vec<u8>, ShimError>>>,
+    waiting: HashMap<u32, oneshot::Sender<Frame>>,
 }
 
 impl Drop for Connection {
@@ -175,7 +160,7 @@ async fn connect(id: &str, address: &str) -> Result<Task, ShimError> {
     let failed = |source| ShimError::Connect { address: address.to_owned(), source };
     let stream = UnixStream::connect(path).await.map_err(failed)?;
     let (read, write) = stream.into_split();
-    let open = Arc::new(Mutex::new(OpenRequests { next_stream: 1, ..OpenRequests::default() }));
+    let open = Arc::<Mutex<OpenRequests>>::default();
     let reader = tokio::spawn(read_answers(read, Arc::clone(&open)));
     let connection = Connection { writer: tokio::sync::Mutex::new(write), open, reader };
     Ok(Task { id: id.to_owned(), connection: Arc::new(connection) })
@@ -187,19 +172,24 @@ fn lock(open: &Mutex<OpenRequests>) -> std::sync::MutexGuard<'_, OpenRequests> {
 
 /// Hands each answer to whoever waits for it, until the connection ends.
 async fn read_answers(mut stream: OwnedReadHalf, open: Arc<Mutex<OpenRequests>>) {
-    while let Some((stream_id, payload)) = read_frame(&mut stream).await {
-        let answer = match sampan_rpc::generated::ttrpc::Response::decode(payload.as_slice()) {
-            Ok(response) => match response.status {
-                Some(status) if status.code != 0 => {
-                    Err(ShimError::Remote { code: status.code, message: status.message })
+    let mut decoder = Decoder::default();
+    let mut bytes = vec![0u8; 16 << 10];
+    'connection: while let Ok(length @ 1..) = stream.read(&mut bytes).await {
+        decoder.push(&bytes[..length]);
+        loop {
+            match decoder.next_frame() {
+                Ok(Some(frame)) => {
+                    if let Some(waiting) = lock(&open).waiting.remove(&frame.stream) {
+                        // Whoever asked may have gone.
+                        let _ = waiting.send(frame);
+                    }
                 }
-                _ => Ok(response.payload),
-            },
-            Err(source) => Err(ShimError::Malformed { method: "a request", source }),
-        };
-        if let Some(waiting) = lock(&open).waiting.remove(&stream_id) {
-            // Whoever asked may have gone.
-            let _ = waiting.send(answer);
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(%error, "a shim's answer can't be read");
+                    break 'connection;
+                }
+            }
         }
     }
     let mut open = lock(&open);
@@ -207,43 +197,31 @@ async fn read_answers(mut stream: OwnedReadHalf, open: Arc<Mutex<OpenRequests>>)
     open.waiting.clear();
 }
 
-async fn read_frame(stream: &mut OwnedReadHalf) -> Option<(u32, Vec<u8>)> {
-    let mut header = [0u8; ttrpc::HEADER_BYTES];
-    stream.read_exact(&mut header).await.ok()?;
-    let header = ttrpc::Header::decode(&header).ok()?;
-    let mut payload = vec![0u8; header.length as usize];
-    stream.read_exact(&mut payload).await.ok()?;
-    Some((header.stream_id, payload))
-}
-
 impl Task {
-    async fn call<A: Message + Default>(&self, method: &'static str, request: &impl Message) -> Result<A, ShimError> {
+    async fn call<A: Message + Default>(&self, method: &str, request: &impl Message) -> Result<A, ShimError> {
         let (sender, answer) = oneshot::channel();
-        let stream_id = {
+        let stream = {
             let mut open = lock(&self.connection.open);
             if open.lost {
                 return Err(ShimError::Lost);
             }
-            let id = open.next_stream;
-            // Clients use odd numbers (ttrpc's protocol).
-            open.next_stream = open.next_stream.wrapping_add(2);
-            open.waiting.insert(id, sender);
-            id
+            let stream = open.streams.next();
+            open.waiting.insert(stream, sender);
+            stream
         };
-        let request = sampan_rpc::generated::ttrpc::Request {
-            service: SERVICE.to_owned(),
-            method: method.to_owned(),
-            payload: request.encode_to_vec(),
-            ..Default::default()
+        let sent = match ttrpc::request(stream, api::SERVICE_V2, method, request, 0) {
+            Ok(frame) => self.connection.writer.lock().await.write_all(&frame).await.is_ok(),
+            Err(error) => {
+                tracing::error!(%error, method, "a request to a shim is too long");
+                false
+            }
         };
-        let frame = ttrpc::encode_request(stream_id, &request).map_err(|_| ShimError::Lost)?;
-        let written = self.connection.writer.lock().await.write_all(&frame).await;
-        if written.is_err() {
-            lock(&self.connection.open).waiting.remove(&stream_id);
+        if !sent {
+            lock(&self.connection.open).waiting.remove(&stream);
             return Err(ShimError::Lost);
         }
-        let payload = answer.await.map_err(|_| ShimError::Lost)??;
-        A::decode(payload.as_slice()).map_err(|source| ShimError::Malformed { method, source })
+        let frame = answer.await.map_err(|_| ShimError::Lost)?;
+        Ok(ttrpc::answer(&frame)?)
     }
 
     fn process(&self, exec: Option<&str>) -> (String, String) {

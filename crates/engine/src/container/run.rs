@@ -1,0 +1,366 @@
+//! From a created container to a running process, and back.
+//!
+//! ```text
+//! start:  mount snapshot ─┐
+//!         network ────────┼─> files, config.json ─> shim: Create ─> attach waiting clients ─> shim: Start
+//!         start shim ─────┘
+//! end:    shim: Delete, Shutdown ─> network, mount, bundle      (each is tried whatever became of the others)
+//! ```
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sampan_base::{Class, Timestamp, files as disk};
+use sampan_rpc::{runc, task as api};
+use tokio::sync::oneshot;
+
+use crate::attach::{self, Streams};
+use crate::bundle::{self, Facts};
+use crate::container::files;
+use crate::container::state::StartFailure;
+use crate::error::{EngineError, Result};
+use crate::metadata::ContainerRecord;
+use crate::network::{self, Endpoint};
+use crate::shim::{self, ProcessExit, ShimError, Task};
+use crate::spec::{ContainerSpec, NetworkMode};
+use crate::{Inner, blocking, user, volumes};
+
+/// A client that attached before the start.
+pub(crate) type WaitingClient = (Streams, oneshot::Sender<std::io::Result<tokio::net::UnixStream>>);
+
+/// A running container's shim, and the end of its first process.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) task: Task,
+    pub(crate) pid: u32,
+    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) started_at: Timestamp,
+    exit: oneshot::Receiver<std::result::Result<ProcessExit, ShimError>>,
+}
+
+impl Run {
+    /// Watches the first process of `task`.
+    pub(crate) fn watch(task: Task, pid: u32, endpoint: Option<Endpoint>, started_at: Timestamp) -> Run {
+        let (sender, exit) = oneshot::channel();
+        let waiting = task.clone();
+        tokio::spawn(async move {
+            // The owner may have gone, with the whole daemon.
+            let _ = sender.send(waiting.wait(None).await);
+        });
+        Run { task, pid, endpoint, started_at, exit }
+    }
+
+    /// Until the first process has ended, or the shim is gone.
+    pub(crate) async fn ended(&mut self) -> std::result::Result<ProcessExit, ShimError> {
+        match (&mut self.exit).await {
+            Ok(result) => result,
+            Err(_) => Err(ShimError::Lost),
+        }
+    }
+}
+
+/// Starts the container of `record`. On an error nothing of the attempt is left but the record of it.
+pub(crate) async fn start(
+    inner: &Arc<Inner>,
+    record: &ContainerRecord,
+    console: Option<(u32, u32)>,
+    waiting: &mut Vec<WaitingClient>,
+) -> Result<Run> {
+    let result = try_start(inner, record, console, waiting).await;
+    if result.is_err() {
+        tear_down(inner, &record.id, None).await;
+    }
+    result
+}
+
+async fn try_start(
+    inner: &Arc<Inner>,
+    record: &ContainerRecord,
+    console: Option<(u32, u32)>,
+    waiting: &mut Vec<WaitingClient>,
+) -> Result<Run> {
+    let bundle = inner.config.bundle(&record.id);
+    let rootfs = bundle.join("rootfs");
+    // The shim's directory must exist before the shim; its mounts before config.json; the rest goes side by side.
+    let directories = rootfs.clone();
+    blocking(move || disk::create_directories(&directories, 0o711)).await.map_err(EngineError::file)?;
+    let mount = {
+        let (inner, id, at) = (Arc::clone(inner), record.id.clone(), rootfs.clone());
+        blocking(move || inner.images.mount_snapshot(&id, &at))
+    };
+    let (mounted, endpoint, task) = tokio::join!(
+        mount,
+        network::attach(inner, &record.id, &record.spec),
+        shim::start(&inner.config.shim, &record.id, &bundle)
+    );
+    mounted?;
+    let attached = endpoint?;
+    let task = task.map_err(shim_failed("cannot start the container's shim"))?;
+    let facts = {
+        let (inner, record, attached) = (Arc::clone(inner), record.clone(), attached.clone());
+        let (bundle, rootfs) = (bundle.clone(), rootfs.clone());
+        blocking(move || {
+            let mut facts = facts(&inner, &record, &attached, &rootfs)?;
+            facts.console = console;
+            write_bundle(&bundle, &record.spec, &facts)
+        })
+    };
+    facts.await?;
+    let pid = task.create(create_request(inner, record, &bundle)).await.map_err(start_failed)?;
+    let (pid, started_at) = async {
+        for (streams, client) in waiting.drain(..) {
+            // A client that has gone meanwhile is no reason not to start.
+            let _ = client.send(attach::connect(&bundle, None, streams).await);
+        }
+        let started = task.start(None).await.map_err(start_failed)?;
+        Ok::<_, EngineError>((if started == 0 { pid } else { started }, Timestamp::now()))
+    }
+    .await?;
+    Ok(Run::watch(task, pid, attached.endpoint, started_at))
+}
+
+fn create_request(inner: &Inner, record: &ContainerRecord, bundle: &Path) -> api::CreateTaskRequest {
+    let spec = &record.spec;
+    let mut stdout = format!("attach://{}", bundle.display());
+    if spec.log.is_kept() {
+        let log = log_path(inner, &record.id);
+        stdout += &format!("?log={}", log.display());
+        for key in ["max-size", "max-file"] {
+            if let Some(value) = spec.log.options.get(key) {
+                stdout += &format!("&{key}={value}");
+            }
+        }
+    }
+    api::CreateTaskRequest {
+        id: record.id.clone(),
+        bundle: bundle.display().to_string(),
+        terminal: spec.tty,
+        stdin: if spec.open_stdin { "attach:".to_owned() } else { String::new() },
+        stdout,
+        options: Some(sampan_rpc::pack(&runtime_options(inner))),
+        ..Default::default()
+    }
+}
+
+/// How shims of this engine call the OCI runtime.
+pub(crate) fn runtime_options(inner: &Inner) -> runc::Options {
+    runc::Options {
+        binary_name: inner.config.runtime.display().to_string(),
+        root: inner.config.runtime_root().display().to_string(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn log_path(inner: &Inner, id: &str) -> std::path::PathBuf {
+    inner.config.container_directory(id).join(format!("{id}-json.log"))
+}
+
+/// Gathers what the host contributes, and writes the files that are bound into the container.
+fn facts(inner: &Inner, record: &ContainerRecord, attached: &network::Attached, rootfs: &Path) -> Result<Facts> {
+    let spec = &record.spec;
+    let image = inner.images.resolve_id(&record.image_id)?;
+    let process = &image.config.config;
+    let (mut join, mut share) = bundle::namespaces(spec, inner.host.cgroup_v1, |id| inner.process_of(id))?;
+    match &attached.namespace {
+        network::Namespace::Own(path) => {
+            join.insert(sampan_oci::runtime::NamespaceKind::Network, path.clone());
+        }
+        network::Namespace::Fresh => {}
+        network::Namespace::Host => share.push(sampan_oci::runtime::NamespaceKind::Network),
+    }
+    let own_uts = spec.uts == crate::spec::NamespaceMode::Private;
+    let hostname = hostname(inner, record);
+    let directory = inner.config.container_directory(&record.id);
+    let files = match &spec.network {
+        // The files of the container whose network it shares.
+        NetworkMode::Container(id) => bound_files(&inner.config.container_directory(id)),
+        _ => {
+            write_files(inner, spec, attached, &hostname, &directory)?;
+            bound_files(&directory)
+        }
+    };
+    let user_text = spec.user.clone().unwrap_or_else(|| process.user.clone());
+    let cwd = spec
+        .working_dir
+        .clone()
+        .or_else(|| Some(process.working_dir.clone()).filter(|d| !d.is_empty()))
+        .unwrap_or_else(|| "/".to_owned());
+    let user = user::resolve(rootfs, &user_text, &spec.group_add)?;
+    inner.images.ensure_directory(rootfs, &cwd)?;
+    let (devices, device_rules) = crate::devices::plan(spec)?;
+    Ok(Facts {
+        id: record.id.clone(),
+        rootfs: rootfs.to_owned(),
+        args: record.args.clone(),
+        image_env: process.env.clone(),
+        cwd,
+        user: Some(user),
+        hostname: own_uts.then_some(hostname),
+        join,
+        share_with_host: share,
+        files,
+        volumes: volumes::sources(inner, spec),
+        all_capabilities: inner.host.capabilities.clone(),
+        devices,
+        device_rules,
+        console: None,
+    })
+}
+
+fn hostname(inner: &Inner, record: &ContainerRecord) -> String {
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    match (&record.spec.hostname, &record.spec.network) {
+        (Some(name), _) => name.clone(),
+        (None, NetworkMode::Host) => host(),
+        (None, NetworkMode::Container(id)) => {
+            inner.find_container(id).map_or_else(|_| host(), |c| hostname(inner, &c.snapshot().record))
+        }
+        _ => record.id[..12].to_owned(),
+    }
+}
+
+fn bound_files(directory: &Path) -> Vec<(&'static str, std::path::PathBuf)> {
+    vec![
+        ("/etc/resolv.conf", directory.join("resolv.conf")),
+        ("/etc/hostname", directory.join("hostname")),
+        ("/etc/hosts", directory.join("hosts")),
+    ]
+}
+
+fn write_files(
+    inner: &Inner,
+    spec: &ContainerSpec,
+    attached: &network::Attached,
+    hostname: &str,
+    directory: &Path,
+) -> Result<()> {
+    let own_network = !matches!(attached.namespace, network::Namespace::Host);
+    let endpoint = attached.endpoint.as_ref();
+    let hosts = if own_network || !spec.extra_hosts.is_empty() {
+        let (address, gateway) = (endpoint.map(|e| e.address), endpoint.map(|e| e.gateway));
+        files::hosts(address, hostname, spec.domainname.as_deref(), &spec.extra_hosts, gateway)
+            .map_err(EngineError::Invalid)?
+    } else {
+        read_host_file("/etc/hosts")?
+    };
+    let resolv = files::resolv_conf(
+        &read_host_file("/etc/resolv.conf")?,
+        &spec.dns,
+        own_network,
+        &inner.config.fallback_dns,
+    );
+    let texts = [("hosts", hosts), ("resolv.conf", resolv), ("hostname", format!("{hostname}\n"))];
+    for (name, text) in texts {
+        // Not synced: they are written anew at each start.
+        disk::write_atomic_volatile(&directory.join(name), text.as_bytes(), 0o644).map_err(EngineError::file)?;
+    }
+    Ok(())
+}
+
+/// A file of the host's that may be missing (a host without resolver is a host without name servers).
+fn read_host_file(path: &str) -> Result<String> {
+    match disk::read_limited(Path::new(path), 1 << 20) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(EngineError::file(error)),
+    }
+}
+
+fn write_bundle(bundle: &Path, spec: &ContainerSpec, facts: &Facts) -> Result<()> {
+    let config = bundle::plan(spec, facts)?;
+    let bytes = serde_json::to_vec(&config)
+        .map_err(EngineError::layer(Class::Internal, "cannot encode the container's config.json"))?;
+    disk::write_atomic_volatile(&bundle.join("config.json"), &bytes, 0o600).map_err(EngineError::file)
+}
+
+/// Ends a run: asks the shim to remove the container, then removes all that belongs to the run. Each step is tried
+/// whatever became of the others; what failed is logged, and the next start or the next daemon tries again.
+pub(crate) async fn tear_down(inner: &Arc<Inner>, id: &str, task: Option<&Task>) {
+    let bundle = inner.config.bundle(id);
+    let found = match task {
+        Some(task) => Some(task.clone()),
+        None => shim::find(id, &bundle).await.ok(),
+    };
+    match found {
+        Some(task) => {
+            if let Err(error) = task.delete(None).await
+                && !error.is_not_found()
+            {
+                tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot delete the task");
+                force_delete(inner, id).await;
+            }
+            if let Err(error) = task.shutdown().await {
+                tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot end the shim");
+            }
+        }
+        // The shim is gone: what it looked after may still be there.
+        None => force_delete(inner, id).await,
+    }
+    network::detach(inner, id).await;
+    let (inner, id) = (Arc::clone(inner), id.to_owned());
+    blocking(move || {
+        if let Err(error) = inner.images.unmount_snapshot(&bundle.join("rootfs")) {
+            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot unmount the root file system");
+            // What is mounted must not be removed as if it were ours.
+            return;
+        }
+        if let Err(error) = disk::remove_if_exists(&bundle) {
+            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the bundle");
+        }
+    })
+    .await;
+}
+
+/// Removes a container from the OCI runtime, killing what runs, without a shim's help.
+pub(crate) async fn force_delete(inner: &Inner, id: &str) {
+    let root = inner.config.runtime_root().join(shim::NAMESPACE);
+    if !root.join(id).exists() {
+        return;
+    }
+    let mut command = tokio::process::Command::new(&inner.config.runtime);
+    command.arg("--root").arg(&root).args(["delete", "--force", id]);
+    match command.output().await {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            tracing::warn!(container = id, said = said.trim(), "the runtime could not delete the container");
+        }
+        Err(error) => tracing::warn!(container = id, %error, "the runtime could not be started"),
+    }
+}
+
+pub(crate) fn shim_failed(doing: &'static str) -> impl FnOnce(ShimError) -> EngineError {
+    move |error| EngineError::layer(error.class(), doing)(error)
+}
+
+/// What a failed Create or Start means to the caller: a command that does not exist or can't be executed is the
+/// caller's business (127 and 126), all else the engine's.
+fn start_failed(error: ShimError) -> EngineError {
+    match error {
+        ShimError::Remote(failure) => command_error(failure.message),
+        other => shim_failed("cannot create the container's process")(other),
+    }
+}
+
+/// Tells from the runtime's words whose fault it was. The phrases are runc's; all runtimes use them.
+pub(crate) fn command_error(said: String) -> EngineError {
+    let exit_code = if said.contains("executable file not found") || said.contains("no such file or directory") {
+        127
+    } else if said.contains("permission denied") || said.contains("is a directory") || said.contains("exec format error")
+    {
+        126
+    } else {
+        return EngineError::layer(Class::Internal, "the OCI runtime failed")(said);
+    };
+    // docker's command line looks for these words to choose its exit code.
+    EngineError::Command { message: format!("failed to create task for container: {said}"), exit_code }
+}
+
+/// What is stored of a failed start.
+pub(crate) fn failure(error: &EngineError) -> StartFailure {
+    let exit_code = match error {
+        EngineError::Command { exit_code, .. } => i32::from(*exit_code),
+        _ => 128,
+    };
+    StartFailure { message: sampan_base::chain(error), exit_code, at: Timestamp::now() }
+}

@@ -1,0 +1,128 @@
+//! Devices that are passed into a container: looked up on the host, with the rules that let them be used.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use sampan_oci::runtime::{Device as OciDevice, DeviceRule};
+
+use crate::error::{EngineError, Result};
+use crate::spec::ContainerSpec;
+
+/// The device nodes and rules for `spec`. A privileged container gets all of the host's devices.
+///
+/// # Errors
+/// If a device does not exist, is no device, or a rule makes no sense.
+pub(crate) fn plan(spec: &ContainerSpec) -> Result<(Vec<OciDevice>, Vec<DeviceRule>)> {
+    let (mut nodes, mut rules) = (Vec::new(), Vec::new());
+    if spec.security.privileged {
+        collect(Path::new("/dev"), &mut nodes);
+    }
+    for wanted in &spec.devices {
+        let node = node(&wanted.host, &wanted.container).map_err(|source| {
+            let path = wanted.host.display();
+            EngineError::Invalid(format!("error gathering device information while adding custom device \"{path}\": {source}"))
+        })?;
+        let access = if wanted.permissions.is_empty() { "rwm" } else { &wanted.permissions };
+        if !access.bytes().all(|b| matches!(b, b'r' | b'w' | b'm')) {
+            return Err(EngineError::Invalid(format!("invalid device permissions `{access}`: use r, w and m")));
+        }
+        rules.push(DeviceRule {
+            allow: true,
+            kind: Some(node.kind.clone()),
+            major: Some(node.major),
+            minor: Some(node.minor),
+            access: Some(access.to_owned()),
+        });
+        nodes.push(node);
+    }
+    for text in &spec.device_rules {
+        rules.push(rule(text).ok_or_else(|| {
+            EngineError::Invalid(format!("invalid device cgroup rule `{text}`: expected `c|b|a MAJOR:MINOR rwm`"))
+        })?);
+    }
+    Ok((nodes, rules))
+}
+
+fn node(host: &Path, inside: &str) -> std::io::Result<OciDevice> {
+    let metadata = std::fs::metadata(host)?;
+    let kind = if metadata.file_type().is_block_device() {
+        "b"
+    } else if metadata.file_type().is_char_device() {
+        "c"
+    } else {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a device node"));
+    };
+    let device = metadata.rdev();
+    Ok(OciDevice {
+        path: inside.to_owned(),
+        kind: kind.to_owned(),
+        major: i64::from(rustix::fs::major(device)),
+        minor: i64::from(rustix::fs::minor(device)),
+        file_mode: Some(metadata.mode() & 0o7777),
+        uid: Some(metadata.uid()),
+        gid: Some(metadata.gid()),
+    })
+}
+
+/// All device nodes of the host, without those that a container has of its own.
+fn collect(directory: &Path, nodes: &mut Vec<OciDevice>) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let own = ["pts", "shm", "fd", "mqueue", "console", "ptmx", "tty", "null", "zero", "full", "random", "urandom"];
+        let Ok(kind) = entry.file_type() else { continue };
+        if own.iter().any(|o| name == *o) {
+            continue;
+        }
+        if kind.is_dir() {
+            collect(&path, nodes);
+        } else if kind.is_char_device() || kind.is_block_device() {
+            nodes.extend(node(&path, &path.to_string_lossy()));
+        }
+    }
+}
+
+/// Reads `c 10:200 rwm`; `*` stands for any number.
+fn rule(text: &str) -> Option<DeviceRule> {
+    let mut words = text.split_whitespace();
+    let (kind, numbers, access) = (words.next()?, words.next()?, words.next()?);
+    let (major, minor) = numbers.split_once(':')?;
+    let number = |n: &str| if n == "*" { Some(None) } else { n.parse().ok().map(Some) };
+    let valid = matches!(kind, "a" | "b" | "c")
+        && access.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'))
+        && words.next().is_none();
+    valid.then_some(())?;
+    Some(DeviceRule {
+        allow: true,
+        kind: Some(kind.to_owned()),
+        major: number(major)?,
+        minor: number(minor)?,
+        access: Some(access.to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Device;
+
+    #[test]
+    fn a_device_brings_its_rule_and_a_file_is_refused() {
+        let device = |host: &str| Device {
+            host: host.into(),
+            container: "/dev/x".to_owned(),
+            permissions: "rw".to_owned(),
+        };
+        let mut spec = ContainerSpec { devices: vec![device("/dev/null")], ..Default::default() };
+        spec.device_rules = vec!["c *:5 r".to_owned()];
+        let (nodes, rules) = plan(&spec).unwrap();
+        assert_eq!((nodes[0].path.as_str(), nodes[0].major, nodes[0].minor), ("/dev/x", 1, 3));
+        assert_eq!(rules[0].access.as_deref(), Some("rw"));
+        assert_eq!((rules[1].major, rules[1].minor), (None, Some(5)));
+        spec.devices = vec![device("/etc/passwd")];
+        assert!(plan(&spec).unwrap_err().to_string().contains("/etc/passwd"));
+        for bad in ["", "c", "c 1:2", "x 1:2 r", "c 1 r", "c 1:2 q", "c 1:2 r w"] {
+            assert!(rule(bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Further processes in a running container.
+//!
+//! An exec is made (a record in memory, as in Docker: it does not outlive the daemon), then started once; its shim runs
+//! it, serves its streams and keeps its exit code.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use sampan_base::Class;
+use sampan_oci::runtime::{ConsoleSize, Process, User};
+use sampan_rpc::task as api;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use crate::attach::{self, Streams};
+use crate::container::owner::publish;
+use crate::container::run;
+use crate::container::state::Verb;
+use crate::error::{EngineError, Result};
+use crate::shim::Task;
+use crate::{Engine, Inner, blocking, user};
+
+/// What an exec is to run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExecSpec {
+    /// Command and arguments.
+    pub args: Vec<String>,
+    /// Further environment.
+    pub env: Vec<String>,
+    /// Absolute; `None`: the container's.
+    pub working_dir: Option<String>,
+    /// `user[:group]`; `None`: the container's.
+    pub user: Option<String>,
+    /// With a terminal.
+    pub tty: bool,
+    /// With all privileges.
+    pub privileged: bool,
+    /// Standard input is wanted.
+    pub stdin: bool,
+    /// Standard output is wanted.
+    pub stdout: bool,
+    /// Standard error is wanted.
+    pub stderr: bool,
+    /// The keys that leave the stream; only shown again.
+    pub detach_keys: String,
+}
+
+/// Where an exec is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExecPhase {
+    /// Made, not started.
+    Created,
+    /// Being started.
+    Starting,
+    /// It runs.
+    Running {
+        /// Its process id on the host.
+        pid: u32,
+    },
+    /// It has ended.
+    Exited {
+        /// Its exit code.
+        code: i32,
+        /// Its process id was.
+        pid: u32,
+    },
+}
+
+/// What everybody may know of an exec.
+#[derive(Clone, Debug)]
+pub struct ExecView {
+    /// 64 hex digits.
+    pub id: String,
+    /// Its container.
+    pub container: String,
+    /// What it runs.
+    pub spec: ExecSpec,
+    /// Where it is.
+    pub phase: ExecPhase,
+}
+
+/// The engine's execs. One that has ended is kept until its container stops, for clients that ask for its exit code.
+#[derive(Debug, Default)]
+pub(crate) struct Execs {
+    by_id: Mutex<HashMap<String, watch::Sender<ExecView>>>,
+}
+
+/// How many execs of one container are kept after their end; the oldest are forgotten.
+const KEPT: usize = 1000;
+
+impl Execs {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, watch::Sender<ExecView>>> {
+        self.by_id.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn get(&self, id: &str) -> Result<watch::Receiver<ExecView>> {
+        let found = self.lock().get(id).map(watch::Sender::subscribe);
+        found.ok_or_else(|| EngineError::NoSuchExec { id: id.to_owned() })
+    }
+
+    fn set(&self, id: &str, phase: ExecPhase) {
+        if let Some(exec) = self.lock().get(id) {
+            exec.send_modify(|view| view.phase = phase);
+        }
+    }
+
+    fn insert(&self, view: ExecView) {
+        let mut execs = self.lock();
+        let ended: Vec<String> = execs
+            .values()
+            .map(|e| e.borrow())
+            .filter(|e| e.container == view.container && matches!(e.phase, ExecPhase::Exited { .. }))
+            .map(|e| e.id.clone())
+            .collect();
+        if ended.len() >= KEPT {
+            execs.remove(&ended[0]);
+        }
+        execs.insert(view.id.clone(), watch::Sender::new(view));
+    }
+
+    /// The execs of a container that run.
+    pub(crate) fn running(&self, container: &str) -> Vec<String> {
+        let execs = self.lock();
+        let views = execs.values().map(|e| e.borrow());
+        views
+            .filter(|e| e.container == container && matches!(e.phase, ExecPhase::Running { .. }))
+            .map(|e| e.id.clone())
+            .collect()
+    }
+
+    /// When a container stops, its execs end with it: those that ran were killed.
+    pub(crate) fn forget_container(&self, container: &str) {
+        for exec in self.lock().values() {
+            exec.send_if_modified(|view| match view.phase {
+                ExecPhase::Running { pid } if view.container == container => {
+                    view.phase = ExecPhase::Exited { code: 137, pid };
+                    true
+                }
+                _ => false,
+            });
+        }
+    }
+
+    /// When a container goes, so do its execs.
+    pub(crate) fn remove_container(&self, container: &str) {
+        self.lock().retain(|_, exec| exec.borrow().container != container);
+    }
+}
+
+impl Engine {
+    /// Makes an exec in a running container; answers its id.
+    ///
+    /// # Errors
+    /// If the container does not run or there is nothing to run.
+    pub async fn exec_create(&self, container: &str, spec: ExecSpec) -> Result<String> {
+        let handle = self.inner.find_container(container)?;
+        let (view, _) = handle.live(Verb::Exec)?;
+        if spec.args.is_empty() {
+            return Err(EngineError::Invalid("No exec command specified".to_owned()));
+        }
+        let id = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
+        let action = format!("exec_create: {}", spec.args.join(" "));
+        publish(&self.inner, &view.record, action, [("execID", id.clone())]);
+        let container = handle.id.clone();
+        self.inner.execs.insert(ExecView { id: id.clone(), container, spec, phase: ExecPhase::Created });
+        Ok(id)
+    }
+
+    /// An exec's state.
+    ///
+    /// # Errors
+    /// If there is none of this id.
+    pub fn exec_inspect(&self, id: &str) -> Result<ExecView> {
+        Ok(self.inner.execs.get(id)?.borrow().clone())
+    }
+
+    /// Starts an exec; answers its streams if any are wanted and `detach` is not.
+    ///
+    /// # Errors
+    /// If it was started before, or the runtime can't start it (its exit code is then 126 or 127).
+    pub async fn exec_start(
+        &self,
+        id: &str,
+        detach: bool,
+        console: Option<(u32, u32)>,
+    ) -> Result<Option<UnixStream>> {
+        let view = self.exec_inspect(id)?;
+        let handle = self.inner.find_container(&view.container)?;
+        let (container, live) = handle.live(Verb::Exec)?;
+        self.take_for_start(id)?;
+        let started = self.start_process(&view, &live.task, detach, console).await;
+        match started {
+            Ok((pid, stream)) => {
+                self.inner.execs.set(id, ExecPhase::Running { pid });
+                let action = format!("exec_start: {}", view.spec.args.join(" "));
+                publish(&self.inner, &container.record, action, [("execID", id.to_owned())]);
+                let (inner, task, id) = (Arc::clone(&self.inner), live.task, id.to_owned());
+                tokio::spawn(async move { look_after(&inner, &task, &container.record, &id, pid).await });
+                Ok(stream)
+            }
+            Err(error) => {
+                let code = match &error {
+                    EngineError::Command { exit_code, .. } => i32::from(*exit_code),
+                    _ => 126,
+                };
+                self.inner.execs.set(id, ExecPhase::Exited { code, pid: 0 });
+                Err(error)
+            }
+        }
+    }
+
+    /// Two requests may race to start the same exec; one gets it.
+    fn take_for_start(&self, id: &str) -> Result<()> {
+        let execs = self.inner.execs.lock();
+        let exec = execs.get(id).ok_or_else(|| EngineError::NoSuchExec { id: id.to_owned() })?;
+        let mut taken = false;
+        exec.send_if_modified(|view| {
+            taken = view.phase == ExecPhase::Created;
+            if taken {
+                view.phase = ExecPhase::Starting;
+            }
+            taken
+        });
+        if taken { Ok(()) } else { Err(EngineError::Conflict(format!("exec command {id} has already run"))) }
+    }
+
+    async fn start_process(
+        &self,
+        view: &ExecView,
+        task: &Task,
+        detach: bool,
+        console: Option<(u32, u32)>,
+    ) -> Result<(u32, Option<UnixStream>)> {
+        let bundle = self.inner.config.bundle(&view.container);
+        let process = {
+            let (inner, view) = (Arc::clone(&self.inner), view.clone());
+            blocking(move || process(&inner, &view, console)).await?
+        };
+        let spec = serde_json::to_vec(&process)
+            .map_err(EngineError::layer(Class::Internal, "cannot encode the process"))?;
+        let wanted = &view.spec;
+        let request = api::ExecProcessRequest {
+            id: view.container.clone(),
+            exec_id: view.id.clone(),
+            terminal: wanted.tty,
+            stdin: if wanted.stdin && !detach { "attach:".to_owned() } else { String::new() },
+            stdout: format!("attach://{}", bundle.display()),
+            stderr: String::new(),
+            spec: Some(sampan_rpc::Any {
+                type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".to_owned(),
+                value: spec,
+            }),
+        };
+        task.exec(request).await.map_err(run::shim_failed("cannot prepare the process"))?;
+        let stream = if detach {
+            None
+        } else {
+            let streams = Streams {
+                stdin: wanted.stdin,
+                stdout: wanted.stdout,
+                stderr: wanted.stderr,
+                stdin_once: true,
+            };
+            let connected = attach::connect(&bundle, Some(&view.id), streams).await;
+            Some(connected.map_err(EngineError::io("cannot attach to the process"))?)
+        };
+        match task.start(Some(&view.id)).await {
+            Ok(pid) => Ok((pid, stream)),
+            Err(error) => {
+                // A process that did not start leaves its record in the shim; if even that is gone, all is well.
+                let _ = task.delete(Some(&view.id)).await;
+                Err(match error {
+                    crate::shim::ShimError::Remote(failure) => run::command_error(failure.message),
+                    other => run::shim_failed("cannot start the process")(other),
+                })
+            }
+        }
+    }
+
+    /// Waits until an exec has ended; answers its exit code.
+    ///
+    /// # Errors
+    /// If there is none of this id, or its container went away.
+    pub async fn exec_wait(&self, id: &str) -> Result<i32> {
+        let mut exec = self.inner.execs.get(id)?;
+        let ended = exec.wait_for(|view| matches!(view.phase, ExecPhase::Exited { .. })).await;
+        match ended.map(|view| view.phase.clone()) {
+            Ok(ExecPhase::Exited { code, .. }) => Ok(code),
+            _ => Err(EngineError::Gone { what: format!("exec {id}") }),
+        }
+    }
+
+    /// Sets the size of an exec's terminal.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn exec_resize(&self, id: &str, rows: u32, columns: u32) -> Result<()> {
+        let view = self.exec_inspect(id)?;
+        let (_, live) = self.inner.find_container(&view.container)?.live(Verb::Resize)?;
+        let resized = live.task.resize(Some(id), rows, columns).await;
+        resized.map_err(run::shim_failed("cannot resize the terminal"))
+    }
+}
+
+/// Keeps the exit code of an exec when it ends, and lets its shim forget it.
+async fn look_after(
+    inner: &Inner,
+    task: &Task,
+    container: &crate::metadata::ContainerRecord,
+    id: &str,
+    pid: u32,
+) {
+    // If the shim is lost, so is the container: its owner ends all its execs.
+    let Ok(exit) = task.wait(Some(id)).await else { return };
+    let code = i32::try_from(exit.code).unwrap_or(255);
+    inner.execs.set(id, ExecPhase::Exited { code, pid });
+    publish(inner, container, "exec_die", [("execID", id.to_owned()), ("exitCode", code.to_string())]);
+    if let Err(error) = task.delete(Some(id)).await
+        && !error.is_not_found()
+    {
+        tracing::warn!(exec = id, error = sampan_base::chain(&error), "cannot delete an exec that has ended");
+    }
+}
+
+/// The process for the runtime: as the container's own, with what the exec changes.
+fn process(inner: &Inner, view: &ExecView, console: Option<(u32, u32)>) -> Result<Process> {
+    let config = inner.config.bundle(&view.container).join("config.json");
+    let bytes = sampan_base::files::read_limited(&config, 16 << 20).map_err(EngineError::file)?;
+    let own: sampan_oci::runtime::Spec = serde_json::from_slice(&bytes)
+        .map_err(EngineError::layer(Class::Internal, format!("cannot read `{}`", config.display())))?;
+    let mut process = own.process.unwrap_or_default();
+    let spec = &view.spec;
+    process.args = spec.args.clone();
+    process.terminal = spec.tty;
+    process.console_size = console.map(|(height, width)| ConsoleSize { height, width });
+    if spec.tty && !process.env.iter().any(|e| e.starts_with("TERM=")) {
+        process.env.push("TERM=xterm".to_owned());
+    }
+    for entry in &spec.env {
+        let name = entry.split('=').next().unwrap_or(entry);
+        process.env.retain(|e| e.split('=').next() != Some(name));
+        if entry.contains('=') {
+            process.env.push(entry.clone());
+        }
+    }
+    if let Some(directory) = &spec.working_dir {
+        process.cwd.clone_from(directory);
+    }
+    if let Some(wanted) = &spec.user {
+        let rootfs = inner.config.bundle(&view.container).join("rootfs");
+        let user = user::resolve(&rootfs, wanted, &[])?;
+        process.user =
+            User { uid: user.uid, gid: user.gid, additional_gids: user.groups, ..User::default() };
+        if let Some(capabilities) = &mut process.capabilities {
+            let effective = if user.uid == 0 { capabilities.bounding.clone() } else { Vec::new() };
+            capabilities.permitted.clone_from(&effective);
+            capabilities.effective = effective;
+        }
+        process.env.retain(|e| !e.starts_with("HOME="));
+        process.env.push(format!("HOME={}", user.home));
+    }
+    if spec.privileged
+        && let Some(capabilities) = &mut process.capabilities
+    {
+        let all = inner.host.capabilities.clone();
+        (capabilities.bounding, capabilities.permitted, capabilities.effective) = (all.clone(), all.clone(), all);
+    }
+    Ok(process)
+}
