@@ -2,5 +2,22 @@
 //! that says what it does. What rustix has, callers take from rustix.
 //!
 //! * [`signals`]: signals as a descriptor to poll.
+//! * [`process`]: children in new namespaces, exec, what only the calling process can do to itself.
+//! * [`mount`]: attributes of mounts; the rest of the new mount API is in rustix.
+//! * [`capabilities`]: sets of capabilities by their names, and changing the process's own.
+//! * [`seccomp`]: filters of system calls, compiled from rules by name and loaded.
+//! * [`cgroup`]: where the control group hierarchies are, and files in them.
+//! * [`devices`]: device rules of cgroup v2, compiled to eBPF and attached.
 
+pub mod capabilities;
+pub mod cgroup;
+pub mod devices;
+pub mod mount;
+pub mod process;
+pub mod seccomp;
 pub mod signals;
+
+/// What a system call returned, or its error.
+fn checked(returned: libc::c_long) -> std::io::Result<libc::c_long> {
+    if returned < 0 { Err(std::io::Error::last_os_error()) } else { Ok(returned) }
+}

@@ -1,0 +1,322 @@
+//! Children in new namespaces, exec, and what only the calling process can do to itself.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::process::Pid;
+
+use crate::checked;
+
+bitflags::bitflags! {
+    /// Namespaces, as `clone3(2)`, `unshare(2)` and `setns(2)` name them.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Namespaces: u64 {
+        /// The monotonic and boot clocks.
+        const TIME = 0x80;
+        /// Mounts.
+        const MOUNT = 0x0002_0000;
+        /// The view of the cgroup tree.
+        const CGROUP = 0x0200_0000;
+        /// Host and domain name.
+        const UTS = 0x0400_0000;
+        /// System V IPC and message queues.
+        const IPC = 0x0800_0000;
+        /// Users, groups, capabilities.
+        const USER = 0x1000_0000;
+        /// Processes.
+        const PID = 0x2000_0000;
+        /// Network devices, addresses, ports.
+        const NET = 0x4000_0000;
+    }
+}
+
+/// How to make a child.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clone<'a> {
+    /// The namespaces that are new for it.
+    pub namespaces: Namespaces,
+    /// The directory of the cgroup (v2) that it starts in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// Whether it becomes a child of this process's parent.
+    pub sibling: bool,
+}
+
+/// A child that was made.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number in this process's PID namespace.
+    pub pid: Pid,
+    /// A handle that can't come to mean another process.
+    pub pidfd: OwnedFd,
+}
+
+/// Makes a child that runs `body` and then ends with the status it returned. The child has a copy of everything,
+/// as after `fork(2)`: only the calling thread lives in it, so this is refused to a process with more than one.
+///
+/// # Errors
+/// If this process has several threads, or the kernel refuses.
+pub fn clone(how: &Clone<'_>, body: impl FnOnce() -> i32) -> io::Result<Child> {
+    const CLONE_PARENT: u64 = 0x8000;
+    const CLONE_PIDFD: u64 = 0x1000;
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    require_single_thread()?;
+    let mut pidfd: RawFd = -1;
+    let mut arguments = libc::clone_args {
+        flags: how.namespaces.bits() | CLONE_PIDFD,
+        pidfd: (&raw mut pidfd).addr() as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        // A sibling's end is told to the parent by the signal that this process's own end will send.
+        exit_signal: if how.sibling { 0 } else { libc::SIGCHLD as u64 },
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    if how.sibling {
+        arguments.flags |= CLONE_PARENT;
+    }
+    if let Some(cgroup) = how.cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+    }
+    // SAFETY: without CLONE_VM the child runs on a copy of this memory, as after fork(2). This process has one
+    // thread, so no lock of another one is held in the copy. The kernel reads `size_of` bytes of the arguments and
+    // writes a descriptor to `pidfd`; both live through the call.
+    let pid = checked(unsafe {
+        libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
+    })?;
+    if pid == 0 {
+        // A panic must not unwind into the caller's frames: they are the parent's business.
+        let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
+        exit_now(status);
+    }
+    // SAFETY: the kernel has just made this descriptor for us, so nobody else owns it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    Ok(Child { pid: pid.ok_or_else(|| io::Error::other("the kernel returned no process number"))?, pidfd })
+}
+
+/// Ends this process without running any handler or flushing any buffer.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit(2) has no preconditions and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+fn require_single_thread() -> io::Result<()> {
+    // A task directory has two links and one for each thread.
+    let links = rustix::fs::stat("/proc/self/task").map(|stat| stat.st_nlink);
+    match links {
+        Ok(3) => Ok(()),
+        Ok(n) => {
+            Err(io::Error::other(format!("{} threads are running, only one may be", n.saturating_sub(2))))
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Moves this process (of one thread) into new namespaces of its own.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn unshare(namespaces: Namespaces) -> io::Result<()> {
+    // SAFETY: unshare(2) touches no memory; without CLONE_FILES, CLONE_FS and CLONE_VM no safety promise of std
+    // depends on what it changes.
+    checked(unsafe { libc::syscall(libc::SYS_unshare, namespaces.bits()) })?;
+    Ok(())
+}
+
+/// Moves this process (of one thread) into the namespaces of the process of a pidfd, or into the one namespace that
+/// a descriptor of `/proc/PID/ns` refers to. A PID namespace takes effect for children only.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn join(target: BorrowedFd<'_>, namespaces: Namespaces) -> io::Result<()> {
+    // SAFETY: setns(2) touches no memory.
+    checked(unsafe { libc::syscall(libc::SYS_setns, target.as_raw_fd(), namespaces.bits()) })?;
+    Ok(())
+}
+
+/// Strings as the kernel takes them: terminated, and listed by a terminated array of pointers.
+#[derive(Debug)]
+pub struct StringArray {
+    strings: Vec<CString>,
+}
+
+impl StringArray {
+    /// Takes `strings`.
+    ///
+    /// # Errors
+    /// If one of them has a NUL byte in it.
+    pub fn new<S: Into<Vec<u8>>>(strings: impl IntoIterator<Item = S>) -> io::Result<StringArray> {
+        let strings = strings.into_iter().map(CString::new).collect::<Result<_, _>>()?;
+        Ok(StringArray { strings })
+    }
+
+    fn pointers(&self) -> Vec<*const libc::c_char> {
+        self.strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    }
+}
+
+/// Becomes the program at `path`.
+///
+/// # Errors
+/// Always, if it returns.
+pub fn execute(path: &CStr, arguments: &StringArray, environment: &StringArray) -> io::Result<Infallible> {
+    let (argv, envp) = (arguments.pointers(), environment.pointers());
+    // SAFETY: `path` is terminated; both arrays are terminated by null and their strings by NUL, and all live here.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    Err(io::Error::last_os_error())
+}
+
+/// Becomes the program that `file` is open on.
+///
+/// # Errors
+/// Always, if it returns.
+pub fn execute_file(
+    file: BorrowedFd<'_>,
+    arguments: &StringArray,
+    environment: &StringArray,
+) -> io::Result<Infallible> {
+    let (argv, envp) = (arguments.pointers(), environment.pointers());
+    // SAFETY: as in `execute`; the path is empty, so AT_EMPTY_PATH takes the descriptor itself.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Err(io::Error::last_os_error())
+}
+
+/// Makes every descriptor from `first` on close when a program is executed.
+///
+/// # Errors
+/// If the kernel refuses, or is older than 5.11 (`ENOSYS`, `EINVAL`).
+pub fn close_from_on_exec(first: u32) -> io::Result<()> {
+    // SAFETY: only marks descriptors; nothing is closed here, so no owner loses one.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// Joins a new session keyring of this name, so that keys of the caller's session are out of reach.
+///
+/// # Errors
+/// If the kernel refuses or has no keyrings.
+pub fn new_session_keyring(name: &CStr) -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: the name is a terminated string that lives through the call.
+    checked(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })?;
+    Ok(())
+}
+
+/// Sets the I/O scheduling class (1 real time, 2 best effort, 3 idle) and priority of this process.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn set_io_priority(class: u16, priority: u16) -> io::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    let value = (libc::c_int::from(class) << 13) | libc::c_int::from(priority & 0x1fff);
+    // SAFETY: touches no memory; process 0 is the caller.
+    checked(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) })?;
+    Ok(())
+}
+
+/// A scheduling policy and its parameters, `sched_setattr(2)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Scheduling {
+    /// The policy's number.
+    pub policy: u32,
+    /// `SCHED_FLAG_…`.
+    pub flags: u64,
+    /// The nice value.
+    pub nice: i32,
+    /// The static priority.
+    pub priority: u32,
+    /// Nanoseconds of SCHED_DEADLINE.
+    pub runtime: u64,
+    /// Nanoseconds of SCHED_DEADLINE.
+    pub deadline: u64,
+    /// Nanoseconds of SCHED_DEADLINE.
+    pub period: u64,
+}
+
+/// Sets how this process is scheduled.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn set_scheduling(how: &Scheduling) -> io::Result<()> {
+    #[repr(C)]
+    struct SchedAttr {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let attributes = SchedAttr {
+        size: size_of::<SchedAttr>() as u32,
+        policy: how.policy,
+        flags: how.flags,
+        nice: how.nice,
+        priority: how.priority,
+        runtime: how.runtime,
+        deadline: how.deadline,
+        period: how.period,
+    };
+    // SAFETY: the kernel reads `size` bytes of the structure, which lives through the call; process 0 is the caller.
+    checked(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })?;
+    Ok(())
+}
+
+/// Sets the execution domain: `0` Linux, `8` Linux with 32 bits.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn set_personality(domain: u32) -> io::Result<()> {
+    // SAFETY: touches no memory.
+    checked(unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(domain)) })?;
+    Ok(())
+}
+
+/// Gives every signal its default effect and blocks none: what a program expects that was executed afresh.
+///
+/// # Errors
+/// Only if the kernel refuses an empty mask, which it does not.
+pub fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default action is no handler, so no code of ours is named; numbers that can't be changed
+        // (SIGKILL, SIGSTOP, those that libc keeps) are refused with EINVAL, which is what we want for them.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    crate::signals::unblock_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_may_not_clone() {
+        // The test harness runs tests in threads.
+        let error = clone(&Clone::default(), || 0).unwrap_err();
+        assert!(error.to_string().contains("threads are running"), "{error}");
+    }
+
+    #[test]
+    fn strings_with_nul_are_refused() {
+        assert!(StringArray::new(["a", "b\0c"]).is_err());
+        assert_eq!(StringArray::new(["a", "b"]).unwrap().pointers().len(), 3);
+    }
+}

@@ -1,0 +1,440 @@
+//! From rules to a program: per architecture, ranges of call numbers with the same outcome, searched by halves.
+
+use std::collections::BTreeMap;
+
+use super::x86::{NONE, ROWS};
+use super::{Action, Architecture, Condition, Instruction, Operator, Policy, Program};
+
+/// A policy that can't be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// More instructions than the kernel takes.
+    #[error("the seccomp rules need {instructions} instructions, the kernel takes {MAX_INSTRUCTIONS}")]
+    TooLong {
+        /// How many it would be.
+        instructions: usize,
+    },
+    /// A condition on an argument that calls don't have.
+    #[error("seccomp rules can't look at argument {index}: calls have arguments 0 to 5")]
+    NoSuchArgument {
+        /// The argument.
+        index: u8,
+    },
+}
+
+/// The kernel's BPF_MAXINSNS.
+const MAX_INSTRUCTIONS: usize = 4096;
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+/// Marks the calls of x32, which share x86_64's audit number.
+const X32_BIT: u32 = 0x4000_0000;
+/// The number of a call that a tracer has cancelled: it is nobody's call and must not kill.
+const CANCELLED: u32 = u32::MAX;
+
+const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
+const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA
+const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+const JUMP_GREATER: u16 = 0x25; // BPF_JMP | BPF_JGT | BPF_K
+const JUMP_AT_LEAST: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
+const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+
+/// Offsets in the kernel's `struct seccomp_data`.
+const NUMBER_AT: u32 = 0;
+const ARCHITECTURE_AT: u32 = 4;
+const ARGUMENTS_AT: u32 = 16;
+
+/// Conditions, and what to do if all hold.
+type Clause<'p> = (&'p [Condition], Action);
+
+/// What happens to one call: the first clause whose conditions hold, or else the last word.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Outcome<'p> {
+    clauses: Vec<Clause<'p>>,
+    otherwise: Action,
+}
+
+impl Outcome<'_> {
+    fn always(action: Action) -> Self {
+        Outcome { clauses: Vec::new(), otherwise: action }
+    }
+}
+
+/// From `first` up to the next range, calls have this outcome.
+struct Range<'p> {
+    first: u32,
+    outcome: Outcome<'p>,
+}
+
+/// Compiles a policy.
+///
+/// # Errors
+/// If the program would be too long, or a condition names an argument that there is not.
+pub fn compile(policy: &Policy<'_>) -> Result<Program, CompileError> {
+    let conditions = || policy.rules.iter().flat_map(|rule| &rule.conditions);
+    if let Some(wrong) = conditions().find(|c| c.argument > 5) {
+        return Err(CompileError::NoSuchArgument { index: wrong.argument });
+    }
+    let mut program = vec![load(ARCHITECTURE_AT)];
+    let mut group = |audit: u32, ranges: &[Range<'_>], wide: bool| {
+        let mut block = vec![load(NUMBER_AT)];
+        block.extend(search(ranges, wide));
+        program.push(jump_if(JUMP_EQUAL, audit, 1, 0));
+        program.push(jump(block.len()));
+        program.append(&mut block);
+    };
+    let mut ranges = ranges_of(policy, Architecture::X86_64, 0);
+    if policy.architectures.contains(&Architecture::X32) {
+        ranges.extend(ranges_of(policy, Architecture::X32, X32_BIT));
+    } else {
+        ranges.push(Range { first: X32_BIT, outcome: Outcome::always(Action::KillProcess) });
+    }
+    ranges
+        .push(Range { first: CANCELLED, outcome: Outcome::always(policy.unknown.unwrap_or(policy.default)) });
+    group(AUDIT_ARCH_X86_64, &merge(ranges), true);
+    if policy.architectures.contains(&Architecture::X86) {
+        group(AUDIT_ARCH_I386, &merge(ranges_of(policy, Architecture::X86, 0)), false);
+    }
+    program.push(ret(Action::KillProcess));
+    if program.len() > MAX_INSTRUCTIONS {
+        return Err(CompileError::TooLong { instructions: program.len() });
+    }
+    Ok(Program(program))
+}
+
+/// The number of a call, if the architecture has it.
+fn number(architecture: Architecture, name: &str) -> Option<u32> {
+    let row = &ROWS[ROWS.binary_search_by(|row| row.0.cmp(name)).ok()?];
+    let number = match architecture {
+        Architecture::X86_64 => row.1,
+        Architecture::X86 => row.2,
+        Architecture::X32 => row.3,
+        Architecture::Foreign => NONE,
+    };
+    (number != NONE).then_some(u32::from(number))
+}
+
+/// The outcomes of an architecture's calls, all numbers from `base` on.
+fn ranges_of<'p>(policy: &'p Policy<'_>, architecture: Architecture, base: u32) -> Vec<Range<'p>> {
+    let mut calls: BTreeMap<u32, (Vec<Clause<'p>>, Option<Action>)> = BTreeMap::new();
+    for rule in &policy.rules {
+        for number in rule.names.iter().filter_map(|name| number(architecture, name)) {
+            let (clauses, unconditional) = calls.entry(number).or_default();
+            match (rule.conditions.as_slice(), &unconditional) {
+                // An earlier rule without conditions has decided already.
+                (_, Some(_)) => {}
+                ([], None) => *unconditional = Some(rule.action),
+                (conditions, None) => clauses.push((conditions, rule.action)),
+            }
+        }
+    }
+    let default = || Outcome::always(policy.default);
+    let mut ranges = vec![Range { first: base, outcome: default() }];
+    let mut next = 0;
+    for (number, (clauses, unconditional)) in calls {
+        if number > next {
+            ranges.push(Range { first: base + next, outcome: default() });
+        }
+        let otherwise = unconditional.unwrap_or(policy.default);
+        ranges.push(Range { first: base + number, outcome: Outcome { clauses, otherwise } });
+        next = number + 1;
+    }
+    ranges.push(Range {
+        first: base + next,
+        outcome: Outcome::always(policy.unknown.unwrap_or(policy.default)),
+    });
+    ranges
+}
+
+/// Of several ranges that start at one number the last counts; neighbours with one outcome become one.
+fn merge(ranges: Vec<Range<'_>>) -> Vec<Range<'_>> {
+    let mut merged: Vec<Range<'_>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        if merged.last().is_some_and(|last| last.first == range.first) {
+            merged.pop();
+        }
+        if merged.last().is_none_or(|last| last.outcome != range.outcome) {
+            merged.push(range);
+        }
+    }
+    merged
+}
+
+/// Code that finds the range of the call number in the accumulator, by halves, and returns its outcome.
+fn search(ranges: &[Range<'_>], wide: bool) -> Vec<Instruction> {
+    if let [range] = ranges {
+        return decide(&range.outcome, wide);
+    }
+    let (lower, upper) = ranges.split_at(ranges.len() / 2);
+    let lower_code = search(lower, wide);
+    let first = upper.first().map_or(0, |range| range.first);
+    // A conditional jump reaches 255 instructions, an unconditional one everywhere.
+    let mut code = match u8::try_from(lower_code.len()) {
+        Ok(distance) => vec![jump_if(JUMP_AT_LEAST, first, distance, 0)],
+        Err(_) => vec![jump_if(JUMP_AT_LEAST, first, 0, 1), jump(lower_code.len())],
+    };
+    code.extend(lower_code);
+    code.extend(search(upper, wide));
+    code
+}
+
+/// Code that returns an outcome. It may use the accumulator: every path through it ends the program.
+fn decide(outcome: &Outcome<'_>, wide: bool) -> Vec<Instruction> {
+    let mut code = Vec::new();
+    for (conditions, action) in &outcome.clauses {
+        let mut clause = vec![ret(*action)];
+        for condition in conditions.iter().rev() {
+            let mut test = test(condition, clause.len() as u8, wide);
+            test.append(&mut clause);
+            clause = test;
+        }
+        code.extend(clause);
+    }
+    code.push(ret(outcome.otherwise));
+    code
+}
+
+/// Code that goes on behind itself if the condition holds, and else skips `fail` instructions more. At most 6
+/// conditions of at most 6 instructions come together in a clause (one per argument), so the distances fit.
+fn test(condition: &Condition, fail: u8, wide: bool) -> Vec<Instruction> {
+    let at = ARGUMENTS_AT + 8 * u32::from(condition.argument);
+    let (low, high) = (at, at + 4);
+    let value = condition.value;
+    let (value_low, value_high) = (value as u32, (value >> 32) as u32);
+    if !wide {
+        let (code, holds) = match condition.operator {
+            Operator::Equal => (JUMP_EQUAL, true),
+            Operator::NotEqual => (JUMP_EQUAL, false),
+            Operator::Greater => (JUMP_GREATER, true),
+            Operator::LessOrEqual => (JUMP_GREATER, false),
+            Operator::GreaterOrEqual => (JUMP_AT_LEAST, true),
+            Operator::Less => (JUMP_AT_LEAST, false),
+            Operator::MaskedEqual { mask } => {
+                return vec![load(low), and(mask as u32), jump_if(JUMP_EQUAL, value_low, 0, fail)];
+            }
+        };
+        let (if_true, if_false) = if holds { (0, fail) } else { (fail, 0) };
+        return vec![load(low), jump_if(code, value_low, if_true, if_false)];
+    }
+    match condition.operator {
+        Operator::Equal => vec![
+            load(high),
+            jump_if(JUMP_EQUAL, value_high, 0, 2 + fail),
+            load(low),
+            jump_if(JUMP_EQUAL, value_low, 0, fail),
+        ],
+        Operator::NotEqual => vec![
+            load(high),
+            jump_if(JUMP_EQUAL, value_high, 0, 2),
+            load(low),
+            jump_if(JUMP_EQUAL, value_low, fail, 0),
+        ],
+        Operator::Greater | Operator::GreaterOrEqual => {
+            let code = if condition.operator == Operator::Greater { JUMP_GREATER } else { JUMP_AT_LEAST };
+            vec![
+                load(high),
+                jump_if(JUMP_GREATER, value_high, 3, 0),
+                jump_if(JUMP_EQUAL, value_high, 0, 2 + fail),
+                load(low),
+                jump_if(code, value_low, 0, fail),
+            ]
+        }
+        Operator::Less | Operator::LessOrEqual => {
+            let code = if condition.operator == Operator::Less { JUMP_AT_LEAST } else { JUMP_GREATER };
+            vec![
+                load(high),
+                jump_if(JUMP_GREATER, value_high, 3 + fail, 0),
+                jump_if(JUMP_EQUAL, value_high, 0, 2),
+                load(low),
+                jump_if(code, value_low, fail, 0),
+            ]
+        }
+        Operator::MaskedEqual { mask } => vec![
+            load(high),
+            and((mask >> 32) as u32),
+            jump_if(JUMP_EQUAL, value_high, 0, 3 + fail),
+            load(low),
+            and(mask as u32),
+            jump_if(JUMP_EQUAL, value_low, 0, fail),
+        ],
+    }
+}
+
+fn load(offset: u32) -> Instruction {
+    Instruction { code: LOAD, if_true: 0, if_false: 0, operand: offset }
+}
+
+fn and(mask: u32) -> Instruction {
+    Instruction { code: AND, if_true: 0, if_false: 0, operand: mask }
+}
+
+fn jump(distance: usize) -> Instruction {
+    Instruction { code: JUMP, if_true: 0, if_false: 0, operand: distance as u32 }
+}
+
+fn jump_if(code: u16, operand: u32, if_true: u8, if_false: u8) -> Instruction {
+    Instruction { code, if_true, if_false, operand }
+}
+
+fn ret(action: Action) -> Instruction {
+    Instruction { code: RETURN, if_true: 0, if_false: 0, operand: action.code() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Rule;
+    use super::super::evaluate::run;
+    use super::*;
+
+    const ALL: [Architecture; 3] = [Architecture::X86_64, Architecture::X86, Architecture::X32];
+
+    fn names(names: &str) -> Vec<String> {
+        names.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn rule(names: &[String], action: Action) -> Rule<'_> {
+        Rule { names, action, conditions: vec![] }
+    }
+
+    fn policy<'a>(architectures: &[Architecture], rules: Vec<Rule<'a>>) -> Policy<'a> {
+        Policy { default: Action::Errno(1), unknown: None, architectures: architectures.to_vec(), rules }
+    }
+
+    #[test]
+    fn the_table_is_sorted_for_the_search() {
+        assert!(ROWS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert_eq!(number(Architecture::X86_64, "execve"), Some(59));
+        assert_eq!(number(Architecture::X86, "execve"), Some(11));
+        assert_eq!(number(Architecture::X32, "execve"), Some(520));
+        assert_eq!(number(Architecture::X86_64, "socketcall"), None);
+    }
+
+    /// Every call of every architecture ends as the rules say, by a naive reading of them.
+    #[test]
+    fn the_tree_agrees_with_the_list_for_every_number() {
+        let every_third: Vec<String> = ROWS.iter().step_by(3).map(|row| row.0.to_owned()).collect();
+        let some: Vec<String> = ROWS.iter().skip(1).step_by(7).map(|row| row.0.to_owned()).collect();
+        let mut policy = policy(&ALL, vec![rule(&every_third, Action::Allow), rule(&some, Action::Errno(7))]);
+        policy.unknown = Some(Action::Errno(38));
+        let program = compile(&policy).unwrap();
+        for (architecture, audit, bit) in [
+            (Architecture::X86_64, AUDIT_ARCH_X86_64, 0),
+            (Architecture::X86, AUDIT_ARCH_I386, 0),
+            (Architecture::X32, AUDIT_ARCH_X86_64, X32_BIT),
+        ] {
+            let numbers = |names: &[String]| -> Vec<u32> {
+                names.iter().filter_map(|name| number(architecture, name)).collect()
+            };
+            let (allowed, failing) = (numbers(&every_third), numbers(&some));
+            let last = allowed.iter().chain(&failing).max().unwrap();
+            for n in 0..1000 {
+                let expected = if allowed.contains(&n) {
+                    Action::Allow
+                } else if failing.contains(&n) {
+                    Action::Errno(7)
+                } else if n > *last {
+                    Action::Errno(38)
+                } else {
+                    Action::Errno(1)
+                };
+                assert_eq!(run(&program, n | bit, audit, [0; 6]), expected.code(), "{architecture:?} {n}");
+            }
+        }
+        assert_eq!(run(&program, u32::MAX, AUDIT_ARCH_X86_64, [0; 6]), Action::Errno(38).code());
+    }
+
+    #[test]
+    fn calls_of_architectures_that_are_not_listed_kill() {
+        let read = names("read");
+        let program = compile(&policy(&[], vec![rule(&read, Action::Allow)])).unwrap();
+        assert_eq!(run(&program, 0, AUDIT_ARCH_X86_64, [0; 6]), Action::Allow.code());
+        assert_eq!(run(&program, X32_BIT, AUDIT_ARCH_X86_64, [0; 6]), Action::KillProcess.code());
+        assert_eq!(run(&program, 3, AUDIT_ARCH_I386, [0; 6]), Action::KillProcess.code());
+        assert_eq!(run(&program, 0, 0xc000_00b7, [0; 6]), Action::KillProcess.code());
+        assert_eq!(run(&program, u32::MAX, AUDIT_ARCH_X86_64, [0; 6]), Action::Errno(1).code());
+    }
+
+    #[test]
+    fn operators_compare_64_bits_and_on_32_bit_architectures_the_low_half() {
+        const VALUES: [u64; 9] = [
+            0,
+            1,
+            5,
+            0xffff_ffff,
+            0x1_0000_0000,
+            0x1_0000_0005,
+            0x7fff_ffff_ffff_ffff,
+            0x8000_0000_0000_0005,
+            u64::MAX,
+        ];
+        let read = names("read");
+        type Meaning = fn(u64, u64) -> bool;
+        let operators: [(Operator, Meaning); 6] = [
+            (Operator::NotEqual, |a, b| a != b),
+            (Operator::Less, |a, b| a < b),
+            (Operator::LessOrEqual, |a, b| a <= b),
+            (Operator::Equal, |a, b| a == b),
+            (Operator::GreaterOrEqual, |a, b| a >= b),
+            (Operator::Greater, |a, b| a > b),
+        ];
+        for value in VALUES {
+            for argument in VALUES {
+                for (operator, meaning) in operators {
+                    let mut rule = rule(&read, Action::Allow);
+                    // The first condition always holds: what follows must not depend on where it left off.
+                    rule.conditions = vec![
+                        Condition { argument: 0, operator: Operator::Equal, value: 9 },
+                        Condition { argument: 3, operator, value },
+                    ];
+                    let program = compile(&policy(&ALL, vec![rule])).unwrap();
+                    let arguments = [9, 0, 0, argument, 0, 0];
+                    let expect = |holds| if holds { Action::Allow } else { Action::Errno(1) }.code();
+                    let wide = run(&program, 0, AUDIT_ARCH_X86_64, arguments);
+                    assert_eq!(wide, expect(meaning(argument, value)), "{argument:x} {operator:?} {value:x}");
+                    let low = |v: u64| v & 0xffff_ffff;
+                    let narrow = run(&program, 3, AUDIT_ARCH_I386, arguments);
+                    assert_eq!(narrow, expect(meaning(low(argument), low(value))), "32 bits {operator:?}");
+                }
+                let mask = 0xf_0000_000f;
+                let mut rule = rule(&read, Action::Allow);
+                let operator = Operator::MaskedEqual { mask };
+                rule.conditions = vec![Condition { argument: 1, operator, value }];
+                let program = compile(&policy(&[], vec![rule])).unwrap();
+                let got = run(&program, 0, AUDIT_ARCH_X86_64, [0, argument, 0, 0, 0, 0]);
+                assert_eq!(got == Action::Allow.code(), argument & mask == value);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_holds_decides() {
+        let (read, both) = (names("read"), names("read write"));
+        let mut first = rule(&read, Action::Errno(5));
+        first.conditions = vec![Condition { argument: 0, operator: Operator::Equal, value: 1 }];
+        let mut second = rule(&read, Action::KillThread);
+        second.conditions = vec![Condition { argument: 0, operator: Operator::Less, value: 3 }];
+        let rules = vec![first, second, rule(&both, Action::Allow), rule(&both, Action::Trap(0))];
+        let program = compile(&policy(&[], rules)).unwrap();
+        let read = |argument| run(&program, 0, AUDIT_ARCH_X86_64, [argument, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            [read(1), read(2), read(3)],
+            [Action::Errno(5), Action::KillThread, Action::Allow].map(Action::code)
+        );
+        assert_eq!(run(&program, 1, AUDIT_ARCH_X86_64, [0; 6]), Action::Allow.code());
+    }
+
+    #[test]
+    fn too_much_is_an_error() {
+        let all: Vec<String> = ROWS.iter().map(|row| row.0.to_owned()).collect();
+        let rules = all
+            .chunks(1)
+            .zip(0..)
+            .map(|(names, value)| Rule {
+                names,
+                action: Action::Allow,
+                conditions: vec![Condition { argument: 0, operator: Operator::Equal, value }],
+            })
+            .collect();
+        assert!(matches!(compile(&policy(&ALL, rules)), Err(CompileError::TooLong { .. })));
+    }
+}
