@@ -6,7 +6,7 @@
 //! * [`container`]: create, list, inspect, wait, top, changes.
 //! * [`host_config`]: the host's side of a container: limits, ports, mounts, namespaces.
 //! * [`exec`], [`image`], [`network`], [`volume`], [`system`], [`build`]: the other groups.
-//! * [`stream`]: how attached output is framed.
+//! * [`stream`]: how attached output is framed; [`units`]: durations and sizes for people.
 
 pub mod build;
 pub mod container;
@@ -16,6 +16,7 @@ pub mod image;
 pub mod network;
 pub mod stream;
 pub mod system;
+pub mod units;
 pub mod volume;
 
 use serde::{Deserialize, Deserializer, Serialize};

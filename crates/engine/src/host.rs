@@ -24,7 +24,7 @@ impl HostFacts {
         });
         HostFacts {
             cgroup_v1: !Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
-            capabilities: sampan_kernel::capabilities::known_names(),
+            capabilities: known_capabilities(),
             cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
             memory: memory.unwrap_or(0) * 1024,
         }
@@ -43,5 +43,16 @@ impl HostFacts {
             let mut words = line.split(' ');
             words.next() == Some("oom_kill") && words.next().is_some_and(|n| n != "0")
         })
+    }
+}
+
+/// What this process may hand on: all that the kernel knows, unless the daemon itself runs with less.
+fn known_capabilities() -> Vec<String> {
+    match sampan_kernel::capabilities::bounding() {
+        Ok(set) => set.names().map(str::to_owned).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the daemon's capabilities; only the default ones can be given");
+            sampan_oci::runtime::defaults::default_capabilities()
+        }
     }
 }

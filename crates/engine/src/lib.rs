@@ -1,1 +1,141 @@
-//! Containers, exec, logs, events: the engine under the daemon's skins.
+//! The engine under the daemon's skins: containers, execs, logs, images, builds, volumes, events. It speaks plain Rust
+//! values; HTTP codes and camelCase are the skins' business.
+//!
+//! Start with [`Engine::open`], which finds again what an earlier daemon left running. Reading order:
+//! [`spec`] (what a container is to be), `create`, [`container`] (its life), [`exec`], [`logs`], `images`, `build`,
+//! [`volumes`], `network`, `restore`.
+//!
+//! What is on disk: `<root>/engine.redb` ([`metadata`]), `<root>/containers/<id>/` (log, hosts, hostname, resolv.conf),
+//! `<root>/volumes/<name>/_data`, and what the image crate keeps. What a reboot forgets: `<state>/bundles/<id>/`
+//! (config.json, rootfs mount, shim's address), `<state>/runtime` (the OCI runtime's), network namespaces.
+
+pub mod attach;
+mod blocking;
+pub mod build;
+mod bundle;
+pub mod config;
+pub mod container;
+mod create;
+mod devices;
+pub mod error;
+pub mod events;
+pub mod exec;
+mod host;
+pub mod images;
+mod lifecycle;
+pub mod logs;
+pub mod metadata;
+mod names;
+pub mod network;
+mod restore;
+pub mod shim;
+pub mod spec;
+mod user;
+pub mod volumes;
+
+use std::sync::{Arc, Mutex};
+
+pub use blocking::{blocking, long_blocking};
+pub use config::EngineConfig;
+pub use error::{EngineError, Result};
+pub use host::HostFacts;
+pub use lifecycle::WaitCondition;
+
+use container::{Handle, Registry};
+use container::state::Denial;
+
+/// The engine. Cheap to clone; all clones are one engine.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What all parts of the engine share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: EngineConfig,
+    pub(crate) host: HostFacts,
+    pub(crate) metadata: metadata::Metadata,
+    pub(crate) images: images::Images,
+    pub(crate) net: sampan_net::Net,
+    pub(crate) events: events::Events,
+    pub(crate) execs: exec::Execs,
+    containers: Mutex<Registry>,
+}
+
+impl Inner {
+    /// The registry; the lock is held for look-ups only, never over an await.
+    pub(crate) fn containers(&self) -> std::sync::MutexGuard<'_, Registry> {
+        self.containers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn find_container(&self, text: &str) -> Result<Arc<Handle>> {
+        self.containers().find(text)
+    }
+
+    /// The first process of a running container.
+    pub(crate) fn process_of(&self, id: &str) -> Result<u32> {
+        let view = self.find_container(id)?.snapshot();
+        let pid = view.record.phase.pid();
+        pid.ok_or_else(|| Denial::NotRunning { id: view.record.id.clone() }.into())
+    }
+
+    /// Removes what is on disk of a container whose record is gone. What fails is logged; the next daemon tries again.
+    pub(crate) fn forget_on_disk(&self, id: &str) {
+        self.execs.remove_container(id);
+        if let Err(error) = self.images.remove_snapshot(id) {
+            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the snapshot");
+        }
+        if let Err(error) = sampan_base::files::remove_if_exists(&self.config.container_directory(id)) {
+            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the directory");
+        }
+    }
+}
+
+impl Engine {
+    /// Opens the engine: its store, network and records, then every container that an earlier daemon left.
+    ///
+    /// # Errors
+    /// If the store is in use by another daemon or can't be read, or the network can't be set up.
+    pub async fn open(config: EngineConfig) -> Result<Engine> {
+        let inner = blocking(move || open_inner(config)).await?;
+        let engine = Engine { inner: Arc::new(inner) };
+        engine.restore().await?;
+        Ok(engine)
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &EngineConfig {
+        &self.inner.config
+    }
+
+    /// What the host can do.
+    pub fn host(&self) -> &HostFacts {
+        &self.inner.host
+    }
+
+    /// What happens in it.
+    pub fn events(&self) -> &events::Events {
+        &self.inner.events
+    }
+}
+
+fn open_inner(config: EngineConfig) -> Result<Inner> {
+    // 0711: processes in user namespaces must be able to pass through to what is bound into their containers.
+    for directory in [&config.root, &config.state, &config.root.join("containers"), &config.state.join("bundles")] {
+        sampan_base::files::create_directories(directory, 0o711).map_err(EngineError::file)?;
+    }
+    let images = images::Images::open(&config.root)?;
+    let metadata = metadata::Metadata::open(&config.root)?;
+    let net = network::open(&config)?;
+    Ok(Inner {
+        host: HostFacts::probe(),
+        metadata,
+        images,
+        net,
+        events: events::Events::default(),
+        execs: exec::Execs::default(),
+        containers: Mutex::default(),
+        config,
+    })
+}

@@ -344,6 +344,16 @@ impl LogSpec {
     }
 }
 
+/// The paths that are hidden inside unless a spec says otherwise.
+pub fn default_masked_paths() -> Vec<String> {
+    sampan_oci::runtime::defaults::masked_paths()
+}
+
+/// The paths that are read-only inside unless a spec says otherwise.
+pub fn default_readonly_paths() -> Vec<String> {
+    sampan_oci::runtime::defaults::readonly_paths()
+}
+
 /// Checks a container's name by Docker's rule: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
 ///
 /// # Errors

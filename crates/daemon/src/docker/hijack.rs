@@ -1,0 +1,231 @@
+//! Connections that stop being HTTP: attach and exec streams.
+//!
+//! A client that sends `Upgrade: tcp` gets 101 and then the shim's bytes as they are (raw with a terminal, framed
+//! without: the shim frames as Docker does), and what it sends is standard input. A client without the header
+//! gets the same bytes as the body of a 200 answer, and can't send.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// What a client's keys to leave a terminal are, unless it says otherwise: Ctrl-P Ctrl-Q.
+pub(crate) const DEFAULT_DETACH_KEYS: &str = "ctrl-p,ctrl-q";
+
+/// How a stream is served.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamOptions {
+    /// The process has a terminal: bytes are raw, and the detach keys are looked for.
+    pub(crate) terminal: bool,
+    /// The keys; empty: none.
+    pub(crate) detach_keys: Vec<u8>,
+}
+
+/// Answers `request` with the stream that `stream` gives, when it gives it. `prelude` is sent before it.
+pub(crate) fn serve<F>(mut request: Request<Body>, options: StreamOptions, prelude: Vec<u8>, stream: F) -> Response
+where
+    F: Future<Output = Option<UnixStream>> + Send + 'static,
+{
+    let content_type = if options.terminal {
+        "application/vnd.docker.raw-stream"
+    } else {
+        "application/vnd.docker.multiplexed-stream"
+    };
+    if !wants_upgrade(request.headers()) {
+        let body = Body::from_stream(futures_util::stream::once(async move {
+            Ok::<_, std::io::Error>(bytes::Bytes::from(prelude))
+        }));
+        let rest = futures_util::stream::unfold(Pending::Waiting(Box::pin(stream)), read_next);
+        let chained = futures_util::StreamExt::chain(body.into_data_stream(), futures_util::StreamExt::map(rest, |r| r.map_err(axum::Error::new)));
+        return (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], Body::from_stream(chained)).into_response();
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let client = match upgrade.await {
+            Ok(upgraded) => TokioIo::new(upgraded),
+            Err(error) => {
+                tracing::debug!(%error, "a client went away before its stream began");
+                return;
+            }
+        };
+        relay(client, options, prelude, stream).await;
+    });
+    let headers = [
+        (header::CONTENT_TYPE, content_type),
+        (header::CONNECTION, "Upgrade"),
+        (header::UPGRADE, "tcp"),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+enum Pending<F> {
+    Waiting(std::pin::Pin<Box<F>>),
+    Open(UnixStream),
+}
+
+async fn read_next<F: Future<Output = Option<UnixStream>>>(
+    pending: Pending<F>,
+) -> Option<(std::io::Result<bytes::Bytes>, Pending<F>)> {
+    let mut stream = match pending {
+        Pending::Waiting(future) => future.await?,
+        Pending::Open(stream) => stream,
+    };
+    let mut buffer = vec![0u8; 32 << 10];
+    match stream.read(&mut buffer).await {
+        Ok(0) => None,
+        Ok(n) => {
+            buffer.truncate(n);
+            Some((Ok(buffer.into()), Pending::Open(stream)))
+        }
+        Err(error) => Some((Err(error), Pending::Open(stream))),
+    }
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"tcp"))
+}
+
+/// Carries bytes both ways until the process's output ends, the client goes, or it sends the detach keys.
+async fn relay<C, F>(client: C, options: StreamOptions, prelude: Vec<u8>, stream: F)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Option<UnixStream>>,
+{
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    if to_client.write_all(&prelude).await.is_err() {
+        return;
+    }
+    let Some(process) = stream.await else {
+        // The container did not start; its client learns that from the answer to `start`.
+        let _ = to_client.shutdown().await;
+        return;
+    };
+    let (mut from_process, mut to_process) = process.into_split();
+    let output = async {
+        // Either end may go at any time; then this is over, and nothing is lost that could be kept.
+        let _ = tokio::io::copy(&mut from_process, &mut to_client).await;
+        let _ = to_client.shutdown().await;
+    };
+    let input = async {
+        let keys = if options.terminal { options.detach_keys } else { Vec::new() };
+        if copy_input(&mut from_client, &mut to_process, DetachScanner::new(keys)).await == InputEnd::Detached {
+            return;
+        }
+        // The end of its input is not the end of the client: it still reads.
+        let _ = to_process.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = output => {}
+        () = input => {}
+    }
+}
+
+#[derive(PartialEq, Eq, Debug)]
+enum InputEnd {
+    Closed,
+    Detached,
+}
+
+async fn copy_input(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut scanner: DetachScanner,
+) -> InputEnd {
+    let mut buffer = vec![0u8; 16 << 10];
+    let mut passed = Vec::new();
+    loop {
+        let Ok(n @ 1..) = from.read(&mut buffer).await else { return InputEnd::Closed };
+        passed.clear();
+        let detached = scanner.push(&buffer[..n], &mut passed);
+        if to.write_all(&passed).await.is_err() {
+            return InputEnd::Closed;
+        }
+        if detached {
+            return InputEnd::Detached;
+        }
+    }
+}
+
+/// Looks for the detach keys in what a terminal sends. Keys that begin the sequence are held back until they end it or
+/// turn out not to.
+#[derive(Debug)]
+pub(crate) struct DetachScanner {
+    keys: Vec<u8>,
+    held: usize,
+}
+
+impl DetachScanner {
+    pub(crate) fn new(keys: Vec<u8>) -> DetachScanner {
+        DetachScanner { keys, held: 0 }
+    }
+
+    /// Passes `bytes` on to `passed`; true when the sequence is complete.
+    pub(crate) fn push(&mut self, bytes: &[u8], passed: &mut Vec<u8>) -> bool {
+        for &byte in bytes {
+            if self.keys.get(self.held) == Some(&byte) {
+                self.held += 1;
+                if self.held == self.keys.len() {
+                    return true;
+                }
+                continue;
+            }
+            passed.extend_from_slice(&self.keys[..self.held]);
+            self.held = 0;
+            // The byte that broke one sequence may begin the next.
+            if self.keys.first() == Some(&byte) {
+                self.held = 1;
+            } else {
+                passed.push(byte);
+            }
+        }
+        false
+    }
+}
+
+/// Reads keys such as `ctrl-p,ctrl-q` or `a,b`.
+///
+/// # Errors
+/// A sentence naming the key that is none.
+pub(crate) fn parse_keys(text: &str) -> Result<Vec<u8>, String> {
+    let key = |name: &str| match name.as_bytes() {
+        [one] => Ok(*one),
+        _ => match name.strip_prefix("ctrl-").map(str::as_bytes) {
+            Some([c @ b'a'..=b'z']) => Ok(c - b'a' + 1),
+            Some([c @ b'@'..=b'_']) => Ok(c - b'@'),
+            _ => Err(format!("invalid detach keys ({text}): `{name}` is neither a character nor ctrl- and one of a-z @ [ \\ ] ^ _")),
+        },
+    };
+    text.split(',').map(key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
+        let mut scanner = DetachScanner::new(parse_keys(DEFAULT_DETACH_KEYS).unwrap());
+        let mut passed = Vec::new();
+        let detached = pieces.iter().any(|piece| scanner.push(piece, &mut passed));
+        (passed, detached)
+    }
+
+    #[test]
+    fn the_sequence_is_found_across_pieces_and_never_passed_on() {
+        assert_eq!(scan(&[b"ab\x10\x11cd"]), (b"ab".to_vec(), true));
+        assert_eq!(scan(&[b"ab\x10", b"\x11"]), (b"ab".to_vec(), true));
+        assert_eq!(scan(&[b"a\x10b"]), (b"a\x10b".to_vec(), false));
+        assert_eq!(scan(&[b"\x10\x10", b"\x11"]), (b"\x10".to_vec(), true));
+        assert_eq!(scan(&[b"\x11\x10"]), (b"\x11".to_vec(), false));
+    }
+
+    #[test]
+    fn keys_are_read_or_refused() {
+        assert_eq!(parse_keys("a,ctrl-b,ctrl-[").unwrap(), [b'a', 2, 27]);
+        for bad in ["", "ctrl-", "ctrl-A,", "abc", "ctrl-1"] {
+            assert!(parse_keys(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,506 @@
+//! From the engine's words to Docker's: how containers, images, volumes and events look on the wire. Pure.
+
+use std::collections::BTreeMap;
+
+use sampan_base::Timestamp;
+use sampan_docker_api::Empty;
+use sampan_docker_api::container::{
+    ContainerConfig, ContainerInspect, ContainerState, ContainerSummary, GraphDriver, Healthcheck, MountPoint,
+    NetworkSettings, SummaryHostConfig, SummaryNetworks,
+};
+use sampan_docker_api::host_config::{DeviceMapping, HostConfig, LogConfig, Mount, RestartPolicy, TmpfsOptions};
+use sampan_docker_api::network::{EndpointSettings, PortBinding, PortSummary};
+use sampan_docker_api::system::{Actor, Event};
+use sampan_docker_api::units::human_duration;
+use sampan_engine::container::View;
+use sampan_engine::container::state::Phase;
+use sampan_engine::events::EventKind;
+use sampan_engine::network::Endpoint;
+use sampan_engine::spec::{ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, Publish};
+
+/// What Docker writes where there is no time.
+const NO_TIME: &str = "0001-01-01T00:00:00Z";
+/// The id that the default network is shown with: it is one, and always there.
+pub(crate) const BRIDGE_ID: &str = "b21d9e000000000000000000000000000000000000000000000000000000b21d";
+/// As [`BRIDGE_ID`].
+pub(crate) const HOST_ID: &str = "4057000000000000000000000000000000000000000000000000000000004057";
+/// As [`BRIDGE_ID`].
+pub(crate) const NONE_ID: &str = "090e00000000000000000000000000000000000000000000000000000000090e";
+
+/// Directories that the engine tells about a container.
+#[derive(Debug, Default)]
+pub(crate) struct Paths {
+    pub(crate) directory: std::path::PathBuf,
+    pub(crate) log: std::path::PathBuf,
+    pub(crate) volumes: std::path::PathBuf,
+    /// By role: LowerDir, UpperDir, ….
+    pub(crate) layers: BTreeMap<String, String>,
+}
+
+/// A container as `inspect` shows it.
+pub(crate) fn inspect(view: &View, execs: Vec<String>, paths: &Paths, host_cgroup_default: bool) -> ContainerInspect {
+    let record = &view.record;
+    let file = |name: &str| paths.directory.join(name).display().to_string();
+    let (path, args) = match record.args.split_first() {
+        Some((path, args)) => (path.clone(), args.to_vec()),
+        None => (String::new(), Vec::new()),
+    };
+    ContainerInspect {
+        id: record.id.clone(),
+        created: record.created.to_string(),
+        path,
+        args,
+        state: state(&record.phase),
+        image: record.image_id.clone(),
+        resolv_conf_path: file("resolv.conf"),
+        hostname_path: file("hostname"),
+        hosts_path: file("hosts"),
+        log_path: if record.spec.log.is_kept() { paths.log.display().to_string() } else { String::new() },
+        name: format!("/{}", record.name),
+        driver: "overlay2".to_owned(),
+        platform: "linux".to_owned(),
+        exec_ids: (!execs.is_empty()).then_some(execs),
+        host_config: host_config(&record.spec, host_cgroup_default),
+        graph_driver: GraphDriver { data: Some(paths.layers.clone()), name: "overlay2".to_owned() },
+        mounts: record.spec.mounts.iter().filter_map(|m| mount_point(m, &paths.volumes)).collect(),
+        config: config(&record.spec, &record.id),
+        network_settings: network_settings(view),
+        ..ContainerInspect::default()
+    }
+}
+
+fn state(phase: &Phase) -> ContainerState {
+    let none = || NO_TIME.to_owned();
+    let base = ContainerState { started_at: none(), finished_at: none(), ..ContainerState::default() };
+    match phase {
+        Phase::Created { error: None } => ContainerState { status: "created".to_owned(), ..base },
+        Phase::Created { error: Some(failure) } => ContainerState {
+            status: "created".to_owned(),
+            exit_code: i64::from(failure.exit_code),
+            error: failure.message.clone(),
+            ..base
+        },
+        Phase::Running { pid, started_at } | Phase::Paused { pid, started_at } => {
+            let paused = matches!(phase, Phase::Paused { .. });
+            ContainerState {
+                status: if paused { "paused" } else { "running" }.to_owned(),
+                running: true,
+                paused,
+                pid: i64::from(*pid),
+                started_at: started_at.to_string(),
+                ..base
+            }
+        }
+        Phase::Exited(exit) => ContainerState {
+            status: "exited".to_owned(),
+            exit_code: i64::from(exit.code),
+            oom_killed: exit.oom_killed,
+            error: exit.error.clone(),
+            started_at: exit.started_at.to_string(),
+            finished_at: exit.finished_at.to_string(),
+            ..base
+        },
+    }
+}
+
+/// The word for a phase.
+pub(crate) fn status_word(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Created { .. } => "created",
+        Phase::Running { .. } => "running",
+        Phase::Paused { .. } => "paused",
+        Phase::Exited(_) => "exited",
+    }
+}
+
+/// The sentence for a phase: `Up 3 minutes`, `Exited (0) 2 hours ago`.
+fn status_text(phase: &Phase, now: Timestamp) -> String {
+    let since = |t: &Timestamp| human_duration(now.unix_seconds() - t.unix_seconds());
+    match phase {
+        Phase::Created { .. } => "Created".to_owned(),
+        Phase::Running { started_at, .. } => format!("Up {}", since(started_at)),
+        Phase::Paused { started_at, .. } => format!("Up {} (Paused)", since(started_at)),
+        Phase::Exited(exit) => format!("Exited ({}) {} ago", exit.code, since(&exit.finished_at)),
+    }
+}
+
+/// A row of the listing.
+pub(crate) fn summary(view: &View, volumes: &std::path::Path, now: Timestamp) -> ContainerSummary {
+    let record = &view.record;
+    let networks = network_settings(view).networks;
+    ContainerSummary {
+        id: record.id.clone(),
+        names: vec![format!("/{}", record.name)],
+        image: record.spec.image.clone(),
+        image_id: record.image_id.clone(),
+        command: command_text(&record.args),
+        created: record.created.unix_seconds(),
+        ports: ports(view),
+        labels: record.spec.labels.clone(),
+        state: status_word(&record.phase).to_owned(),
+        status: status_text(&record.phase, now),
+        host_config: SummaryHostConfig { network_mode: network_word(&record.spec.network) },
+        network_settings: SummaryNetworks { networks },
+        mounts: record.spec.mounts.iter().filter_map(|m| mount_point(m, volumes)).collect(),
+        ..ContainerSummary::default()
+    }
+}
+
+/// Command and arguments in one line; one with spaces is quoted, as Docker does.
+fn command_text(args: &[String]) -> String {
+    let quoted = args.iter().map(|a| if a.contains(' ') { format!("'{a}'") } else { a.clone() });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+fn published(view: &View) -> &[Publish] {
+    let endpoint = view.live.as_ref().and_then(|l| l.endpoint.as_ref());
+    endpoint.map_or(&[], |e| e.published.as_slice())
+}
+
+fn shown_ip(text: &str) -> String {
+    if text.is_empty() { "0.0.0.0".to_owned() } else { text.to_owned() }
+}
+
+fn ports(view: &View) -> Vec<PortSummary> {
+    if view.live.is_none() || view.record.spec.network != NetworkMode::Bridge {
+        return Vec::new();
+    }
+    let mut rows: Vec<PortSummary> = published(view)
+        .iter()
+        .map(|p| PortSummary {
+            ip: Some(shown_ip(&p.host_ip)),
+            private_port: p.port.number,
+            public_port: Some(p.host_port),
+            kind: p.port.protocol.to_string(),
+        })
+        .collect();
+    for port in &view.record.spec.exposed {
+        if !published(view).iter().any(|p| p.port == *port) {
+            rows.push(PortSummary {
+                private_port: port.number,
+                kind: port.protocol.to_string(),
+                ..PortSummary::default()
+            });
+        }
+    }
+    rows
+}
+
+fn network_word(mode: &NetworkMode) -> String {
+    match mode {
+        NetworkMode::Bridge => "default".to_owned(),
+        NetworkMode::Host => "host".to_owned(),
+        NetworkMode::None => "none".to_owned(),
+        NetworkMode::Container(id) => format!("container:{id}"),
+    }
+}
+
+fn namespace_word(mode: &NamespaceMode, private: &str) -> String {
+    match mode {
+        NamespaceMode::Private => private.to_owned(),
+        NamespaceMode::Host => "host".to_owned(),
+        NamespaceMode::Container(id) => format!("container:{id}"),
+    }
+}
+
+fn network_settings(view: &View) -> NetworkSettings {
+    let (name, id) = match view.record.spec.network {
+        NetworkMode::Bridge => ("bridge", BRIDGE_ID),
+        NetworkMode::Host => ("host", HOST_ID),
+        NetworkMode::None => ("none", NONE_ID),
+        NetworkMode::Container(_) => return NetworkSettings::default(),
+    };
+    let endpoint = view.live.as_ref().and_then(|l| l.endpoint.as_ref());
+    let settings = |e: Option<&Endpoint>| EndpointSettings {
+        network_id: if view.live.is_some() { id.to_owned() } else { String::new() },
+        endpoint_id: e.map(|_| view.record.id.clone()).unwrap_or_default(),
+        gateway: e.map(|e| e.gateway.to_string()).unwrap_or_default(),
+        ip_address: e.map(|e| e.address.to_string()).unwrap_or_default(),
+        ip_prefix_len: e.map_or(0, |e| i64::from(e.prefix)),
+        mac_address: e.map(|e| e.mac.clone()).unwrap_or_default(),
+        ..EndpointSettings::default()
+    };
+    let networks = BTreeMap::from([(name.to_owned(), settings(endpoint))]);
+    let Some(endpoint) = endpoint else { return NetworkSettings { networks, ..NetworkSettings::default() } };
+    let mut ports: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
+    for port in &view.record.spec.exposed {
+        ports.insert(port.to_string(), None);
+    }
+    for publish in &endpoint.published {
+        let binding =
+            PortBinding { host_ip: shown_ip(&publish.host_ip), host_port: publish.host_port.to_string() };
+        ports.entry(publish.port.to_string()).or_default().get_or_insert_default().push(binding);
+    }
+    NetworkSettings {
+        sandbox_id: view.record.id.clone(),
+        sandbox_key: endpoint.namespace.display().to_string(),
+        ports,
+        endpoint_id: view.record.id.clone(),
+        gateway: endpoint.gateway.to_string(),
+        ip_address: endpoint.address.to_string(),
+        ip_prefix_len: i64::from(endpoint.prefix),
+        mac_address: endpoint.mac.clone(),
+        networks,
+        ..NetworkSettings::default()
+    }
+}
+
+fn mount_point(mount: &MountSpec, volumes: &std::path::Path) -> Option<MountPoint> {
+    let base = MountPoint {
+        destination: mount.target.clone(),
+        mode: mount.mode.clone(),
+        rw: !mount.read_only,
+        propagation: mount.propagation.clone(),
+        ..MountPoint::default()
+    };
+    Some(match &mount.source {
+        MountSource::Bind { path, .. } => MountPoint {
+            kind: "bind".to_owned(),
+            source: path.display().to_string(),
+            propagation: if mount.propagation.is_empty() { "rprivate".to_owned() } else { mount.propagation.clone() },
+            ..base
+        },
+        MountSource::Volume { name, .. } => MountPoint {
+            kind: "volume".to_owned(),
+            name: Some(name.clone()),
+            source: volumes.join(name).join("_data").display().to_string(),
+            driver: Some("local".to_owned()),
+            ..base
+        },
+        // Docker lists tmpfs mounts in HostConfig only.
+        MountSource::Tmpfs { .. } => return None,
+    })
+}
+
+fn config(spec: &ContainerSpec, id: &str) -> ContainerConfig {
+    let set = |keys: Vec<String>| (!keys.is_empty()).then(|| keys.into_iter().map(|k| (k, Empty {})).collect());
+    ContainerConfig {
+        hostname: spec.hostname.clone().unwrap_or_else(|| id[..12].to_owned()),
+        domainname: spec.domainname.clone().unwrap_or_default(),
+        user: spec.user.clone().unwrap_or_default(),
+        attach_stdin: spec.attach[0],
+        attach_stdout: spec.attach[1],
+        attach_stderr: spec.attach[2],
+        exposed_ports: set(spec.exposed.iter().map(ToString::to_string).collect()),
+        tty: spec.tty,
+        open_stdin: spec.open_stdin,
+        stdin_once: spec.stdin_once,
+        env: (!spec.env.is_empty()).then(|| spec.env.clone()),
+        cmd: spec.cmd.clone(),
+        image: spec.image.clone(),
+        volumes: set(spec.anonymous_volumes.clone()),
+        working_dir: spec.working_dir.clone().unwrap_or_default(),
+        entrypoint: spec.entrypoint.clone(),
+        labels: Some(spec.labels.clone()),
+        stop_signal: spec.stop_signal.clone(),
+        stop_timeout: spec.stop_timeout,
+        ..ContainerConfig::default()
+    }
+}
+
+fn some<T: Clone>(list: &[T]) -> Option<Vec<T>> {
+    (!list.is_empty()).then(|| list.to_vec())
+}
+
+fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
+    let limits = &spec.resources;
+    let security = &spec.security;
+    let (binds, mounts, tmpfs) = shown_mounts(&spec.mounts);
+    let mut port_bindings: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
+    for publish in &spec.publish {
+        let host_port = if publish.host_port == 0 { String::new() } else { publish.host_port.to_string() };
+        let binding = PortBinding { host_ip: publish.host_ip.clone(), host_port };
+        port_bindings.entry(publish.port.to_string()).or_default().get_or_insert_default().push(binding);
+    }
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    HostConfig {
+        binds,
+        mounts,
+        tmpfs,
+        log_config: LogConfig {
+            kind: if spec.log.driver.is_empty() { "json-file".to_owned() } else { spec.log.driver.clone() },
+            config: spec.log.options.clone(),
+        },
+        network_mode: network_word(&spec.network),
+        port_bindings,
+        restart_policy: RestartPolicy {
+            name: if spec.restart.is_empty() { "no".to_owned() } else { spec.restart.clone() },
+            maximum_retry_count: 0,
+        },
+        auto_remove: spec.auto_remove,
+        cap_add: some(&security.cap_add),
+        cap_drop: some(&security.cap_drop),
+        cgroupns_mode: match &spec.cgroup {
+            Some(mode) => namespace_word(mode, "private"),
+            None => if host_cgroup_default { "host" } else { "private" }.to_owned(),
+        },
+        dns: spec.dns.servers.clone(),
+        dns_options: spec.dns.options.clone(),
+        dns_search: spec.dns.search.clone(),
+        extra_hosts: some(&spec.extra_hosts),
+        group_add: some(&spec.group_add),
+        ipc_mode: namespace_word(&spec.ipc, "private"),
+        oom_score_adj: i64::from(limits.oom_score_adj),
+        pid_mode: namespace_word(&spec.pid, ""),
+        privileged: security.privileged,
+        publish_all_ports: spec.publish_all,
+        readonly_rootfs: security.read_only_root,
+        security_opt: some(&security.options),
+        uts_mode: namespace_word(&spec.uts, ""),
+        shm_size: if spec.shm_size > 0 { spec.shm_size } else { 64 << 20 },
+        sysctls: (!spec.sysctls.is_empty()).then(|| spec.sysctls.clone()),
+        runtime: "sampan-runtime".to_owned(),
+        cpu_shares: signed(limits.cpu_shares),
+        memory: limits.memory,
+        nano_cpus: limits.nano_cpus,
+        cgroup_parent: spec.cgroup_parent.clone().unwrap_or_default(),
+        blkio_weight: limits.blkio_weight,
+        blkio_weight_device: Some(Vec::new()),
+        cpu_period: signed(limits.cpu_period),
+        cpu_quota: limits.cpu_quota,
+        cpuset_cpus: limits.cpuset_cpus.clone(),
+        cpuset_mems: limits.cpuset_mems.clone(),
+        devices: Some(
+            spec.devices
+                .iter()
+                .map(|d| DeviceMapping {
+                    path_on_host: d.host.display().to_string(),
+                    path_in_container: d.container.clone(),
+                    cgroup_permissions: d.permissions.clone(),
+                })
+                .collect(),
+        ),
+        device_cgroup_rules: some(&spec.device_rules),
+        memory_reservation: limits.memory_reservation,
+        memory_swap: if limits.memory_swap == 0 { limits.memory.saturating_mul(2) } else { limits.memory_swap },
+        memory_swappiness: limits.memory_swappiness.map(signed),
+        oom_kill_disable: Some(limits.oom_kill_disable),
+        pids_limit: (limits.pids != 0).then_some(limits.pids),
+        ulimits: some(
+            &spec
+                .ulimits
+                .iter()
+                .map(|u| sampan_docker_api::host_config::Ulimit { name: u.name.clone(), hard: u.hard, soft: u.soft })
+                .collect::<Vec<_>>(),
+        ),
+        masked_paths: Some(security.masked_paths.clone().unwrap_or_else(|| default_paths(true, security.privileged))),
+        readonly_paths: Some(
+            security.readonly_paths.clone().unwrap_or_else(|| default_paths(false, security.privileged)),
+        ),
+        ..HostConfig::default()
+    }
+}
+
+fn default_paths(masked: bool, privileged: bool) -> Vec<String> {
+    match (privileged, masked) {
+        (true, _) => Vec::new(),
+        (false, true) => sampan_engine::spec::default_masked_paths(),
+        (false, false) => sampan_engine::spec::default_readonly_paths(),
+    }
+}
+
+type ShownMounts = (Option<Vec<String>>, Option<Vec<Mount>>, Option<BTreeMap<String, String>>);
+
+/// Mounts as they were asked for: the short form where it can say them.
+fn shown_mounts(mounts: &[MountSpec]) -> ShownMounts {
+    let (mut binds, mut long, mut tmpfs) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for mount in mounts {
+        let suffix = if mount.mode.is_empty() { String::new() } else { format!(":{}", mount.mode) };
+        match &mount.source {
+            MountSource::Bind { path, .. } if mount.mode.is_empty() && mount.read_only => long.push(Mount {
+                kind: "bind".to_owned(),
+                source: path.display().to_string(),
+                target: mount.target.clone(),
+                read_only: true,
+                ..Mount::default()
+            }),
+            MountSource::Bind { path, .. } => binds.push(format!("{}:{}{suffix}", path.display(), mount.target)),
+            MountSource::Volume { anonymous: true, .. } => {}
+            MountSource::Volume { name, .. } => binds.push(format!("{name}:{}{suffix}", mount.target)),
+            MountSource::Tmpfs { options } if options.iter().all(|o| o.starts_with("size=") || o.starts_with("mode=")) => {
+                let value = |key: &str| options.iter().find_map(|o| o.strip_prefix(key));
+                let sizes = TmpfsOptions {
+                    size_bytes: value("size=").and_then(|v| v.parse().ok()).unwrap_or(0),
+                    mode: value("mode=").and_then(|v| u32::from_str_radix(v, 8).ok()).unwrap_or(0),
+                };
+                long.push(Mount {
+                    kind: "tmpfs".to_owned(),
+                    target: mount.target.clone(),
+                    tmpfs_options: Some(sizes),
+                    ..Mount::default()
+                });
+            }
+            MountSource::Tmpfs { options } => {
+                tmpfs.insert(mount.target.clone(), options.join(","));
+            }
+        }
+    }
+    (some(&binds), some(&long), (!tmpfs.is_empty()).then_some(tmpfs))
+}
+
+/// An image's process configuration.
+pub(crate) fn image_config(config: &sampan_engine::images::ImageProcess) -> ContainerConfig {
+    let set = |keys: Vec<&String>| (!keys.is_empty()).then(|| keys.into_iter().map(|k| (k.clone(), Empty {})).collect());
+    ContainerConfig {
+        user: config.user.clone(),
+        exposed_ports: set(config.exposed_ports.keys().collect()),
+        env: some(&config.env),
+        cmd: config.cmd.clone(),
+        healthcheck: config.healthcheck.as_ref().map(|h| Healthcheck {
+            test: some(&h.test),
+            interval: h.interval,
+            timeout: h.timeout,
+            retries: h.retries,
+            start_period: h.start_period,
+        }),
+        volumes: set(config.volumes.keys().collect()),
+        working_dir: config.working_dir.clone(),
+        entrypoint: config.entrypoint.clone(),
+        on_build: some(&config.on_build),
+        labels: (!config.labels.is_empty()).then(|| config.labels.clone()),
+        stop_signal: Some(config.stop_signal.clone()).filter(|s| !s.is_empty()),
+        shell: config.shell.clone(),
+        ..ContainerConfig::default()
+    }
+}
+
+/// An event's line.
+pub(crate) fn event(event: &sampan_engine::events::Event) -> Event {
+    let kind = match event.kind {
+        EventKind::Container => "container",
+        EventKind::Image => "image",
+        EventKind::Volume => "volume",
+        EventKind::Network => "network",
+        EventKind::Builder => "builder",
+    };
+    // Old clients read containers' and images' events by these fields.
+    let old = matches!(event.kind, EventKind::Container | EventKind::Image);
+    let container = event.kind == EventKind::Container;
+    Event {
+        status: old.then(|| event.action.clone()),
+        id: old.then(|| event.id.clone()),
+        from: event.attributes.get("image").filter(|_| container).cloned(),
+        kind: kind.to_owned(),
+        action: event.action.clone(),
+        actor: Actor { id: event.id.clone(), attributes: event.attributes.clone() },
+        scope: "local".to_owned(),
+        time: event.at.unix_seconds(),
+        time_nano: i64::try_from(event.at.unix_nanos()).unwrap_or(i64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sampan_engine::container::state::Exit;
+
+    #[test]
+    fn phases_for_people() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let (start, end, now) = (at("2026-01-01T00:00:00Z"), at("2026-01-01T00:01:00Z"), at("2026-01-01T00:03:00Z"));
+        let exit = Exit { code: 3, oom_killed: false, started_at: start, finished_at: end, error: String::new() };
+        assert_eq!(status_text(&Phase::Exited(exit), now), "Exited (3) 2 minutes ago");
+        assert_eq!(status_text(&Phase::Running { pid: 1, started_at: start }, now), "Up 3 minutes");
+        assert_eq!(status_text(&Phase::Paused { pid: 1, started_at: start }, now), "Up 3 minutes (Paused)");
+    }
+}

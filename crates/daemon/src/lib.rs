@@ -1,1 +1,0 @@
-//! sampand: Docker's HTTP API over the engine.

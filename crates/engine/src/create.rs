@@ -1,0 +1,247 @@
+//! Creating a container: what was asked for meets what the image says; then name, volumes, snapshot, directory, record.
+//!
+//! Crash argument: the record is stored last. What a crash before that leaves (a snapshot, a directory) has no record, and
+//! the next daemon removes it; anonymous volumes are then unused ones.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sampan_base::{Timestamp, files as disk};
+
+use crate::container::owner::{self, publish};
+use crate::container::state::Phase;
+use crate::error::{EngineError, Result};
+use crate::images::Image;
+use crate::metadata::{ContainerRecord, Durable};
+use crate::spec::{ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, check_name};
+use crate::{Engine, Inner, blocking, names, volumes};
+
+/// The least memory that a container may be limited to, in bytes, as in Docker.
+const LEAST_MEMORY: i64 = 6 << 20;
+
+/// A container that was created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// Its id.
+    pub id: String,
+    /// What could not be done as asked.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Creates a container; without a name, one is made up.
+    ///
+    /// # Errors
+    /// If the image is missing, the name is in use, or something asked for makes no sense.
+    pub async fn create(&self, name: Option<&str>, spec: ContainerSpec) -> Result<Created> {
+        if let Some(name) = name {
+            check_name(name).map_err(EngineError::Invalid)?;
+        }
+        let mut spec = spec;
+        let warnings = check(&spec, &self.inner)?;
+        self.resolve_containers(&mut spec)?;
+        let id = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
+        let name = self.claim_name(name, &id)?;
+        let inner = Arc::clone(&self.inner);
+        let made = {
+            let (id, name) = (id.clone(), name.clone());
+            blocking(move || make(&inner, id, name, spec)).await
+        };
+        let record = match made {
+            Ok(record) => record,
+            Err(error) => {
+                self.inner.containers().release(&name, &id);
+                return Err(error);
+            }
+        };
+        publish(&self.inner, &record, "create", []);
+        let handle = owner::spawn(&self.inner, record, None);
+        self.inner.containers().insert(handle);
+        Ok(Created { id, warnings })
+    }
+
+    fn claim_name(&self, name: Option<&str>, id: &str) -> Result<String> {
+        if let Some(name) = name {
+            self.inner.containers().claim(name, id)?;
+            return Ok(name.to_owned());
+        }
+        let mut attempt = 0;
+        loop {
+            let random = sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?;
+            let number = u64::from_str_radix(&random[..16], 16).unwrap_or(0);
+            let name = names::from_random(number, attempt);
+            match self.inner.containers().claim(&name, id) {
+                Ok(()) => return Ok(name),
+                Err(error) if attempt > 100 => return Err(error),
+                Err(_) => attempt += 1,
+            }
+        }
+    }
+
+    /// Other containers are stored by id: names may change.
+    fn resolve_containers(&self, spec: &mut ContainerSpec) -> Result<()> {
+        if let NetworkMode::Container(other) = &mut spec.network {
+            *other = self.inner.find_container(other)?.id.clone();
+        }
+        for mode in [&mut spec.pid, &mut spec.ipc, &mut spec.uts] {
+            if let NamespaceMode::Container(other) = mode {
+                *other = self.inner.find_container(other)?.id.clone();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What can be said against a spec without looking at its image; warnings are what can be lived with.
+fn check(spec: &ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
+    let invalid = |text: String| Err(EngineError::Invalid(text));
+    let limits = &spec.resources;
+    let cpus = f64::from(inner.host.cpus);
+    if limits.nano_cpus < 0 || limits.nano_cpus > i64::from(inner.host.cpus) * 1_000_000_000 {
+        return invalid(format!(
+            "Range of CPUs is from 0.01 to {cpus:.2}, as there are only {} CPUs available",
+            inner.host.cpus
+        ));
+    }
+    if limits.memory < 0 || (limits.memory > 0 && limits.memory < LEAST_MEMORY) {
+        return invalid(format!("Minimum memory limit allowed is {}MB", LEAST_MEMORY >> 20));
+    }
+    if limits.memory_swap > 0 && limits.memory == 0 {
+        return invalid("You should always set the Memory limit when using Memoryswap limit, see usage".to_owned());
+    }
+    if limits.memory_swap > 0 && limits.memory_swap < limits.memory {
+        return invalid("Minimum memoryswap limit should be larger than memory limit, see usage".to_owned());
+    }
+    if let Some(directory) = spec.working_dir.as_ref().filter(|d| !d.starts_with('/')) {
+        return invalid(format!("the working directory '{directory}' is invalid, it needs to be an absolute path"));
+    }
+    for mount in &spec.mounts {
+        if !mount.target.starts_with('/') || mount.target.split('/').any(|part| part == "..") {
+            return invalid(format!("invalid mount path: '{}' mount path must be absolute", mount.target));
+        }
+        if mount.target.trim_matches('/').is_empty() {
+            return invalid("invalid specification: destination can't be '/'".to_owned());
+        }
+    }
+    if !spec.publish.is_empty() && spec.network != NetworkMode::Bridge {
+        match spec.network {
+            NetworkMode::Host | NetworkMode::None => {
+                return Ok(vec!["Published ports are discarded when using host network mode".to_owned()]);
+            }
+            _ => return invalid("conflicting options: port publishing and the container type network mode".to_owned()),
+        }
+    }
+    if !matches!(spec.log.driver.as_str(), "" | "json-file" | "none") {
+        return Err(EngineError::Unsupported(format!("log driver `{}` is not supported: use json-file or none", spec.log.driver)));
+    }
+    if !matches!(spec.restart.as_str(), "" | "no") {
+        return Err(EngineError::Unsupported(format!("restart policy `{}` is not supported yet: use `no`", spec.restart)));
+    }
+    Ok(Vec::new())
+}
+
+/// Makes all that a container has on disk. On an error nothing of it is left.
+fn make(inner: &Inner, id: String, name: String, mut spec: ContainerSpec) -> Result<ContainerRecord> {
+    let image = inner.images.resolve(&spec.image)?;
+    let args = complete(&mut spec, &image)?;
+    let mut record = ContainerRecord {
+        id,
+        name,
+        created: Timestamp::now(),
+        image_id: image.id.to_string(),
+        args,
+        spec,
+        phase: Phase::Created { error: None },
+    };
+    let result = (|| {
+        inner.images.prepare_snapshot(&record.id, &image)?;
+        let directory = inner.config.container_directory(&record.id);
+        disk::create_directories(&directory, 0o710).map_err(EngineError::file)?;
+        make_volumes(inner, &mut record, &image)?;
+        inner.metadata.put_container(&record, Durable::Yes)
+    })();
+    if let Err(error) = result {
+        inner.forget_on_disk(&record.id);
+        return Err(error);
+    }
+    Ok(record)
+}
+
+/// Fills in what the image says where the spec says nothing; answers the command and its arguments.
+fn complete(spec: &mut ContainerSpec, image: &Image) -> Result<Vec<String>> {
+    let from_image = &image.config.config;
+    for (key, value) in &from_image.labels {
+        spec.labels.entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    for port in from_image.exposed_ports.keys().filter_map(|text| text.parse().ok()) {
+        if !spec.exposed.contains(&port) {
+            spec.exposed.push(port);
+        }
+    }
+    for publish in &spec.publish {
+        if !spec.exposed.contains(&publish.port) {
+            spec.exposed.push(publish.port);
+        }
+    }
+    spec.exposed.sort();
+    for path in from_image.volumes.keys() {
+        if !spec.anonymous_volumes.contains(path) {
+            spec.anonymous_volumes.push(path.clone());
+        }
+    }
+    // An entrypoint given by hand drops the image's arguments; an empty one (`--entrypoint ""`) drops the image's.
+    let given = spec.entrypoint.is_some();
+    let entrypoint = match &spec.entrypoint {
+        Some(list) if list.iter().all(String::is_empty) => Vec::new(),
+        Some(list) => list.clone(),
+        None => from_image.entrypoint.clone().unwrap_or_default(),
+    };
+    let cmd = match &spec.cmd {
+        Some(list) if !list.is_empty() => list.clone(),
+        _ if given => Vec::new(),
+        _ => from_image.cmd.clone().unwrap_or_default(),
+    };
+    let args: Vec<String> = entrypoint.into_iter().chain(cmd).collect();
+    if args.is_empty() || args[0].is_empty() {
+        return Err(EngineError::Invalid("No command specified".to_owned()));
+    }
+    Ok(args)
+}
+
+/// Makes the volumes that the container names, and one for each path that only asks for some.
+fn make_volumes(inner: &Inner, record: &mut ContainerRecord, image: &Image) -> Result<()> {
+    let spec = &mut record.spec;
+    for path in spec.anonymous_volumes.clone() {
+        if spec.mounts.iter().any(|m| m.target.trim_end_matches('/') == path.trim_end_matches('/')) {
+            continue;
+        }
+        let name = sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?;
+        spec.mounts.push(MountSpec {
+            source: MountSource::Volume { name, anonymous: true, copy_up: true },
+            target: path,
+            read_only: false,
+            mode: String::new(),
+            propagation: String::new(),
+        });
+    }
+    for mount in &spec.mounts {
+        match &mount.source {
+            MountSource::Volume { name, anonymous, copy_up } => {
+                let (volume, new) = volumes::ensure(inner, name, BTreeMap::new(), *anonymous)?;
+                if new && *copy_up {
+                    inner.images.copy_up(image, &record.id, &mount.target, &volume.directory)?;
+                }
+            }
+            MountSource::Bind { path, .. } => {
+                if !path.exists() {
+                    let path = path.display();
+                    return Err(EngineError::Invalid(format!(
+                        "invalid mount config for type \"bind\": bind source path does not exist: {path}"
+                    )));
+                }
+            }
+            MountSource::Tmpfs { .. } => {}
+        }
+    }
+    Ok(())
+}

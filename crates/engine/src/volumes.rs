@@ -1,0 +1,175 @@
+//! Volumes: directories `<root>/volumes/<name>/_data` that outlive containers.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use sampan_base::{Timestamp, files as disk};
+
+use crate::error::{EngineError, Result};
+use crate::events::EventKind;
+use crate::metadata::VolumeRecord;
+use crate::spec::{ContainerSpec, MountSource};
+use crate::{Engine, Inner, blocking};
+
+/// A volume and where it lies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Volume {
+    /// What is stored of it.
+    pub record: VolumeRecord,
+    /// Its directory on the host.
+    pub directory: PathBuf,
+}
+
+fn directory(inner: &Inner, name: &str) -> PathBuf {
+    inner.config.volumes().join(name).join("_data")
+}
+
+/// Volumes' names are container names of at least two characters, as in Docker.
+fn check_name(name: &str) -> Result<()> {
+    crate::spec::check_name(name).map_err(|_| {
+        EngineError::Invalid(format!(
+            "create {name}: \"{name}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
+        ))
+    })
+}
+
+/// Makes the volume `name` unless there is one; tells whether it is new.
+pub(crate) fn ensure(
+    inner: &Inner,
+    name: &str,
+    labels: BTreeMap<String, String>,
+    anonymous: bool,
+) -> Result<(Volume, bool)> {
+    check_name(name)?;
+    let existing = inner.metadata.volumes()?.into_iter().find(|v| v.name == name);
+    let directory = directory(inner, name);
+    disk::create_directories(&inner.config.volumes(), 0o711).map_err(EngineError::file)?;
+    disk::create_directories(&directory, 0o755).map_err(EngineError::file)?;
+    if let Some(record) = existing {
+        return Ok((Volume { record, directory }, false));
+    }
+    let record = VolumeRecord { name: name.to_owned(), created: Timestamp::now(), labels, anonymous };
+    inner.metadata.put_volume(&record)?;
+    let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
+    inner.events.publish(EventKind::Volume, "create", name, attributes);
+    Ok((Volume { record, directory }, true))
+}
+
+/// Where each volume of the spec's mounts lies.
+pub(crate) fn sources(inner: &Inner, spec: &ContainerSpec) -> BTreeMap<String, PathBuf> {
+    let names = spec.mounts.iter().filter_map(|m| match &m.source {
+        MountSource::Volume { name, .. } => Some(name),
+        _ => None,
+    });
+    names.map(|name| (name.clone(), directory(inner, name))).collect()
+}
+
+/// Removes the volumes that were made for this container alone. What fails is logged: the volume is then an unused one.
+pub(crate) fn remove_anonymous(inner: &Inner, spec: &ContainerSpec) {
+    for mount in &spec.mounts {
+        if let MountSource::Volume { name, anonymous: true, .. } = &mount.source
+            && let Err(error) = remove(inner, name)
+        {
+            tracing::warn!(volume = name, error = sampan_base::chain(&error), "cannot remove the volume");
+        }
+    }
+}
+
+fn remove(inner: &Inner, name: &str) -> Result<()> {
+    inner.metadata.remove_volume(name)?;
+    disk::remove_if_exists(&inner.config.volumes().join(name)).map_err(EngineError::file)?;
+    inner.events.publish(
+        EventKind::Volume,
+        "destroy",
+        name,
+        BTreeMap::from([("driver".to_owned(), "local".to_owned())]),
+    );
+    Ok(())
+}
+
+impl Engine {
+    /// All volumes.
+    ///
+    /// # Errors
+    /// If the metadata can't be read.
+    pub async fn volumes(&self) -> Result<Vec<Volume>> {
+        let inner = self.inner.clone();
+        blocking(move || {
+            let records = inner.metadata.volumes()?;
+            let with_directory = |record: VolumeRecord| {
+                let directory = directory(&inner, &record.name);
+                Volume { record, directory }
+            };
+            Ok(records.into_iter().map(with_directory).collect())
+        })
+        .await
+    }
+
+    /// The volume of this name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn volume(&self, name: &str) -> Result<Volume> {
+        let found = self.volumes().await?.into_iter().find(|v| v.record.name == name);
+        found.ok_or_else(|| EngineError::NoSuchVolume { name: name.to_owned() })
+    }
+
+    /// Makes a volume, or answers the one that has the name; without a name, one is made up.
+    ///
+    /// # Errors
+    /// If the name can't be one.
+    pub async fn volume_create(&self, name: Option<String>, labels: BTreeMap<String, String>) -> Result<Volume> {
+        let inner = self.inner.clone();
+        blocking(move || {
+            let anonymous = name.is_none();
+            let name = match name {
+                Some(name) => name,
+                None => sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?,
+            };
+            Ok(ensure(&inner, &name, labels, anonymous)?.0)
+        })
+        .await
+    }
+
+    /// Removes a volume that no container uses.
+    ///
+    /// # Errors
+    /// If there is none of this name or a container uses it.
+    pub async fn volume_remove(&self, name: &str) -> Result<()> {
+        self.volume(name).await?;
+        let users = self.volume_users(name);
+        if !users.is_empty() {
+            return Err(EngineError::Conflict(format!(
+                "remove {name}: volume is in use - [{}]",
+                users.join(", ")
+            )));
+        }
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        blocking(move || remove(&inner, &name)).await
+    }
+
+    /// The ids of the containers that have the volume.
+    fn volume_users(&self, name: &str) -> Vec<String> {
+        let uses = |spec: &ContainerSpec| {
+            spec.mounts.iter().any(|m| matches!(&m.source, MountSource::Volume { name: n, .. } if n == name))
+        };
+        let views = self.containers().into_iter();
+        views.filter(|v| uses(&v.record.spec)).map(|v| v.record.id).collect()
+    }
+
+    /// Removes the volumes that no container uses: the ones without a given name, or all.
+    ///
+    /// # Errors
+    /// If the metadata can't be read, or one can't be removed.
+    pub async fn volumes_prune(&self, all: bool) -> Result<Vec<String>> {
+        let mut removed = Vec::new();
+        for volume in self.volumes().await? {
+            let name = volume.record.name;
+            if (all || volume.record.anonymous) && self.volume_users(&name).is_empty() {
+                self.volume_remove(&name).await?;
+                removed.push(name);
+            }
+        }
+        Ok(removed)
+    }
+}
