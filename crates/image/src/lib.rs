@@ -1,1 +1,47 @@
-//! Images on disk: content store, references, layers, snapshots.
+//! Images on disk: content store, references, layers, snapshots. Synchronous; one process owns a store.
+//!
+//! ```no_run
+//! # use sampan_image::{ImportOptions, InitLayer, Store};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Store::open("/var/lib/sampan".as_ref())?;
+//! let options = ImportOptions { names: vec!["debian:bookworm".parse()?], ..ImportOptions::default() };
+//! let image = store.import_rootfs(&mut std::fs::File::open("rootfs.tar")?, &options)?;
+//!
+//! store.prepare("container-1", image.chain_id(), &InitLayer::docker())?;
+//! store.mount("container-1", "/run/sampan/bundles/container-1/rootfs".as_ref())?;
+//! for change in store.changes("container-1")? {
+//!     println!("{} {}", change.kind.letter(), change.path.display());
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! * [`store`]: [`Store`], what is where on disk, and [`Lease`], which keeps things from being collected.
+//! * [`image`]: [`Image`], names and ids.
+//! * [`unpack`]: layers from streams and blobs; [`import`]: `docker import`.
+//! * [`snapshot`]: containers' and build steps' file systems; [`commit`]: these as layers and tars.
+//! * [`gc`]: what nothing needs goes.
+//! * [`layer`], [`tar`], [`compression`]: the formats. [`limits`]: what is accepted at most.
+
+pub mod commit;
+pub mod compression;
+mod content;
+pub mod gc;
+pub mod image;
+pub mod import;
+pub mod layer;
+pub mod limits;
+mod metadata;
+pub mod snapshot;
+pub mod store;
+pub mod tar;
+pub mod unpack;
+
+pub use gc::Collected;
+pub use image::{Image, ImageError, ImageId, ResolveError};
+pub use import::{ImportError, ImportOptions};
+pub use layer::apply::{ApplyError, EntryError};
+pub use layer::changes::{Change, ChangeKind};
+pub use metadata::MetadataError;
+pub use snapshot::{InitLayer, Scratch, Snapshot, SnapshotError};
+pub use store::{Layer, Lease, OpenError, Store};
+pub use unpack::{Expected, UnpackError};

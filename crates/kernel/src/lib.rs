@@ -1,6 +1,7 @@
 //! The only unsafe code: system calls and kernel interfaces that rustix does not have, each behind a safe function
 //! that says what it does. What rustix has, callers take from rustix.
 //!
+//! * [`beneath`]: paths inside a tree that someone else filled.
 //! * [`signals`]: signals as a descriptor to poll.
 //! * [`process`]: children in new namespaces, exec, what only the calling process can do to itself.
 //! * [`mount`]: attributes of mounts; the rest of the new mount API is in rustix.
@@ -9,6 +10,7 @@
 //! * [`cgroup`]: where the control group hierarchies are, and files in them.
 //! * [`devices`]: device rules of cgroup v2, compiled to eBPF and attached.
 
+pub mod beneath;
 pub mod capabilities;
 pub mod cgroup;
 pub mod devices;

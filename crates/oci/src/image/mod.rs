@@ -155,10 +155,7 @@ mod tests {
             c = media::CONFIG
         );
         let manifest: Manifest = serde_json::from_str(&text).unwrap();
-        assert_eq!(
-            serde_json::to_value(&manifest).unwrap(),
-            serde_json::from_str::<Value>(&text).unwrap()
-        );
+        assert_eq!(serde_json::to_value(&manifest).unwrap(), serde_json::from_str::<Value>(&text).unwrap());
     }
 
     #[test]

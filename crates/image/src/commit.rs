@@ -1,0 +1,38 @@
+//! A container's changes as a layer, and its whole file system as a tar.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::layer::diff;
+use crate::metadata::{ChainRecord, SNAPSHOTS, SnapshotRecord};
+use crate::snapshot::SnapshotError;
+use crate::store::{Layer, Lease, Store};
+
+impl Store {
+    /// Makes what the snapshot `key` changed a layer on top of its parent, without the init layer; `None` if it
+    /// changed nothing. The snapshot stays as it is; the layer is unpacked when it is first needed. It is held by
+    /// `lease` until an image has it.
+    ///
+    /// # Errors
+    /// If there is no such snapshot, a file changes while it is read, or the disk is full; nothing is left then.
+    pub fn commit(&self, key: &str, lease: &Lease) -> Result<Option<Layer>, SnapshotError> {
+        let record: SnapshotRecord = self
+            .metadata()
+            .get(SNAPSHOTS, key)?
+            .ok_or_else(|| SnapshotError::NotFound { key: key.to_owned() })?;
+        let upper = self.directory_path(record.directory).join("fs");
+        let Some(layer) = self.store_layer(&upper, record.parent.as_ref(), lease)? else { return Ok(None) };
+        let chain = ChainRecord { diff_id: layer.diff_id.clone(), parent: record.parent, directory: None };
+        self.adopt_chain(&layer.chain_id, chain, lease)?;
+        Ok(Some(layer))
+    }
+
+    /// Writes the whole file system that is mounted at `rootfs` as one tar: `docker export`.
+    ///
+    /// # Errors
+    /// If it can't be read or `output` fails.
+    pub fn export(&self, rootfs: &Path, output: &mut dyn Write) -> Result<(), SnapshotError> {
+        diff::write(rootfs, diff::Marks::Flat, std::io::BufWriter::with_capacity(256 * 1024, output))?;
+        Ok(())
+    }
+}

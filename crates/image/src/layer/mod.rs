@@ -1,0 +1,44 @@
+//! Layers: a tar to a directory ([`apply`]), a directory back to a tar ([`diff`]), and what a container changed
+//! ([`changes`]).
+//!
+//! On disk a layer is a directory as overlayfs wants it: a file that the layer deletes is a character device 0:0, a
+//! directory that hides what is below it has the attribute `trusted.overlay.opaque` with the value `y`. In a tar
+//! the same two are the empty files `.wh.NAME` and `.wh..wh..opq`.
+
+pub(crate) mod apply;
+pub(crate) mod changes;
+pub(crate) mod diff;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::fs::{FileType, Stat};
+use sampan_kernel::beneath;
+
+/// Marks a deleted name in a tar.
+const WHITEOUT: &[u8] = b".wh.";
+/// Names of aufs's own that mean nothing here, and the opaque mark.
+const WHITEOUT_META: &[u8] = b".wh..wh.";
+/// Marks an opaque directory in a tar.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Marks an opaque directory on disk.
+const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+
+fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+fn is_opaque(directory: impl AsFd, name: &OsStr) -> io::Result<bool> {
+    Ok(beneath::xattr(directory, name, OsStr::new(OPAQUE_XATTR))?.as_deref() == Some(b"y"))
+}
+
+/// overlayfs's private attributes: they never enter a tar, and are never taken from one, because they would make
+/// the mount believe things (redirects, other files' data) that the tar's author chose.
+fn is_overlays_own(xattr: &[u8]) -> bool {
+    xattr.starts_with(b"trusted.overlay.") || xattr.starts_with(b"user.overlay.")
+}

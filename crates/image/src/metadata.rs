@@ -1,0 +1,300 @@
+//! What the store knows, in one redb file: which names, images, layers and snapshots there are.
+//!
+//! ```text
+//! image.redb, format 1; keys are text, values JSON
+//!   meta       "format"            -> 1
+//!   names      canonical reference -> image id
+//!   images     image id            -> ImageRecord      (the id is the digest of the configuration's bytes)
+//!   chains     chain id            -> ChainRecord      (a layer on top of those below it)
+//!   diffs      diff id             -> DiffRecord       (which blob holds the layer's tar)
+//!   snapshots  key                 -> SnapshotRecord   (a container's read-write layer)
+//!   cache      build cache key     -> CacheRecord
+//! ```
+//!
+//! A record is committed only when what it speaks of is on disk. Layers and blobs are many files; syncing each
+//! would cost more than making them. So their records (`chains`, `diffs`, `cache`) first wait in memory
+//! ([`Pending`]), where every reader sees them, and [`Metadata::flush`] syncs the file system once and then commits
+//! them together. A crash before that loses records of which nobody was told, and the next
+//! [`crate::Store::open`] removes the files that no record names.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use sampan_base::{ChainId, Class, DiffId, Digest, FileError, Timestamp};
+use serde::{Deserialize, Serialize};
+
+type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+
+const META: Table = TableDefinition::new("meta");
+pub(crate) const NAMES: Table = TableDefinition::new("names");
+pub(crate) const IMAGES: Table = TableDefinition::new("images");
+pub(crate) const CHAINS: Table = TableDefinition::new("chains");
+pub(crate) const DIFFS: Table = TableDefinition::new("diffs");
+pub(crate) const SNAPSHOTS: Table = TableDefinition::new("snapshots");
+pub(crate) const CACHE: Table = TableDefinition::new("cache");
+
+const FORMAT: u32 = 1;
+/// Bytes of redb's page cache: the whole database of a busy host fits, and an idle one takes what it uses.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// An image.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    pub(crate) manifest: Digest,
+    pub(crate) added: Timestamp,
+}
+
+/// A layer on top of those below it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct ChainRecord {
+    pub(crate) diff_id: DiffId,
+    pub(crate) parent: Option<ChainId>,
+    /// Where it is unpacked: `snapshots/<number>/fs`. `None`: only its blob is there.
+    pub(crate) directory: Option<u64>,
+}
+
+/// Where a layer's tar is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct DiffRecord {
+    pub(crate) blob: Digest,
+    /// Bytes of the blob.
+    pub(crate) blob_size: u64,
+    pub(crate) media_type: String,
+    /// Bytes of the layer's files.
+    pub(crate) size: u64,
+}
+
+/// A container's read-write layer: `snapshots/<number>/{init,fs,work}`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotRecord {
+    pub(crate) directory: u64,
+    pub(crate) parent: Option<ChainId>,
+    pub(crate) created: Timestamp,
+}
+
+/// What a build step led to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct CacheRecord {
+    /// The layers that it holds on to, if any.
+    pub(crate) chain: Option<ChainId>,
+    /// Whatever the builder wants to remember.
+    pub(crate) value: String,
+    pub(crate) used: Timestamp,
+}
+
+/// The database can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MetadataError {
+    /// It can't be opened, read or written.
+    #[error("cannot {action} the image database `{}`", path.display())]
+    Database {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<redb::Error>,
+    },
+    /// A record is not what this program writes.
+    #[error("the record `{key}` in the image database is damaged")]
+    Record {
+        /// Its key.
+        key: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// It was made by a newer program.
+    #[error("the image database `{}` has format {found}, this program knows {FORMAT}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// What the records speak of can't be brought to disk.
+    #[error(transparent)]
+    Sync(#[from] FileError),
+}
+
+impl MetadataError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        match self {
+            MetadataError::Database { source, .. } => match &**source {
+                redb::Error::Io(e) => sampan_base::error::class_of_io(e),
+                _ => Class::Internal,
+            },
+            MetadataError::Record { .. } => Class::Internal,
+            MetadataError::Format { .. } => Class::Unsupported,
+            MetadataError::Sync(e) => e.class(),
+        }
+    }
+}
+
+/// Records of layers that are not surely on disk yet.
+#[derive(Default)]
+pub(crate) struct Pending {
+    pub(crate) chains: BTreeMap<ChainId, ChainRecord>,
+    pub(crate) diffs: BTreeMap<DiffId, DiffRecord>,
+    pub(crate) cache: BTreeMap<String, CacheRecord>,
+    /// Blobs were written that no record above speaks of (configurations, manifests).
+    pub(crate) blobs: bool,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.diffs.is_empty() && self.cache.is_empty() && !self.blobs
+    }
+}
+
+pub(crate) struct Metadata {
+    database: Database,
+    path: PathBuf,
+    /// The file system to sync: that of the store's root.
+    root: PathBuf,
+    pending: Mutex<Pending>,
+}
+
+type Result<T> = std::result::Result<T, MetadataError>;
+
+impl Metadata {
+    pub(crate) fn open(root: &Path) -> Result<Metadata> {
+        let path = root.join("image.redb");
+        let failed = |source: redb::Error| MetadataError::Database {
+            action: "open",
+            path: path.clone(),
+            source: Box::new(source),
+        };
+        let mut builder = Database::builder();
+        let database = builder.set_cache_size(CACHE_BYTES).create(&path).map_err(|e| failed(e.into()))?;
+        let metadata =
+            Metadata { database, path, root: root.to_owned(), pending: Mutex::new(Pending::default()) };
+        let found: Option<u32> = metadata.read_if_there(META, "format")?;
+        match found {
+            Some(FORMAT) => {}
+            Some(found) => return Err(MetadataError::Format { path: metadata.path, found }),
+            None => metadata.write(|t| {
+                // Opening a table makes it, so that readers find them all.
+                for table in [NAMES, IMAGES, CHAINS, DIFFS, SNAPSHOTS, CACHE] {
+                    metadata.on("create tables in", t.open_table(table))?;
+                }
+                metadata.put(t, META, "format", &FORMAT)
+            })?,
+        }
+        Ok(metadata)
+    }
+
+    /// One record.
+    pub(crate) fn get<T: for<'de> Deserialize<'de>>(&self, table: Table, key: &str) -> Result<Option<T>> {
+        self.read_if_there(table, key)
+    }
+
+    fn read_if_there<T: for<'de> Deserialize<'de>>(&self, table: Table, key: &str) -> Result<Option<T>> {
+        let transaction = self.on("read", self.database.begin_read())?;
+        let table = match transaction.open_table(table) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            other => self.on("read", other)?,
+        };
+        match self.on("read", table.get(key))? {
+            Some(value) => parse(key, value.value()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// All records of a table.
+    pub(crate) fn all<T: for<'de> Deserialize<'de>>(&self, table: Table) -> Result<Vec<(String, T)>> {
+        let transaction = self.on("read", self.database.begin_read())?;
+        let table = self.on("read", transaction.open_table(table))?;
+        let mut all = Vec::new();
+        for entry in self.on("read", table.iter())? {
+            let (key, value) = self.on("read", entry)?;
+            all.push((key.value().to_owned(), parse(key.value(), value.value())?));
+        }
+        Ok(all)
+    }
+
+    /// Changes records in one durable transaction; nothing is changed if `change` fails.
+    pub(crate) fn write<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
+        let transaction = self.on("write", self.database.begin_write())?;
+        let value = change(&transaction)?;
+        self.on("write", transaction.commit())?;
+        Ok(value)
+    }
+
+    pub(crate) fn put(
+        &self,
+        t: &WriteTransaction,
+        table: Table,
+        key: &str,
+        value: &impl Serialize,
+    ) -> Result<()> {
+        let json = serde_json::to_vec(value)
+            .map_err(|source| MetadataError::Record { key: key.to_owned(), source })?;
+        let mut table = self.on("write", t.open_table(table))?;
+        self.on("write", table.insert(key, json.as_slice()))?;
+        Ok(())
+    }
+
+    pub(crate) fn delete(&self, t: &WriteTransaction, table: Table, key: &str) -> Result<()> {
+        let mut table = self.on("write", t.open_table(table))?;
+        self.on("write", table.remove(key))?;
+        Ok(())
+    }
+
+    /// The records that are not committed yet.
+    pub(crate) fn pending(&self) -> MutexGuard<'_, Pending> {
+        // What a panicking thread left is still a set of true records.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the files of all pending records to disk, commits these records and what `change` adds, all or none.
+    pub(crate) fn flush<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
+        // Held throughout: a record that came after the sync must not be committed with those before it.
+        let mut pending = self.pending();
+        if !pending.is_empty() {
+            let synced = std::fs::File::open(&self.root).and_then(|f| Ok(rustix::fs::syncfs(f)?));
+            synced.map_err(FileError::on("sync the file system of", &self.root))?;
+        }
+        let value = self.write(|t| {
+            for (key, record) in &pending.chains {
+                self.put(t, CHAINS, key.0.as_str(), record)?;
+            }
+            for (key, record) in &pending.diffs {
+                self.put(t, DIFFS, key.0.as_str(), record)?;
+            }
+            for (key, record) in &pending.cache {
+                self.put(t, CACHE, key, record)?;
+            }
+            change(t)
+        })?;
+        *pending = Pending::default();
+        Ok(value)
+    }
+
+    pub(crate) fn chain(&self, id: &ChainId) -> Result<Option<ChainRecord>> {
+        let pending = self.pending().chains.get(id).cloned();
+        match pending {
+            Some(record) => Ok(Some(record)),
+            None => self.get(CHAINS, id.0.as_str()),
+        }
+    }
+
+    pub(crate) fn diff(&self, id: &DiffId) -> Result<Option<DiffRecord>> {
+        let pending = self.pending().diffs.get(id).cloned();
+        match pending {
+            Some(record) => Ok(Some(record)),
+            None => self.get(DIFFS, id.0.as_str()),
+        }
+    }
+
+    fn on<T, E: Into<redb::Error>>(&self, action: &'static str, r: std::result::Result<T, E>) -> Result<T> {
+        r.map_err(|e| MetadataError::Database { action, path: self.path.clone(), source: Box::new(e.into()) })
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(key: &str, value: &[u8]) -> Result<T> {
+    serde_json::from_slice(value).map_err(|source| MetadataError::Record { key: key.to_owned(), source })
+}

@@ -1,0 +1,379 @@
+//! Snapshots: file systems made of an image's layers.
+//!
+//! A container's file system has three parts, mounted as one overlay:
+//!
+//! ```text
+//!   read-write layer   snapshots/<n>/fs       what the container changes; `changes` and `commit` read it
+//!   init layer         snapshots/<n>/init     mount points and /etc files, see InitLayer; never committed
+//!   layers             snapshots/<m>/fs …     read-only, one a chain id, shared by all
+//! ```
+//!
+//! A snapshot is prepared under a *key* (the container's id) on top of a *parent* (the chain id of the image), is
+//! mounted and unmounted any number of times, survives restarts, and goes by [`Store::remove_snapshot`].
+//!
+//! A [`Scratch`] has the same parts but no key: it belongs to one build step, is mounted without syncing, and either
+//! becomes a layer ([`Scratch::freeze`], which copies nothing) or vanishes when dropped, or when the store opens
+//! after a crash.
+
+mod init;
+pub(crate) mod overlay;
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid};
+use sampan_base::{ChainId, Class, DiffId, FileError, Timestamp, files};
+use sampan_kernel::beneath::{self, RootDir};
+
+pub use init::InitLayer;
+
+use crate::layer::changes::{self, Change};
+use crate::layer::diff;
+use crate::metadata::{ChainRecord, MetadataError, SNAPSHOTS, SnapshotRecord};
+use crate::store::{Layer, Lease, Store};
+use crate::unpack::UnpackError;
+
+/// A container's read-write layer and what it lies on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Snapshot {
+    /// Its name.
+    pub key: String,
+    /// The layers that it lies on; `None`: none.
+    pub parent: Option<ChainId>,
+    /// When it was prepared.
+    pub created: Timestamp,
+    /// Where changes go.
+    pub upper: PathBuf,
+}
+
+/// Why a snapshot can't be prepared, mounted, read or removed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The key is taken.
+    #[error("a snapshot `{key}` exists already")]
+    Exists {
+        /// The key.
+        key: String,
+    },
+    /// There is none of that key.
+    #[error("no snapshot `{key}`")]
+    NotFound {
+        /// The key.
+        key: String,
+    },
+    /// A layer to lie on is not in the store.
+    #[error("cannot prepare the layers `{}`", chain.0)]
+    Parent {
+        /// The layers.
+        chain: ChainId,
+        /// Why.
+        source: Box<UnpackError>,
+    },
+    /// The kernel does not mount it.
+    #[error("cannot mount the file system of `{key}` at `{}`", at.display())]
+    Mount {
+        /// Its key.
+        key: String,
+        /// Where.
+        at: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The kernel does not unmount it.
+    #[error("cannot unmount `{}`", at.display())]
+    Unmount {
+        /// Where.
+        at: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of the store.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The database.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+}
+
+impl SnapshotError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        match self {
+            SnapshotError::Exists { .. } => Class::Conflict,
+            SnapshotError::NotFound { .. } => Class::NotFound,
+            SnapshotError::Parent { source, .. } => source.class(),
+            SnapshotError::Mount { source, .. } | SnapshotError::Unmount { source, .. } => {
+                match source.kind() {
+                    std::io::ErrorKind::Unsupported => Class::Unsupported,
+                    _ => Class::Internal,
+                }
+            }
+            SnapshotError::File(e) => match e.class() {
+                Class::NotFound => Class::Internal,
+                class => class,
+            },
+            SnapshotError::Metadata(e) => e.class(),
+        }
+    }
+}
+
+impl Store {
+    /// Makes the snapshot `key` on top of the layers `parent`, unpacking those that are not yet. It is durable, but
+    /// not mounted.
+    ///
+    /// # Errors
+    /// If the key is taken, a layer is missing, or the disk is full; nothing is left then.
+    pub fn prepare(
+        &self,
+        key: &str,
+        parent: Option<&ChainId>,
+        init: &InitLayer,
+    ) -> Result<Snapshot, SnapshotError> {
+        let lease = self.lease();
+        if self.metadata().get::<SnapshotRecord>(SNAPSHOTS, key)?.is_some() {
+            return Err(SnapshotError::Exists { key: key.to_owned() });
+        }
+        let below = self.layers_below(parent, &lease)?;
+        let directory = self.new_directory()?;
+        make_parts(directory.path(), &below, init)?;
+        let record = SnapshotRecord {
+            directory: directory.number(),
+            parent: parent.cloned(),
+            created: Timestamp::now(),
+        };
+        let put = |t: &_| self.metadata().put(t, SNAPSHOTS, key, &record);
+        // A parent that is not on disk yet must be first; usually it is, and nothing is synced.
+        if parent.is_some_and(|p| self.metadata().pending().chains.contains_key(p)) {
+            self.metadata().flush(put)?;
+        } else {
+            self.metadata().write(put)?;
+        }
+        let upper = directory.keep().join("fs");
+        Ok(Snapshot { key: key.to_owned(), parent: record.parent, created: record.created, upper })
+    }
+
+    /// Mounts the snapshot `key` at the directory `at`.
+    ///
+    /// # Errors
+    /// If there is no such snapshot or the kernel refuses.
+    pub fn mount(&self, key: &str, at: &Path) -> Result<(), SnapshotError> {
+        let record = self.snapshot_record(key)?;
+        let below = self.layers_below(record.parent.as_ref(), &self.lease())?;
+        let parts = self.directory_path(record.directory);
+        mount_parts(&parts, below, false, at).map_err(|source| SnapshotError::Mount {
+            key: key.to_owned(),
+            at: at.to_owned(),
+            source,
+        })
+    }
+
+    /// Unmounts whatever is mounted at `at`, at once for all that look from now on; no error if nothing is.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn unmount(&self, at: &Path) -> Result<(), SnapshotError> {
+        overlay::unmount(at, true).map_err(|source| SnapshotError::Unmount { at: at.to_owned(), source })
+    }
+
+    /// Removes the snapshot `key`, which must not be mounted any more. Its layers stay as long as an image or
+    /// another snapshot uses them.
+    ///
+    /// # Errors
+    /// If there is none, or its files can't be removed (they then go when the store opens the next time).
+    pub fn remove_snapshot(&self, key: &str) -> Result<(), SnapshotError> {
+        let record = self.snapshot_record(key)?;
+        self.metadata().write(|t| self.metadata().delete(t, SNAPSHOTS, key))?;
+        remove_directory(&self.directory_path(record.directory))?;
+        Ok(())
+    }
+
+    /// All snapshots, ordered by key.
+    ///
+    /// # Errors
+    /// If the database can't be read.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>, SnapshotError> {
+        let records = self.metadata().all::<SnapshotRecord>(SNAPSHOTS)?;
+        Ok(records.into_iter().map(|(key, record)| self.snapshot_of(key, record)).collect())
+    }
+
+    /// The snapshot `key`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn snapshot(&self, key: &str) -> Result<Snapshot, SnapshotError> {
+        Ok(self.snapshot_of(key.to_owned(), self.snapshot_record(key)?))
+    }
+
+    /// What the snapshot `key` changed of its layers, in the order of the paths: `docker diff`.
+    ///
+    /// # Errors
+    /// If there is no such snapshot or it can't be read.
+    pub fn changes(&self, key: &str) -> Result<Vec<Change>, SnapshotError> {
+        let record = self.snapshot_record(key)?;
+        let parts = self.directory_path(record.directory);
+        let mut below = vec![parts.join("init")];
+        below.extend(self.layers_below(record.parent.as_ref(), &self.lease())?);
+        Ok(changes::changes(&parts.join("fs"), &below)?)
+    }
+
+    /// Bytes of the files in the read-write layer of `key`.
+    ///
+    /// # Errors
+    /// If there is no such snapshot or it can't be read.
+    pub fn snapshot_size(&self, key: &str) -> Result<u64, SnapshotError> {
+        let record = self.snapshot_record(key)?;
+        let upper = self.directory_path(record.directory).join("fs");
+        Ok(diff::write(&upper, diff::Marks::Layer, std::io::sink())?.bytes)
+    }
+
+    /// A file system for one step of a build, mounted and ready to be changed.
+    ///
+    /// # Errors
+    /// As [`Store::prepare`] and [`Store::mount`].
+    pub fn scratch(
+        &self,
+        parent: Option<&ChainId>,
+        init: &InitLayer,
+        lease: &Lease,
+    ) -> Result<Scratch, SnapshotError> {
+        let below = self.layers_below(parent, lease)?;
+        let directory = self.new_directory()?;
+        make_parts(directory.path(), &below, init)?;
+        let at = directory.path().join("rootfs");
+        files::create_directories(&at, 0o755)?;
+        mount_parts(directory.path(), below, true, &at).map_err(|source| SnapshotError::Mount {
+            key: "a build step".into(),
+            at: at.clone(),
+            source,
+        })?;
+        Ok(Scratch { store: self.clone(), directory: Some(directory), parent: parent.cloned(), rootfs: at })
+    }
+
+    /// The file system of layers that nobody changes, mounted: for `COPY --from`. As [`Store::scratch`].
+    ///
+    /// # Errors
+    /// As [`Store::scratch`].
+    pub fn view(&self, chain: Option<&ChainId>, lease: &Lease) -> Result<Scratch, SnapshotError> {
+        self.scratch(chain, &InitLayer::empty(), lease)
+    }
+
+    fn snapshot_record(&self, key: &str) -> Result<SnapshotRecord, SnapshotError> {
+        let record = self.metadata().get(SNAPSHOTS, key)?;
+        record.ok_or_else(|| SnapshotError::NotFound { key: key.to_owned() })
+    }
+
+    fn snapshot_of(&self, key: String, record: SnapshotRecord) -> Snapshot {
+        let upper = self.directory_path(record.directory).join("fs");
+        Snapshot { key, parent: record.parent, created: record.created, upper }
+    }
+
+    /// The directories of the layers of `chain`, the uppermost first, unpacked and held by `lease`.
+    fn layers_below(&self, chain: Option<&ChainId>, lease: &Lease) -> Result<Vec<PathBuf>, SnapshotError> {
+        let Some(chain) = chain else { return Ok(Vec::new()) };
+        self.unpacked(chain, lease)
+            .map_err(|source| SnapshotError::Parent { chain: chain.clone(), source: Box::new(source) })
+    }
+}
+
+/// A file system that lasts as long as this value; see the module.
+pub struct Scratch {
+    store: Store,
+    /// `None` once it has become a layer.
+    directory: Option<crate::store::NewDirectory>,
+    parent: Option<ChainId>,
+    rootfs: PathBuf,
+}
+
+impl Scratch {
+    /// Where it is mounted.
+    pub fn rootfs(&self) -> &Path {
+        &self.rootfs
+    }
+
+    /// Makes what was changed a layer on top of the parent; the init layer is no part of it. `None` if nothing was
+    /// changed. The directory becomes the unpacked layer, and its tar a blob.
+    ///
+    /// # Errors
+    /// If someone still uses the mount, or the disk is full; nothing is left then.
+    pub fn freeze(mut self, lease: &Lease) -> Result<Option<Layer>, SnapshotError> {
+        overlay::unmount(&self.rootfs, false)
+            .map_err(|source| SnapshotError::Unmount { at: self.rootfs.clone(), source })?;
+        // Taken out only here: dropping an earlier failure cleans up.
+        let Some(directory) = self.directory.take() else { return Ok(None) };
+        let Some(layer) =
+            self.store.store_layer(&directory.path().join("fs"), self.parent.as_ref(), lease)?
+        else {
+            return Ok(None);
+        };
+        let record = ChainRecord {
+            diff_id: layer.diff_id.clone(),
+            parent: self.parent.clone(),
+            directory: Some(directory.number()),
+        };
+        if self.store.adopt_chain(&layer.chain_id, record, lease)? {
+            let path = directory.keep();
+            for part in ["work", "init", "rootfs"] {
+                remove_directory(&path.join(part))?;
+            }
+        }
+        Ok(Some(layer))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Files that stay here go when the store opens the next time.
+        let _ = overlay::unmount(&self.rootfs, true);
+    }
+}
+
+/// The parts of a snapshot in its directory. The roots look as the root below does, since the uppermost one's owner
+/// and mode are what the container sees.
+fn make_parts(directory: &Path, below: &[PathBuf], init: &InitLayer) -> Result<(), FileError> {
+    for part in ["fs", "work", "init"] {
+        files::create_directories(&directory.join(part), 0o755)?;
+    }
+    let open = |path: &PathBuf| RootDir::open(path).map_err(FileError::on("open", path));
+    let below = below.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    init.write(&directory.join("init"), &below)?;
+    for part in ["fs", "init"] {
+        if let Some(root) = below.first() {
+            like(&directory.join(part), root)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a new directory the owner, mode and time of the root `model`.
+pub(crate) fn like(directory: &Path, model: &RootDir) -> Result<(), FileError> {
+    let copied = (|| {
+        let stat = rustix::fs::fstat(model)?;
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        rustix::fs::chownat(CWD, directory, Some(uid), Some(gid), AtFlags::empty())?;
+        rustix::fs::chmodat(CWD, directory, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
+        let times = crate::layer::apply::timestamps(crate::layer::apply::mtime_of(&stat));
+        rustix::fs::utimensat(CWD, directory, &times, AtFlags::empty())
+    })();
+    copied.map_err(|e| FileError {
+        action: "set the owner and mode of",
+        path: directory.to_owned(),
+        source: e.into(),
+    })
+}
+
+fn mount_parts(parts: &Path, below: Vec<PathBuf>, volatile: bool, at: &Path) -> std::io::Result<()> {
+    let mut lower = vec![parts.join("init")];
+    lower.extend(below);
+    let (upper, work) = (parts.join("fs"), parts.join("work"));
+    overlay::Overlay { lower, upper, work, volatile }.mount(at)
+}
+
+/// Removes a tree of the store; no error if it is gone.
+pub(crate) fn remove_directory(path: &Path) -> Result<(), FileError> {
+    beneath::remove_tree(CWD, path.as_os_str()).map_err(FileError::on("remove", path))
+}
+
+/// The chain id of `diff_id` on top of `parent`.
+pub(crate) fn chain_on(parent: Option<&ChainId>, diff_id: &DiffId) -> ChainId {
+    ChainId::extend(parent, diff_id)
+}
