@@ -154,7 +154,8 @@ fn make(inner: &Inner, id: String, name: String, mut spec: ContainerSpec) -> Res
         phase: Phase::Created { error: None },
     };
     let result = (|| {
-        inner.images.prepare_snapshot(&record.id, &image)?;
+        let directory = record.spec.working_dir.as_ref().unwrap_or(&image.config.config.working_dir);
+        inner.images.prepare_snapshot(&record.id, &image, directory)?;
         let directory = inner.config.container_directory(&record.id);
         disk::create_directories(&directory, 0o710).map_err(EngineError::file)?;
         make_volumes(inner, &mut record, &image)?;
@@ -229,7 +230,7 @@ fn make_volumes(inner: &Inner, record: &mut ContainerRecord, image: &Image) -> R
             MountSource::Volume { name, anonymous, copy_up } => {
                 let (volume, new) = volumes::ensure(inner, name, BTreeMap::new(), *anonymous)?;
                 if new && *copy_up {
-                    inner.images.copy_up(image, &record.id, &mount.target, &volume.directory)?;
+                    inner.images.copy_up(image, &mount.target, &volume.directory)?;
                 }
             }
             MountSource::Bind { path, .. } => {

@@ -86,3 +86,16 @@ pub(crate) async fn detach(inner: &Arc<Inner>, id: &str) {
 fn attach_bridge(_inner: &Inner, _id: &str, _wanted: &[Publish]) -> Result<Endpoint> {
     Err(EngineError::Unsupported("bridge".to_owned()))
 }
+
+pub(crate) fn open(_config: &crate::EngineConfig) -> Result<sampan_net::Net> {
+    Ok(sampan_net::Net)
+}
+
+/// The endpoint of a container that runs, as an earlier daemon made it.
+pub(crate) fn find(_inner: &Inner, _id: &str) -> Option<Endpoint> {
+    None
+}
+
+pub(crate) fn reconcile(_inner: &Inner, _known: &std::collections::BTreeSet<String>) -> Result<()> {
+    Ok(())
+}

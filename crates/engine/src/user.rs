@@ -3,11 +3,10 @@
 //! The files belong to the image, so they are opened beneath the rootfs by the kernel (no link leads out), read up to a
 //! limit, and malformed lines are skipped.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use sampan_kernel::beneath::RootDir;
 
 use crate::error::{EngineError, Result};
 
@@ -27,24 +26,11 @@ pub struct ResolvedUser {
     pub home: String,
 }
 
-/// Opens `path` beneath `root` for reading; links resolve inside `root` (openat2(2), RESOLVE_IN_ROOT).
-pub(crate) fn open_in_root(root: &Path, path: &str) -> std::io::Result<File> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(root, flags, Mode::empty())?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(File::from(rustix::fs::openat2(&directory, path, flags, Mode::empty(), resolve)?))
-}
-
 fn read_in_root(root: &Path, path: &str) -> String {
     let mut bytes = Vec::new();
-    let read = open_in_root(root, path).and_then(|file| {
-        // A fifo or device in the file's place would block or never end.
-        if !file.metadata()?.is_file() {
-            return Ok(0);
-        }
-        file.take(LIMIT_BYTES).read_to_end(&mut bytes)
-    });
+    let read = RootDir::open(root)
+        .and_then(|root| root.file(Path::new(path)))
+        .and_then(|file| file.take(LIMIT_BYTES).read_to_end(&mut bytes));
     match read {
         Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
         // An image without the file is an image without names.

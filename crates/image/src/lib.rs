@@ -23,6 +23,7 @@
 //! * [`layer`], [`tar`], [`compression`]: the formats. [`limits`]: what is accepted at most.
 
 pub mod commit;
+mod copy;
 pub mod compression;
 mod content;
 pub mod gc;

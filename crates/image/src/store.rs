@@ -46,6 +46,12 @@ pub(crate) struct Held {
     pub(crate) chains: HashMap<ChainId, usize>,
 }
 
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Store").field(&self.0.root).finish()
+    }
+}
+
 /// A layer of an image.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Layer {

@@ -225,6 +225,7 @@ impl Owner {
             self.allows(Verb::Remove)?;
         }
         if let Some(run) = &mut self.run {
+            publish(&self.inner, &self.view.borrow().record, "kill", [("signal", "9".to_owned())]);
             // Frozen processes die only when thawed (cgroup v1).
             if matches!(self.view.borrow().record.phase, Phase::Paused { .. }) {
                 run.task.resume().await.map_err(run::shim_failed("cannot thaw the container to kill it"))?;
@@ -235,7 +236,6 @@ impl Owner {
                 }
                 _ => {}
             }
-            self.event("kill", [("signal", "9".to_owned())]);
             let exit = run.ended().await;
             if self.on_exit(exit).await.is_break() {
                 return Ok(());

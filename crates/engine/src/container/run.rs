@@ -186,7 +186,6 @@ fn facts(inner: &Inner, record: &ContainerRecord, attached: &network::Attached, 
         .or_else(|| Some(process.working_dir.clone()).filter(|d| !d.is_empty()))
         .unwrap_or_else(|| "/".to_owned());
     let user = user::resolve(rootfs, &user_text, &spec.group_add)?;
-    inner.images.ensure_directory(rootfs, &cwd)?;
     let (devices, device_rules) = crate::devices::plan(spec)?;
     Ok(Facts {
         id: record.id.clone(),

@@ -1,0 +1,373 @@
+//! Images in the engine's words: the image store, with this engine's errors, events and its containers in view.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use sampan_base::{Class, ImageRef, Timestamp};
+use sampan_image::{InitLayer, Store};
+use sampan_oci::image::History;
+
+pub use sampan_image::{Change, ChangeKind, Image, ImageError, ImageId, ResolveError, SnapshotError};
+/// What an image says about the process.
+pub use sampan_oci::image::ContainerConfig as ImageProcess;
+
+use crate::error::{EngineError, Result};
+use crate::events::EventKind;
+use crate::{Engine, Inner, blocking, long_blocking};
+
+/// The image store with the engine's errors. Calls block.
+#[derive(Clone, Debug)]
+pub(crate) struct Images {
+    pub(crate) store: Store,
+}
+
+fn snapshot_failed(doing: impl Into<String>) -> impl FnOnce(SnapshotError) -> EngineError {
+    let doing = doing.into();
+    move |error| EngineError::layer(error.class(), doing)(error)
+}
+
+fn image_failed(doing: impl Into<String>) -> impl FnOnce(ImageError) -> EngineError {
+    let doing = doing.into();
+    move |error| EngineError::layer(error.class(), doing)(error)
+}
+
+impl Images {
+    pub(crate) fn open(root: &Path) -> Result<Images> {
+        let failed = |error: sampan_image::OpenError| {
+            EngineError::layer(error.class(), format!("cannot open the image store in `{}`", root.display()))(error)
+        };
+        Ok(Images { store: Store::open(root).map_err(failed)? })
+    }
+
+    /// The image that a person means by `text`.
+    pub(crate) fn resolve(&self, text: &str) -> Result<Image> {
+        self.store.resolve(text).map_err(|error| match error {
+            ResolveError::NotFound { .. } => {
+                let name = text.parse::<ImageRef>().map_or_else(|_| text.to_owned(), |name| name.familiar());
+                EngineError::NoSuchImage { name }
+            }
+            error => EngineError::layer(error.class(), "invalid reference format")(error),
+        })
+    }
+
+    /// The image of a stored id.
+    pub(crate) fn resolve_id(&self, id: &str) -> Result<Image> {
+        self.resolve(id)
+    }
+
+    pub(crate) fn prepare_snapshot(&self, key: &str, image: &Image, working_dir: &str) -> Result<()> {
+        let mut init = InitLayer::docker();
+        if working_dir.trim_matches('/') != "" {
+            init = init.with_directory(working_dir);
+        }
+        let prepared = self.store.prepare(key, image.chain_id(), &init);
+        prepared.map(drop).map_err(snapshot_failed("cannot prepare the container's file system"))
+    }
+
+    pub(crate) fn mount_snapshot(&self, key: &str, at: &Path) -> Result<()> {
+        self.store.mount(key, at).map_err(snapshot_failed("cannot mount the container's file system"))
+    }
+
+    /// It is no error if nothing is mounted there.
+    pub(crate) fn unmount_snapshot(&self, at: &Path) -> Result<()> {
+        self.store.unmount(at).map_err(snapshot_failed("cannot unmount the container's file system"))
+    }
+
+    /// It is no error if there is none.
+    pub(crate) fn remove_snapshot(&self, key: &str) -> Result<()> {
+        match self.store.remove_snapshot(key) {
+            Err(error) if error.class() == Class::NotFound => Ok(()),
+            other => other.map_err(snapshot_failed("cannot remove the container's file system")),
+        }
+    }
+
+    pub(crate) fn snapshot_keys(&self) -> Result<Vec<String>> {
+        let all = self.store.snapshots().map_err(snapshot_failed("cannot list the snapshots"))?;
+        Ok(all.into_iter().map(|s| s.key).collect())
+    }
+
+    /// Fills a new volume with what the image has where it is mounted.
+    pub(crate) fn copy_up(&self, image: &Image, target: &str, into: &Path) -> Result<()> {
+        let Some(chain) = image.chain_id() else { return Ok(()) };
+        let copied = self.store.copy_directory(chain, Path::new(target), into);
+        copied.map_err(snapshot_failed("cannot fill the volume from the image"))
+    }
+}
+
+/// What a name's removal did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// A name is gone.
+    Untagged(ImageRef),
+    /// An image or layer is gone.
+    Deleted(String),
+}
+
+/// How an import or a commit names and describes its image.
+#[derive(Clone, Debug, Default)]
+pub struct NewImage {
+    /// Its name.
+    pub name: Option<ImageRef>,
+    /// A message for its history.
+    pub message: String,
+    /// Who made it.
+    pub author: String,
+    /// Dockerfile instructions that change its configuration: `CMD ["x"]`, `ENV a=b`.
+    pub changes: Vec<String>,
+}
+
+impl Inner {
+    pub(crate) fn image_event(&self, action: &str, id: &ImageId, name: Option<&ImageRef>) {
+        let name = name.map_or_else(|| id.to_string(), ImageRef::familiar);
+        let attributes = BTreeMap::from([("name".to_owned(), name)]);
+        self.events.publish(EventKind::Image, action, id.as_str(), attributes);
+    }
+}
+
+impl Engine {
+    /// All images, the newest first.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    pub async fn images(&self) -> Result<Vec<Image>> {
+        let images = self.inner.images.clone();
+        blocking(move || images.store.list().map_err(image_failed("cannot list the images"))).await
+    }
+
+    /// The image of this name, id or unique beginning of an id.
+    ///
+    /// # Errors
+    /// If there is none, or more than one.
+    pub async fn image(&self, text: &str) -> Result<Image> {
+        let (images, text) = (self.inner.images.clone(), text.to_owned());
+        blocking(move || images.resolve(&text)).await
+    }
+
+    /// Gives an image another name.
+    ///
+    /// # Errors
+    /// If there is no such image or the name can't be one.
+    pub async fn image_tag(&self, text: &str, name: ImageRef) -> Result<()> {
+        let (inner, text) = (self.inner.clone(), text.to_owned());
+        blocking(move || {
+            let image = inner.images.resolve(&text)?;
+            inner.images.store.tag(&image.id, &name).map_err(image_failed("cannot tag the image"))?;
+            inner.image_event("tag", &image.id, Some(&name));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a name of an image, and with its last name the image. An image that a container uses stays: by its last
+    /// name it is refused unless `force` takes the name of a stopped container's image away.
+    ///
+    /// # Errors
+    /// If there is no such image, or a container uses it.
+    pub async fn image_remove(&self, text: &str, force: bool) -> Result<Vec<Removed>> {
+        let users: Vec<(String, String, bool)> = self
+            .containers()
+            .into_iter()
+            .map(|v| (v.record.id, v.record.image_id, v.record.phase.is_alive()))
+            .collect();
+        let (inner, text) = (self.inner.clone(), text.to_owned());
+        blocking(move || remove_image(&inner, &text, force, &users)).await
+    }
+
+    /// Takes in a root file system as an image of one layer.
+    ///
+    /// # Errors
+    /// If the tar is broken or hostile, or the disk is full; nothing is left then.
+    pub async fn import(&self, mut tar: Box<dyn Read + Send>, new: NewImage) -> Result<Image> {
+        let inner = self.inner.clone();
+        long_blocking(move || {
+            let mut config = ImageProcess::default();
+            crate::build::apply_changes(&mut config, &new.changes)?;
+            let options = sampan_image::ImportOptions {
+                names: new.name.iter().cloned().collect(),
+                message: new.message,
+                config,
+                created: None,
+            };
+            let imported = inner.images.store.import_rootfs(&mut tar, &options);
+            let image = imported.map_err(|e| EngineError::layer(e.class(), "cannot import the archive")(e))?;
+            inner.image_event("import", &image.id, None);
+            if let Some(name) = &new.name {
+                inner.image_event("tag", &image.id, Some(name));
+            }
+            Ok(image)
+        })
+        .await
+    }
+
+    /// What a container changed of its image.
+    ///
+    /// # Errors
+    /// If there is no such container or its file system can't be read.
+    pub async fn changes(&self, text: &str) -> Result<Vec<Change>> {
+        let id = self.inner.find_container(text)?.id.clone();
+        let images = self.inner.images.clone();
+        blocking(move || images.store.changes(&id).map_err(snapshot_failed("cannot compare the file system"))).await
+    }
+
+    /// Makes an image of what a container changed, on top of its image. A running container is frozen meanwhile if
+    /// `pause` is asked for.
+    ///
+    /// # Errors
+    /// If there is no such container, or its file system can't be read.
+    pub async fn commit(&self, text: &str, pause: bool, new: NewImage, config: Option<ImageProcess>) -> Result<Image> {
+        let view = self.container(text)?;
+        let running = matches!(view.record.phase, crate::container::state::Phase::Running { .. });
+        if pause && running {
+            self.pause(text).await?;
+        }
+        let (inner, record) = (self.inner.clone(), view.record.clone());
+        let committed = long_blocking(move || commit(&inner, &record, new, config)).await;
+        if pause && running {
+            self.resume(text).await?;
+        }
+        committed
+    }
+
+    /// Removes images: those without a name, or all that no container uses. Answers what went and the bytes freed.
+    ///
+    /// # Errors
+    /// If the store can't be read or written.
+    pub async fn images_prune(&self, all: bool) -> Result<(Vec<Removed>, u64)> {
+        let used: Vec<String> = self.containers().into_iter().map(|v| v.record.image_id).collect();
+        let before = self.images().await?;
+        let mut removed = Vec::new();
+        let mut bytes = 0;
+        for image in before {
+            if used.contains(&image.id.to_string()) || (!all && !image.names.is_empty()) {
+                continue;
+            }
+            bytes += image.size;
+            removed.extend(self.image_remove(&image.id.to_string(), true).await?);
+        }
+        Ok((removed, bytes))
+    }
+
+    /// Writes a container's whole file system as a tar.
+    ///
+    /// # Errors
+    /// If there is no such container or it can't be read.
+    pub async fn export(&self, text: &str, mut output: Box<dyn std::io::Write + Send>) -> Result<()> {
+        let view = self.container(text)?;
+        let (inner, id) = (self.inner.clone(), view.record.id);
+        long_blocking(move || {
+            let at = inner.config.state.join("exports").join(sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?);
+            sampan_base::files::create_directories(&at, 0o700).map_err(EngineError::file)?;
+            let mounted = inner.config.bundle(&id).join("rootfs");
+            // A running container's file system is mounted already, and an overlay must not be mounted twice.
+            let alive = view.live.is_some();
+            let result = if alive {
+                inner.images.store.export(&mounted, &mut output)
+            } else {
+                inner.images.store.mount(&id, &at).and_then(|()| inner.images.store.export(&at, &mut output))
+            };
+            if !alive {
+                inner.images.unmount_snapshot(&at)?;
+            }
+            sampan_base::files::remove_if_exists(&at).map_err(EngineError::file)?;
+            result.map_err(snapshot_failed("cannot export the container's file system"))
+        })
+        .await
+    }
+}
+
+fn remove_image(inner: &Inner, text: &str, force: bool, users: &[(String, String, bool)]) -> Result<Vec<Removed>> {
+    let image = inner.images.resolve(text)?;
+    let id = image.id.to_string();
+    let by_name = text.parse::<ImageRef>().ok().filter(|name| image.names.contains(name));
+    let named = by_name.is_some();
+    let using: Vec<_> = users.iter().filter(|(_, image_id, _)| *image_id == id).collect();
+    let store = &inner.images.store;
+    let mut removed = Vec::new();
+    let last = image.names.len() <= 1;
+    if let Some(name) = by_name.filter(|_| !last || (force && !using.is_empty())) {
+        if last && let Some((user, _, true)) = using.iter().find(|(_, _, alive)| *alive) {
+            return Err(in_use(&image, text, user, true, !force));
+        }
+        store.untag(&name).map_err(image_failed("cannot remove the name"))?;
+        inner.image_event("untag", &image.id, Some(&name));
+        return Ok(vec![Removed::Untagged(name)]);
+    }
+    if let Some((user, _, alive)) = using.iter().max_by_key(|(_, _, alive)| *alive) {
+        return Err(in_use(&image, text, user, *alive, named && !force));
+    }
+    if image.names.len() > 1 && !force {
+        return Err(EngineError::Conflict(format!(
+            "conflict: unable to delete {} (must be forced) - image is referenced in multiple repositories",
+            image.id.short()
+        )));
+    }
+    let chains: Vec<String> = image.layers.iter().rev().map(|l| l.chain_id.0.to_string()).collect();
+    store.remove(&image.id).map_err(image_failed("cannot remove the image"))?;
+    for name in image.names {
+        inner.image_event("untag", &image.id, Some(&name));
+        removed.push(Removed::Untagged(name));
+    }
+    inner.image_event("delete", &image.id, None);
+    removed.push(Removed::Deleted(id));
+    let kept: Vec<String> = store
+        .list()
+        .map_err(image_failed("cannot list the images"))?
+        .iter()
+        .flat_map(|i| i.layers.iter().map(|l| l.chain_id.0.to_string()))
+        .collect();
+    removed.extend(chains.into_iter().filter(|c| !kept.contains(c)).map(Removed::Deleted));
+    Ok(removed)
+}
+
+/// Docker's words for a refusal: by name it asks for force, by id it says what uses the image.
+fn in_use(image: &Image, text: &str, user: &str, alive: bool, by_name: bool) -> EngineError {
+    let (id, user) = (image.id.short(), &user[..12]);
+    EngineError::Conflict(match (by_name, alive) {
+        (true, _) => format!(
+            "conflict: unable to remove repository reference \"{text}\" (must force) - container {user} is using its referenced image {id}"
+        ),
+        (false, true) => format!(
+            "conflict: unable to delete {id} (cannot be forced) - image is being used by running container {user}"
+        ),
+        (false, false) => format!(
+            "conflict: unable to delete {id} (must be forced) - image is being used by stopped container {user}"
+        ),
+    })
+}
+
+fn commit(
+    inner: &Inner,
+    record: &crate::metadata::ContainerRecord,
+    new: NewImage,
+    config: Option<ImageProcess>,
+) -> Result<Image> {
+    let store = &inner.images.store;
+    let base = inner.images.resolve_id(&record.image_id)?;
+    let lease = store.lease();
+    let layer = store.commit(&record.id, &lease).map_err(snapshot_failed("cannot commit the container's changes"))?;
+    let mut made = base.config.clone();
+    let now = Timestamp::now();
+    made.created = Some(now);
+    made.author.clone_from(&new.author);
+    if let Some(config) = config {
+        made.config = config;
+    }
+    crate::build::apply_changes(&mut made.config, &new.changes)?;
+    made.history.push(History {
+        created: Some(now),
+        created_by: record.args.join(" "),
+        author: new.author,
+        comment: new.message,
+        empty_layer: layer.is_none(),
+    });
+    let layers: Vec<_> = base.layers.into_iter().chain(layer).collect();
+    let names: Vec<ImageRef> = new.name.into_iter().collect();
+    let image = store.create_image(made, &layers, &names).map_err(image_failed("cannot make the image"))?;
+    let attributes = BTreeMap::from([("comment".to_owned(), String::new()), ("imageID".to_owned(), image.id.to_string())]);
+    inner.events.publish(EventKind::Container, "commit", &record.id, attributes);
+    for name in &names {
+        inner.image_event("tag", &image.id, Some(name));
+    }
+    Ok(image)
+}
