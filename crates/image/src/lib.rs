@@ -19,9 +19,11 @@
 //! * [`image`]: [`Image`], names and ids.
 //! * [`unpack`]: layers from streams and blobs; [`import`]: `docker import`.
 //! * [`snapshot`]: containers' and build steps' file systems; [`commit`]: these as layers and tars.
+//! * [`archive`]: images in files, `save` and `load`.
 //! * [`gc`]: what nothing needs goes.
 //! * [`layer`], [`tar`], [`compression`]: the formats. [`limits`]: what is accepted at most.
 
+pub mod archive;
 pub mod commit;
 mod copy;
 pub mod compression;
@@ -37,6 +39,7 @@ pub mod store;
 pub mod tar;
 pub mod unpack;
 
+pub use archive::{LoadError, SaveError};
 pub use gc::Collected;
 pub use image::{Image, ImageError, ImageId, ResolveError};
 pub use import::{ImportError, ImportOptions};

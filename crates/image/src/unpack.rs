@@ -17,6 +17,7 @@ use sampan_base::{ChainId, Class, DiffId, Digest, FileError};
 use sampan_kernel::beneath::RootDir;
 
 use crate::compression::{self, Compression};
+use crate::content::Ingest;
 use crate::layer::apply::{self, Applied, ApplyError};
 use crate::metadata::{ChainRecord, DiffRecord, MetadataError};
 use crate::store::{Layer, Lease, NewDirectory, Store};
@@ -164,6 +165,73 @@ impl Store {
             directory.keep();
         }
         Ok(layer)
+    }
+
+    /// As [`Store::add_layer`], for a blob that is written already.
+    pub(crate) fn add_ingested(
+        &self,
+        ingest: Ingest<'_>,
+        parent: Option<&ChainId>,
+        expected: &Expected,
+        lease: &Lease,
+    ) -> Result<Layer, UnpackError> {
+        let below = match parent {
+            Some(parent) => self.unpacked(parent, lease)?,
+            None => Vec::new(),
+        };
+        let directory = self.new_layer_directory(&below)?;
+        let open = || std::fs::File::open(ingest.path()).map_err(FileError::on("open", ingest.path()));
+        let mut start = Vec::new();
+        open()?.take(4).read_to_end(&mut start).map_err(|source| UnpackError::Read { source })?;
+        let (applied, diff_id) = unpack_and_apply(open()?, &directory.path().join("fs"), &below)?;
+        check(expected.diff_id.as_ref().map(|d| &d.0), &diff_id)?;
+        let diff = DiffRecord {
+            blob: ingest.digest(),
+            blob_size: ingest.size(),
+            media_type: Compression::detect(&start).layer_media_type().to_owned(),
+            size: applied.bytes,
+        };
+        let layer = self.adopt_blob(ingest, DiffId(diff_id), diff, parent, lease)?;
+        let record = ChainRecord {
+            diff_id: layer.diff_id.clone(),
+            parent: parent.cloned(),
+            directory: Some(directory.number()),
+        };
+        if self.adopt_chain(&layer.chain_id, record, lease)? {
+            directory.keep();
+        }
+        Ok(layer)
+    }
+
+    /// A layer whose content is in the store, on top of `parent`; it is unpacked when it is first needed.
+    ///
+    /// # Errors
+    /// If the store does not have the content.
+    pub fn known_layer(
+        &self,
+        diff_id: &DiffId,
+        parent: Option<&ChainId>,
+        lease: &Lease,
+    ) -> Result<Layer, UnpackError> {
+        let missing = || UnpackError::MissingBlob { diff_id: diff_id.clone() };
+        let chain_id = ChainId::extend(parent, diff_id);
+        let diff = {
+            let mut held = self.held();
+            let diff =
+                self.metadata().diff(diff_id)?.filter(|d| self.content().has(&d.blob)).ok_or_else(missing)?;
+            lease.hold_blob_in(&mut held, &diff.blob);
+            diff
+        };
+        let record = ChainRecord { diff_id: diff_id.clone(), parent: parent.cloned(), directory: None };
+        self.adopt_chain(&chain_id, record, lease)?;
+        Ok(Layer {
+            diff_id: diff_id.clone(),
+            chain_id,
+            blob: diff.blob,
+            blob_size: diff.blob_size,
+            media_type: diff.media_type,
+            size: diff.size,
+        })
     }
 
     /// The directories of the layers of `chain`, the uppermost first; those that are not unpacked yet are, from

@@ -271,7 +271,8 @@ impl Applier {
         }
         let fd = match self.root.directory(path) {
             Ok(fd) => fd,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // NotADirectory: perhaps a whiteout that the directory takes the place of.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 let made = make_directories(&self.root, &self.below, path)?;
                 self.directories.extend(made);
                 self.root.directory(path).map_err(on_io("open the parent directory"))?

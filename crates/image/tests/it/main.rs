@@ -1,4 +1,9 @@
 //! The store on a real file system, with real overlay mounts: needs root.
+#![expect(clippy::unwrap_used, reason = "a test that can not go on shall panic")]
 
+mod archive;
+mod hostile;
 mod layers;
+mod speed;
+mod store;
 mod support;
