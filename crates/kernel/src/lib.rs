@@ -2,6 +2,7 @@
 //! that says what it does. What rustix has, callers take from rustix.
 //!
 //! * [`beneath`]: paths inside a tree that someone else filled.
+//! * [`inherit`]: descriptors that a child program finds at fixed numbers.
 //! * [`signals`]: signals as a descriptor to poll.
 //! * [`process`]: children in new namespaces, exec, what only the calling process can do to itself.
 //! * [`mount`]: attributes of mounts; the rest of the new mount API is in rustix.
@@ -17,6 +18,7 @@ pub mod devices;
 pub mod mount;
 pub mod process;
 pub mod seccomp;
+pub mod inherit;
 pub mod signals;
 
 /// What a system call returned, or its error.

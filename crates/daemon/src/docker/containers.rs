@@ -1,0 +1,495 @@
+//! The routes of containers.
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{Request, StatusCode, header};
+use sampan_base::Timestamp;
+use sampan_docker_api::container::{
+    ChangeRow, ContainerInspect, ContainerSummary, ContainersPruned, CreateAnswer, CreateRequest, TopAnswer, WaitAnswer,
+};
+use sampan_docker_api::stream;
+use sampan_engine::attach::Streams;
+use sampan_engine::container::View;
+use sampan_engine::images::ChangeKind;
+use sampan_engine::logs::{LogLine, LogQuery, LogReader};
+use sampan_engine::{Engine, WaitCondition};
+use tokio::sync::mpsc;
+
+use super::error::{Answer, ApiError};
+use super::filters::Filters;
+use super::hijack::{self, StreamOptions};
+use super::show::{self, Paths};
+use super::{Query, convert, is_on};
+
+/// How many pieces of an answer wait for a slow client.
+const WAITING_PIECES: usize = 16;
+
+/// A streaming body: what is sent into the channel goes to the client.
+pub(crate) fn channel_body() -> (mpsc::Sender<Bytes>, Body) {
+    let (sender, receiver) = mpsc::channel::<Bytes>(WAITING_PIECES);
+    let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|bytes| (Ok::<_, std::io::Error>(bytes), receiver))
+    });
+    (sender, Body::from_stream(stream))
+}
+
+/// Reads a JSON body; an empty one is the default.
+pub(crate) fn json<T: serde::de::DeserializeOwned + Default>(body: &Bytes) -> Answer<T> {
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(body).map_err(|e| ApiError::invalid(format!("invalid JSON: {e}")))
+}
+
+fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Answer<Option<T>> {
+    match query.get(key).filter(|t| !t.is_empty()) {
+        None => Ok(None),
+        Some(text) => match text.parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(ApiError::invalid(format!("invalid value of `{key}`: {text}"))),
+        },
+    }
+}
+
+const FILTERS: [&str; 13] = [
+    "id", "name", "status", "label", "ancestor", "exited", "before", "since", "volume", "network", "health", "publish", "expose",
+];
+
+pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<Json<Vec<ContainerSummary>>> {
+    let filters = Filters::parse(query.get("filters").map(String::as_str), &FILTERS)?;
+    for key in ["health", "publish", "expose"] {
+        if filters.has(key) {
+            return Err(ApiError::unsupported(format!("the filter `{key}` is not supported yet")));
+        }
+    }
+    let limit: i64 = number(&query, "limit")?.unwrap_or(0);
+    // With a status filter the listing is not of running ones only, as in Docker.
+    let all = is_on(query.get("all")) || limit > 0 || filters.has("status") || filters.has("exited");
+    let views = engine.containers();
+    let bound = |key: &str| -> Answer<Option<Timestamp>> {
+        let mut at = None;
+        for view in &views {
+            if filters.has(key) && filters.any(key, |v| names_container(view, v)) {
+                at = Some(view.record.created);
+            }
+        }
+        Ok(at)
+    };
+    let (before, since) = (bound("before")?, bound("since")?);
+    let now = Timestamp::now();
+    let volumes = engine.config().root.join("volumes");
+    let ancestors = ancestors(&engine, &filters).await;
+    let rows = views
+        .iter()
+        .filter(|view| all || view.record.phase.is_alive())
+        .filter(|view| before.is_none_or(|t| view.record.created < t) && since.is_none_or(|t| view.record.created > t))
+        .filter(|view| matches(view, &filters, &ancestors))
+        .map(|view| show::summary(view, &volumes, now));
+    let limit = usize::try_from(limit).ok().filter(|n| *n > 0).unwrap_or(usize::MAX);
+    Ok(Json(rows.take(limit).collect()))
+}
+
+/// The ids of the images that the ancestor filter names.
+async fn ancestors(engine: &Engine, filters: &Filters) -> Vec<String> {
+    let mut ids = Vec::new();
+    if filters.has("ancestor") {
+        for image in engine.images().await.unwrap_or_default() {
+            let names = |wanted: &str| {
+                image.names.iter().any(|n| n.familiar() == wanted || n.familiar_repository() == wanted)
+                    || image.id.to_string().trim_start_matches("sha256:").starts_with(wanted.trim_start_matches("sha256:"))
+            };
+            if filters.any("ancestor", names) {
+                ids.push(image.id.to_string());
+            }
+        }
+    }
+    ids
+}
+
+fn names_container(view: &View, text: &str) -> bool {
+    view.record.id.starts_with(text) || view.record.name == text.trim_start_matches('/')
+}
+
+fn matches(view: &View, filters: &Filters, ancestors: &[String]) -> bool {
+    let record = &view.record;
+    let exited = |text: &str| match &record.phase {
+        sampan_engine::container::state::Phase::Exited(exit) => text.parse() == Ok(exit.code),
+        _ => false,
+    };
+    let network = |text: &str| match &record.spec.network {
+        sampan_engine::spec::NetworkMode::Bridge => matches!(text, "bridge" | show::BRIDGE_ID),
+        sampan_engine::spec::NetworkMode::Host => matches!(text, "host" | show::HOST_ID),
+        sampan_engine::spec::NetworkMode::None => matches!(text, "none" | show::NONE_ID),
+        sampan_engine::spec::NetworkMode::Container(_) => false,
+    };
+    let volume = |text: &str| {
+        record.spec.mounts.iter().any(|m| {
+            m.target == text
+                || match &m.source {
+                    sampan_engine::spec::MountSource::Volume { name, .. } => name == text,
+                    sampan_engine::spec::MountSource::Bind { path, .. } => path.to_str() == Some(text),
+                    sampan_engine::spec::MountSource::Tmpfs { .. } => false,
+                }
+        })
+    };
+    filters.any("id", |v| record.id.starts_with(v))
+        && filters.any("name", |v| record.name.contains(v.trim_matches(['/', '^', '$'])))
+        && filters.any("status", |v| show::status_word(&record.phase) == v)
+        && filters.labels(&record.spec.labels)
+        && filters.any("exited", exited)
+        && filters.any("network", network)
+        && filters.any("volume", volume)
+        && (!filters.has("ancestor") || ancestors.contains(&record.image_id))
+}
+
+pub(crate) async fn create(
+    State(engine): State<Engine>,
+    query: Query,
+    body: Bytes,
+) -> Answer<(StatusCode, Json<CreateAnswer>)> {
+    if body.is_empty() {
+        return Err(ApiError::invalid("config cannot be empty in order to create a container"));
+    }
+    let request: CreateRequest = json(&body)?;
+    let spec = convert::container_spec(request)?;
+    let name = query.get("name").filter(|n| !n.is_empty()).map(|n| n.trim_start_matches('/'));
+    let created = engine.create(name, spec).await?;
+    Ok((StatusCode::CREATED, Json(CreateAnswer { id: created.id, warnings: created.warnings })))
+}
+
+pub(crate) async fn inspect(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<Json<ContainerInspect>> {
+    let view = engine.container(&id)?;
+    let root = &engine.config().root;
+    let paths = Paths {
+        directory: root.join("containers").join(&view.record.id),
+        log: engine.log_path(&view.record.id),
+        volumes: root.join("volumes"),
+        layers: engine.snapshot_directories(&view.record.id).await,
+    };
+    let execs = engine.running_execs(&view.record.id);
+    Ok(Json(show::inspect(&view, execs, &paths, engine.host().cgroup_v1)))
+}
+
+pub(crate) async fn start(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<StatusCode> {
+    engine.start(&id, None).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn signal(query: &Query) -> Answer<Option<i32>> {
+    let text = query.get("signal").filter(|t| !t.is_empty());
+    Ok(text.map(|t| sampan_engine::parse_signal(t)).transpose()?)
+}
+
+pub(crate) async fn stop(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+    engine.stop(&id, signal(&query)?, number(&query, "t")?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn restart(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+    engine.restart(&id, signal(&query)?, number(&query, "t")?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn kill(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+    engine.kill(&id, signal(&query)?.unwrap_or(9)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn pause(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<StatusCode> {
+    engine.pause(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn unpause(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<StatusCode> {
+    engine.resume(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn rename(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+    let name = query.get("name").filter(|n| !n.is_empty());
+    let name = name.ok_or_else(|| ApiError::invalid("Neither old nor new names may be empty"))?;
+    engine.rename(&id, name.trim_start_matches('/')).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn remove(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+    if is_on(query.get("link")) {
+        return Err(ApiError::unsupported("links are not supported"));
+    }
+    engine.remove(&id, is_on(query.get("force")), is_on(query.get("v"))).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The headers go out at once, so that a client knows that its wait began before it starts the container.
+pub(crate) async fn wait(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<Response> {
+    let condition = match query.get("condition").map_or("", String::as_str) {
+        "" | "not-running" => WaitCondition::NotRunning,
+        "next-exit" => WaitCondition::NextExit,
+        "removed" => WaitCondition::Removed,
+        other => return Err(ApiError::invalid(format!("invalid condition: \"{other}\""))),
+    };
+    let ended = engine.wait(&id, condition)?;
+    let body = Body::from_stream(futures_util::stream::once(async move {
+        let answer = WaitAnswer { status_code: i64::from(ended.await), error: None };
+        serde_json::to_vec(&answer).map(|mut bytes| {
+            bytes.push(b'\n');
+            Bytes::from(bytes)
+        })
+    }));
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// `1700000000`, `1700000000.5` or RFC 3339; 0 means none.
+fn time(query: &Query, key: &str) -> Answer<Option<Timestamp>> {
+    let Some(text) = query.get(key).filter(|t| !t.is_empty() && *t != "0") else { return Ok(None) };
+    let invalid = || ApiError::invalid(format!("invalid value for \"{key}\": {text}"));
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    match (seconds.parse::<i64>(), format!("{fraction:0<9}").get(..9).and_then(|f| f.parse::<i32>().ok())) {
+        (Ok(seconds), Some(nanos)) => Timestamp::from_unix(seconds, nanos).map(Some).map_err(|_| invalid()),
+        _ => text.parse().map(Some).map_err(|_| invalid()),
+    }
+}
+
+pub(crate) async fn logs(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<Response> {
+    let view = engine.container(&id)?;
+    let (stdout, stderr) = (is_on(query.get("stdout")), is_on(query.get("stderr")));
+    if !stdout && !stderr {
+        return Err(ApiError::invalid("Bad parameters: you must choose at least one stream"));
+    }
+    let log_query = LogQuery {
+        stdout,
+        stderr,
+        since: time(&query, "since")?,
+        until: time(&query, "until")?,
+        // Anything but a number means all, as in Docker.
+        tail: query.get("tail").and_then(|t| t.parse().ok()),
+        follow: is_on(query.get("follow")),
+    };
+    let timestamps = is_on(query.get("timestamps"));
+    let terminal = view.record.spec.tty;
+    let reader = engine.logs(&id, log_query).await?;
+    let (sender, body) = channel_body();
+    tokio::spawn(async move {
+        if let Err(error) = copy_log(reader, &sender, terminal, timestamps).await {
+            tracing::warn!(container = id, error = sampan_base::chain(&error), "reading a log failed");
+        }
+    });
+    let content_type =
+        if terminal { "application/vnd.docker.raw-stream" } else { "application/vnd.docker.multiplexed-stream" };
+    Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
+}
+
+async fn copy_log(
+    mut reader: LogReader,
+    to: &mpsc::Sender<Bytes>,
+    terminal: bool,
+    timestamps: bool,
+) -> sampan_engine::Result<()> {
+    loop {
+        let lines;
+        (reader, lines) = tokio::select! {
+            read = reader.next() => read?,
+            // The client has gone; a follower would wait for a line for ever.
+            () = to.closed() => return Ok(()),
+        };
+        if lines.is_empty() || to.send(log_bytes(&lines, terminal, timestamps)).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn log_bytes(lines: &[LogLine], terminal: bool, timestamps: bool) -> Bytes {
+    let mut bytes = Vec::new();
+    for line in lines {
+        let stamp = if timestamps { line.at.fixed_width() + " " } else { String::new() };
+        if !terminal {
+            let stream = if line.stderr { stream::STDERR } else { stream::STDOUT };
+            let length = u32::try_from(stamp.len() + line.text.len()).unwrap_or(u32::MAX);
+            bytes.extend(stream::header(stream, length));
+        }
+        bytes.extend(stamp.as_bytes());
+        bytes.extend(line.text.as_bytes());
+    }
+    bytes.into()
+}
+
+pub(crate) async fn attach(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+    request: Request<Body>,
+) -> Answer<Response> {
+    let view = engine.container(&id)?;
+    let terminal = view.record.spec.tty;
+    let keys = query.get("detachKeys").filter(|k| !k.is_empty()).map_or(hijack::DEFAULT_DETACH_KEYS, String::as_str);
+    let options = StreamOptions { terminal, detach_keys: hijack::parse_keys(keys).map_err(ApiError::invalid)? };
+    let (stdout, stderr) = (is_on(query.get("stdout")), is_on(query.get("stderr")));
+    let mut prelude = Vec::new();
+    if is_on(query.get("logs")) {
+        let log_query = LogQuery { stdout, stderr, ..LogQuery::default() };
+        let mut reader = engine.logs(&id, log_query).await?;
+        loop {
+            let lines;
+            (reader, lines) = reader.next().await?;
+            if lines.is_empty() {
+                break;
+            }
+            prelude.extend_from_slice(&log_bytes(&lines, terminal, false));
+        }
+    }
+    if !is_on(query.get("stream")) {
+        return Ok(hijack::serve(request, options, prelude, async { None }));
+    }
+    let streams = Streams { stdin: is_on(query.get("stdin")), stdout, stderr, stdin_once: false };
+    let stream = engine.attach(&id, streams).await?;
+    Ok(hijack::serve(request, options, prelude, async move { stream.await.ok()?.ok() }))
+}
+
+pub(crate) async fn resize(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+    let (rows, columns) = (number(&query, "h")?.unwrap_or(0), number(&query, "w")?.unwrap_or(0));
+    engine.resize(&id, rows, columns).await?;
+    Ok(StatusCode::OK)
+}
+
+pub(crate) async fn top(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<Json<TopAnswer>> {
+    if let Some(arguments) = query.get("ps_args").filter(|a| !a.is_empty() && *a != "-ef") {
+        return Err(ApiError::unsupported(format!("ps arguments other than -ef are not supported yet: {arguments}")));
+    }
+    let rows = engine.top(&id).await?;
+    let clock = HostClock::read();
+    let processes = rows.iter().map(|row| clock.ps_row(row)).collect();
+    let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"].map(str::to_owned).to_vec();
+    Ok(Json(TopAnswer { processes, titles }))
+}
+
+/// What turns clock ticks into times of day.
+struct HostClock {
+    ticks_per_second: u64,
+    booted: i64,
+}
+
+impl HostClock {
+    fn read() -> HostClock {
+        let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
+        HostClock {
+            ticks_per_second: rustix::param::clock_ticks_per_second().max(1),
+            booted: Timestamp::now().unix_seconds() - uptime,
+        }
+    }
+
+    /// As `ps -ef` prints it.
+    fn ps_row(&self, row: &sampan_engine::ProcessRow) -> Vec<String> {
+        let cpu = row.cpu_ticks / self.ticks_per_second;
+        let started = self.booted + i64::try_from(row.start_ticks / self.ticks_per_second).unwrap_or(0);
+        let lived = u64::try_from((Timestamp::now().unix_seconds() - started).max(1)).unwrap_or(1);
+        let at = Timestamp::from_unix(started, 0).map(|t| t.to_string()).unwrap_or_default();
+        let terminal = match (row.terminal >> 8 & 0xfff, row.terminal & 0xff | row.terminal >> 12 & 0xfff00) {
+            (0, _) => "?".to_owned(),
+            (136..=143, minor) => format!("pts/{minor}"),
+            (4, minor) => format!("tty{minor}"),
+            (major, minor) => format!("{major}:{minor}"),
+        };
+        vec![
+            user_name(row.uid),
+            row.pid.to_string(),
+            row.parent.to_string(),
+            (cpu * 100 / lived).to_string(),
+            at.get(11..16).unwrap_or("?").to_owned(),
+            terminal,
+            format!("{:02}:{:02}:{:02}", cpu / 3600, cpu / 60 % 60, cpu % 60),
+            row.command.clone(),
+        ]
+    }
+}
+
+/// A user's name on the host, as ps shows it, or the number.
+fn user_name(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let found = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    found.unwrap_or_else(|| uid.to_string())
+}
+
+pub(crate) async fn changes(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<Json<Option<Vec<ChangeRow>>>> {
+    let changes = engine.changes(&id).await?;
+    let row = |c: &sampan_engine::images::Change| ChangeRow {
+        path: c.path.display().to_string(),
+        kind: match c.kind {
+            ChangeKind::Modified => 0,
+            ChangeKind::Added => 1,
+            ChangeKind::Deleted => 2,
+        },
+    };
+    // Docker answers null where nothing changed.
+    Ok(Json((!changes.is_empty()).then(|| changes.iter().map(row).collect())))
+}
+
+pub(crate) async fn export(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<Response> {
+    engine.container(&id)?;
+    let (sender, body) = channel_body();
+    tokio::spawn(async move {
+        if let Err(error) = engine.export(&id, Box::new(ChannelWriter::new(sender))).await {
+            tracing::warn!(container = id, error = sampan_base::chain(&error), "an export failed");
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
+}
+
+/// A writer for blocking code whose bytes go to a client.
+pub(crate) struct ChannelWriter {
+    sender: mpsc::Sender<Bytes>,
+    buffer: Vec<u8>,
+}
+
+impl ChannelWriter {
+    const PIECE: usize = 64 << 10;
+
+    pub(crate) fn new(sender: mpsc::Sender<Bytes>) -> ChannelWriter {
+        ChannelWriter { sender, buffer: Vec::with_capacity(Self::PIECE) }
+    }
+}
+
+impl std::io::Write for ChannelWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= Self::PIECE {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(Self::PIECE));
+        self.sender.blocking_send(piece.into()).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Drop for ChannelWriter {
+    fn drop(&mut self) {
+        // A client that has gone needs no last piece.
+        let _ = std::io::Write::flush(self);
+    }
+}
+
+pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<Json<ContainersPruned>> {
+    let filters = Filters::parse(query.get("filters").map(String::as_str), &["label"])?;
+    let mut deleted = Vec::new();
+    for view in engine.containers() {
+        if !view.record.phase.is_alive() && filters.labels(&view.record.spec.labels) {
+            match engine.remove(&view.record.id, false, false).await {
+                Ok(()) => deleted.push(view.record.id),
+                // It was started or removed meanwhile.
+                Err(error) => tracing::debug!(error = sampan_base::chain(&error), "not pruned"),
+            }
+        }
+    }
+    Ok(Json(ContainersPruned { containers_deleted: (!deleted.is_empty()).then_some(deleted), space_reclaimed: 0 }))
+}

@@ -1,0 +1,102 @@
+//! The routes of execs.
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use sampan_docker_api::IdAnswer;
+use sampan_docker_api::exec::{ExecCreate, ExecInspect, ExecProcess, ExecStart};
+use sampan_engine::Engine;
+use sampan_engine::exec::{ExecPhase, ExecSpec};
+
+use super::containers::json;
+use super::error::{Answer, ApiError};
+use super::hijack::{self, StreamOptions};
+use super::Query;
+
+pub(crate) async fn create(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer<(StatusCode, Json<IdAnswer>)> {
+    let request: ExecCreate = json(&body)?;
+    let text = |s: String| Some(s).filter(|s| !s.is_empty());
+    let spec = ExecSpec {
+        args: request.cmd,
+        env: request.env.unwrap_or_default(),
+        working_dir: text(request.working_dir),
+        user: text(request.user),
+        tty: request.tty,
+        privileged: request.privileged,
+        stdin: request.attach_stdin,
+        stdout: request.attach_stdout,
+        stderr: request.attach_stderr,
+        detach_keys: request.detach_keys,
+    };
+    let id = engine.exec_create(&id, spec).await?;
+    Ok((StatusCode::CREATED, Json(IdAnswer { id })))
+}
+
+pub(crate) async fn inspect(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<Json<ExecInspect>> {
+    let view = engine.exec_inspect(&id)?;
+    let (running, exit_code, pid) = match view.phase {
+        ExecPhase::Created | ExecPhase::Starting => (false, None, 0),
+        ExecPhase::Running { pid } => (true, None, pid),
+        ExecPhase::Exited { code, pid } => (false, Some(i64::from(code)), pid),
+    };
+    let (entrypoint, arguments) = match view.spec.args.split_first() {
+        Some((first, rest)) => (first.clone(), rest.to_vec()),
+        None => (String::new(), Vec::new()),
+    };
+    Ok(Json(ExecInspect {
+        id: view.id,
+        running,
+        exit_code,
+        process_config: ExecProcess {
+            tty: view.spec.tty,
+            entrypoint,
+            arguments,
+            privileged: view.spec.privileged,
+            user: view.spec.user,
+        },
+        open_stdin: view.spec.stdin,
+        open_stderr: view.spec.stderr,
+        open_stdout: view.spec.stdout,
+        can_remove: false,
+        container_id: view.container,
+        detach_keys: view.spec.detach_keys,
+        pid: i64::from(pid),
+    }))
+}
+
+pub(crate) async fn start(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    request: Request<Body>,
+) -> Answer<Response> {
+    let (parts, body) = request.into_parts();
+    let limited = http_body_util::Limited::new(body, super::MAX_BODY_BYTES);
+    let body = limited.collect().await.map_err(|e| ApiError::invalid(format!("cannot read the request: {e}")))?;
+    let wanted: ExecStart = json(&body.to_bytes())?;
+    let view = engine.exec_inspect(&id)?;
+    let console = wanted.console_size.map(|[rows, columns]| (rows, columns)).filter(|size| *size != (0, 0));
+    let keys = Some(view.spec.detach_keys.as_str()).filter(|k| !k.is_empty());
+    let detach_keys = hijack::parse_keys(keys.unwrap_or(hijack::DEFAULT_DETACH_KEYS)).map_err(ApiError::invalid)?;
+    let stream = engine.exec_start(&id, wanted.detach, console).await?;
+    match stream {
+        None => Ok(StatusCode::OK.into_response()),
+        Some(stream) => {
+            let options = StreamOptions { terminal: view.spec.tty, detach_keys };
+            let request = Request::from_parts(parts, Body::empty());
+            Ok(hijack::serve(request, options, Vec::new(), async { Some(stream) }))
+        }
+    }
+}
+
+pub(crate) async fn resize(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+    let number = |key: &str| query.get(key).and_then(|t| t.parse().ok()).unwrap_or(0);
+    engine.exec_resize(&id, number("h"), number("w")).await?;
+    Ok(StatusCode::OK)
+}

@@ -1,0 +1,159 @@
+//! Docker's Engine API as a skin over the engine: it translates and decides nothing.
+//!
+//! * [`convert`], [`show`]: from Docker's words to the engine's, and back.
+//! * [`containers`], [`execs`], [`images`], [`builds`], [`volumes`], [`system`]: the routes.
+//! * [`hijack`]: attach and exec streams. [`filters`], [`error`]: what all routes share.
+//!
+//! A path may begin with a version, `/v1.43/…`; it is taken off before the routes see it. Versions from 1.24 on are
+//! answered, all in the form of the newest one.
+
+mod builds;
+mod containers;
+mod convert;
+mod error;
+mod execs;
+mod filters;
+mod hijack;
+mod images;
+mod show;
+mod system;
+mod volumes;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, head, post};
+use http::{HeaderValue, Request, Uri};
+use sampan_docker_api::{API_VERSION, MIN_API_VERSION};
+use sampan_engine::Engine;
+
+use error::ApiError;
+
+/// The longest JSON body that is read.
+const MAX_BODY_BYTES: usize = 8 << 20;
+
+/// All routes, without versions in their paths.
+pub(crate) fn router(engine: Engine) -> Router {
+    Router::new()
+        .route("/_ping", get(system::ping))
+        .route("/_ping", head(system::ping))
+        .route("/version", get(system::version))
+        .route("/info", get(system::info))
+        .route("/events", get(system::events))
+        .route("/system/df", get(system::disk_usage))
+        .route("/auth", post(system::auth))
+        .route("/containers/json", get(containers::list))
+        .route("/containers/create", post(containers::create))
+        .route("/containers/prune", post(containers::prune))
+        .route("/containers/{id}", delete(containers::remove))
+        .route("/containers/{id}/json", get(containers::inspect))
+        .route("/containers/{id}/start", post(containers::start))
+        .route("/containers/{id}/stop", post(containers::stop))
+        .route("/containers/{id}/restart", post(containers::restart))
+        .route("/containers/{id}/kill", post(containers::kill))
+        .route("/containers/{id}/pause", post(containers::pause))
+        .route("/containers/{id}/unpause", post(containers::unpause))
+        .route("/containers/{id}/rename", post(containers::rename))
+        .route("/containers/{id}/wait", post(containers::wait))
+        .route("/containers/{id}/logs", get(containers::logs))
+        .route("/containers/{id}/attach", post(containers::attach))
+        .route("/containers/{id}/resize", post(containers::resize))
+        .route("/containers/{id}/top", get(containers::top))
+        .route("/containers/{id}/changes", get(containers::changes))
+        .route("/containers/{id}/export", get(containers::export))
+        .route("/containers/{id}/exec", post(execs::create))
+        .route("/exec/{id}/json", get(execs::inspect))
+        .route("/exec/{id}/start", post(execs::start))
+        .route("/exec/{id}/resize", post(execs::resize))
+        .route("/commit", post(images::commit))
+        .route("/build", post(builds::build))
+        .route("/build/prune", post(builds::prune))
+        .route("/images/json", get(images::list))
+        .route("/images/create", post(images::create))
+        .route("/images/load", post(images::load))
+        .route("/images/get", get(images::save))
+        .route("/images/prune", post(images::prune))
+        // An image's name may hold slashes, so what follows it can't be a route.
+        .route("/images/{*name_and_verb}", get(images::get).post(images::post).delete(images::delete))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/create", post(volumes::create))
+        .route("/volumes/prune", post(volumes::prune))
+        .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove))
+        .route("/networks", get(system::networks))
+        .route("/networks/{name}", get(system::network))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_found)
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(axum::middleware::map_response(add_headers))
+        .with_state(engine)
+}
+
+async fn not_found(uri: Uri) -> Response {
+    // What Docker has and this daemon does not yet is told apart from what nobody has.
+    const KNOWN: [&str; 9] =
+        ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs", "/plugins", "/session", "/distribution"];
+    let path = uri.path();
+    if ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"].iter().any(|p| path.starts_with(p)) {
+        return ApiError {
+            status: http::StatusCode::SERVICE_UNAVAILABLE,
+            message: "This node is not a swarm manager. sampan has no swarm mode.".to_owned(),
+        }
+        .into_response();
+    }
+    if KNOWN.iter().any(|p| path.starts_with(p)) || path.starts_with("/containers/") || path.starts_with("/networks/") {
+        return ApiError::unsupported(format!("sampand does not support {path} yet")).into_response();
+    }
+    ApiError::no_page().into_response()
+}
+
+async fn add_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert("api-version", HeaderValue::from_static(API_VERSION));
+    headers.insert("docker-experimental", HeaderValue::from_static("false"));
+    headers.insert("ostype", HeaderValue::from_static("linux"));
+    headers.insert(http::header::SERVER, HeaderValue::from_static(concat!("sampan/", env!("CARGO_PKG_VERSION"))));
+    response
+}
+
+/// Takes the version off a request's path. One that is not answered leads to a page that says so.
+pub(crate) fn strip_version(mut request: Request<Body>) -> Request<Body> {
+    let uri = request.uri().clone();
+    let Some((version, rest)) = uri.path().strip_prefix("/v").and_then(|p| p.split_once('/')) else {
+        return request;
+    };
+    let Some(minor) = version.strip_prefix("1.").and_then(|n| n.parse::<u32>().ok()) else { return request };
+    let least = MIN_API_VERSION.strip_prefix("1.").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let path = if minor < least { "/too-old".to_owned() } else { format!("/{rest}{query}") };
+    if let Ok(stripped) = path.parse::<Uri>() {
+        *request.uri_mut() = stripped;
+    }
+    request
+}
+
+/// A parameter that is on by `1`, `true` and the like, as Docker reads them: off are absence, ``, `0`, `no`, `false`, `none`.
+pub(crate) fn is_on(text: Option<&String>) -> bool {
+    text.is_some_and(|t| !matches!(t.trim().to_lowercase().as_str(), "" | "0" | "no" | "false" | "none"))
+}
+
+/// The parameters of a request, the last one of each name.
+pub(crate) type Query = axum::extract::Query<std::collections::BTreeMap<String, String>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_come_off_the_path() {
+        for (path, expected) in [
+            ("/v1.43/containers/json?all=1", "/containers/json?all=1"),
+            ("/containers/json", "/containers/json"),
+            ("/v1.12/info", "/too-old"),
+            ("/v2/x", "/v2/x"),
+            ("/version", "/version"),
+        ] {
+            let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            assert_eq!(strip_version(request).uri().to_string(), expected);
+        }
+    }
+}

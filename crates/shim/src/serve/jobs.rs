@@ -1,0 +1,572 @@
+//! Runtime commands: starting them, and what their end means. And exits, which the same SIGCHLD tells of.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio as ChildStdio};
+
+use sampan_base::files::write_atomic_volatile;
+use sampan_rpc::events;
+use sampan_rpc::task as wire;
+use sampan_rpc::ttrpc::{Code, Failure};
+use sampan_rpc::types::Mount;
+
+use super::requests::{of_chain, unmount};
+use super::{Exit, ProcessId, Reply, Server, failure};
+use crate::cgroup::Cgroups;
+use crate::state::{Action, State, allow};
+use crate::stdio::console::ConsoleSocket;
+
+/// Something to be done to a process, one at a time.
+#[derive(Debug)]
+pub(super) enum Work {
+    Create {
+        rootfs: Vec<Mount>,
+    },
+    Start,
+    Kill {
+        signal: u32,
+        all: bool,
+    },
+    Pause,
+    Resume,
+    Update {
+        resources: Vec<u8>,
+    },
+    Delete,
+    /// Nobody asked: the first process of a container without a pid namespace of its own has exited.
+    KillRest,
+}
+
+/// A runtime command that runs.
+#[derive(Debug)]
+pub(super) struct Job {
+    process: ProcessId,
+    work: Work,
+    /// None if nobody asked.
+    reply: Option<Reply>,
+    /// Its log; its other files have the same name with another ending.
+    log: PathBuf,
+}
+
+/// What has become of some work.
+enum Begun {
+    /// A command runs.
+    Running,
+    /// It is done and answered.
+    Done,
+}
+
+impl Job {
+    /// Whether its end makes a process known that may have exited already.
+    pub(super) fn will_tell_a_pid(&self) -> bool {
+        matches!(self.work, Work::Create { .. } | Work::Start)
+    }
+}
+
+impl Work {
+    /// The runtime's word for it.
+    fn verb(&self, is_exec: bool) -> &'static str {
+        match self {
+            Work::Create { .. } => "create",
+            Work::Start if is_exec => "exec",
+            Work::Start => "start",
+            Work::Kill { .. } | Work::KillRest => "kill",
+            Work::Pause => "pause",
+            Work::Resume => "resume",
+            Work::Update { .. } => "update",
+            Work::Delete => "delete",
+        }
+    }
+
+    fn action(&self) -> Option<Action> {
+        match self {
+            Work::Create { .. } | Work::KillRest => None,
+            Work::Start => Some(Action::Start),
+            Work::Kill { .. } => Some(Action::Kill),
+            Work::Pause => Some(Action::Pause),
+            Work::Resume => Some(Action::Resume),
+            Work::Update { .. } => Some(Action::Update),
+            Work::Delete => Some(Action::Delete),
+        }
+    }
+}
+
+impl Server {
+    /// Begins what is queued for a process, until a command runs.
+    pub(super) fn pump(&mut self, id: ProcessId) {
+        loop {
+            let Some(process) = self.processes.get_mut(&id) else { return };
+            if process.busy {
+                return;
+            }
+            let Some((work, reply)) = process.queue.pop_front() else { return };
+            let allowed = work.action().map_or(Ok(()), |action| allow(action, process.state));
+            if let Err(failure) = allowed.and_then(|()| self.begin(id, work, reply)) {
+                self.refuse(reply, &failure);
+            }
+        }
+    }
+
+    /// Does `work`, or starts the command that does it. The answer is given when it is done.
+    pub(super) fn begin(&mut self, id: ProcessId, work: Work, reply: Reply) -> Result<(), Failure> {
+        let starting = matches!(work, Work::Create { .. } | Work::Start);
+        let begun = if self.process_mut(id)?.exec.is_some() {
+            self.begin_for_exec(id, work, reply)?
+        } else {
+            self.begin_for_init(id, work, Some(reply))?
+        };
+        if let Begun::Running = begun {
+            let process = self.process_mut(id)?;
+            (process.busy, process.starting) = (true, starting);
+        }
+        Ok(())
+    }
+
+    fn begin_for_init(&mut self, id: ProcessId, work: Work, reply: Option<Reply>) -> Result<Begun, Failure> {
+        let container_id = self.process_mut(id)?.container.clone();
+        let log = self.run_file(&container_id)?;
+        let console_path = self.console_path();
+        let container = self.container(&container_id)?;
+        let (runtime, bundle) = (container.runtime.clone(), container.bundle.clone());
+        let simple = |verb: &str| runtime.command(verb, &log);
+        let command = match &work {
+            Work::Create { .. } => {
+                let process = self.process_mut(id)?;
+                if process.wanted.terminal {
+                    process.console =
+                        Some(ConsoleSocket::listen(console_path).map_err(cannot("listen for the terminal"))?);
+                }
+                let console = process.console.as_ref().map(ConsoleSocket::path);
+                runtime.create(&bundle, &bundle.join("init.pid"), console, &log).map(|mut command| {
+                    if let Some(ends) = process.stdio.take_child_ends() {
+                        set_stdio(&mut command, ends);
+                    }
+                    command.arg(&container_id);
+                    command
+                })
+            }
+            Work::Start => {
+                self.process_mut(id)?.stdio.before_start();
+                simple("start").map(|c| with(c, [&container_id]))
+            }
+            Work::Kill { signal, all } => simple("kill").map(|mut c| {
+                if *all {
+                    c.arg("--all");
+                }
+                with(c, [&container_id, &signal.to_string()])
+            }),
+            Work::KillRest => simple("kill").map(|c| with(c, ["--all", &container_id, "9"])),
+            Work::Pause => simple("pause").map(|c| with(c, [&container_id])),
+            Work::Resume => simple("resume").map(|c| with(c, [&container_id])),
+            Work::Delete => simple("delete").map(|c| with(c, [&container_id])),
+            Work::Update { resources } => {
+                let file = log.with_extension("json");
+                write_atomic_volatile(&file, resources, 0o600).map_err(|e| of_chain(Code::Unknown, &e))?;
+                simple("update").map(|mut c| {
+                    c.arg("--resources").arg(&file);
+                    with(c, [&container_id])
+                })
+            }
+        };
+        self.spawn(command.map_err(cannot("write the runtime's log"))?, Job { process: id, work, reply, log })
+    }
+
+    fn begin_for_exec(&mut self, id: ProcessId, work: Work, reply: Reply) -> Result<Begun, Failure> {
+        match work {
+            Work::Start => self.start_exec(id, reply),
+            Work::Kill { signal, .. } => {
+                let process = self.process_mut(id)?;
+                let number = i32::try_from(signal).ok().and_then(rustix::process::Signal::from_named_raw);
+                let Some(signal) = number else {
+                    return Err(failure(Code::InvalidArgument, format!("no signal {signal}")));
+                };
+                // It is our child and has not been reaped, so the pid is still its own.
+                let pid = rustix::process::Pid::from_raw(process.pid.cast_signed());
+                let Some(pid) = pid else {
+                    return Err(failure(Code::NotFound, "process already finished"));
+                };
+                rustix::process::kill_process(pid, signal).map_err(|e| failure(Code::Unknown, e))?;
+                self.answer(reply, &());
+                Ok(Begun::Done)
+            }
+            Work::Delete => {
+                let process = self.process_mut(id)?;
+                let (container, exec) = (process.container.clone(), process.exec.clone().unwrap_or_default());
+                let response = delete_response(process.pid, process.exit);
+                self.container_mut(&container)?.execs.remove(&exec);
+                self.forget_process(id);
+                self.answer(reply, &response);
+                Ok(Begun::Done)
+            }
+            _ => Err(failure(Code::InvalidArgument, "that can be asked of a container only, not of an exec")),
+        }
+    }
+
+    fn start_exec(&mut self, id: ProcessId, reply: Reply) -> Result<Begun, Failure> {
+        let container_id = self.process_mut(id)?.container.clone();
+        let log = self.run_file(&container_id)?;
+        let console_path = self.console_path();
+        let container = self.container(&container_id)?;
+        let init = container.init;
+        let runtime = container.runtime.clone();
+        if self.process_mut(init)?.state != State::Running {
+            let message = format!("cannot exec in container {container_id}: it is not running");
+            return Err(failure(Code::FailedPrecondition, message));
+        }
+        let process = self.process_mut(id)?;
+        process.stdio.before_start();
+        let spec = log.with_extension("json");
+        write_atomic_volatile(&spec, &process.spec, 0o600).map_err(|e| of_chain(Code::Unknown, &e))?;
+        if process.wanted.terminal {
+            process.console =
+                Some(ConsoleSocket::listen(console_path).map_err(cannot("listen for the terminal"))?);
+        }
+        let console = process.console.as_ref().map(ConsoleSocket::path);
+        let mut command = runtime
+            .exec(&spec, &log.with_extension("pid"), console, &log)
+            .map_err(cannot("write the runtime's log"))?;
+        if let Some(ends) = process.stdio.take_child_ends() {
+            set_stdio(&mut command, ends);
+        }
+        command.arg(&container_id);
+        let job = Job { process: id, work: Work::Start, reply: Some(reply), log };
+        let begun = self.spawn(command, job);
+        if begun.is_err() {
+            self.exec_failed(id);
+        }
+        begun
+    }
+
+    fn spawn(&mut self, mut command: Command, job: Job) -> Result<Begun, Failure> {
+        match command.spawn() {
+            Ok(child) => {
+                // Reaped with all the others.
+                self.jobs.insert(child.id(), job);
+                Ok(Begun::Running)
+            }
+            Err(error) => {
+                remove_run_files(&job.log);
+                let program = command.get_program().to_string_lossy().into_owned();
+                Err(failure(Code::Unknown, format!("cannot start OCI runtime `{program}`: {error}")))
+            }
+        }
+    }
+
+    /// A runtime command has ended.
+    pub(super) fn finish_job(&mut self, job: Job, status: u32, buffer: &mut [u8]) {
+        let Job { process: id, work, reply, log } = job;
+        let Some(process) = self.processes.get_mut(&id) else { return remove_run_files(&log) };
+        if !matches!(work, Work::KillRest) {
+            (process.busy, process.starting) = (false, false);
+        }
+        let is_exec = process.exec.is_some();
+        let outcome =
+            if status == 0 { Ok(()) } else { Err(runtime_failure(work.verb(is_exec), status, &log)) };
+        let outcome = match work {
+            Work::Create { rootfs } => self.created(id, outcome, rootfs, reply),
+            Work::Start if is_exec => self.exec_started(id, outcome, &log, reply),
+            Work::Start => outcome.map(|()| self.started(id, reply)),
+            Work::Delete => self.deleted(id, outcome, reply),
+            Work::Pause => outcome.map(|()| self.paused(id, State::Paused, reply)),
+            Work::Resume => outcome.map(|()| self.paused(id, State::Running, reply)),
+            Work::Kill { .. } | Work::Update { .. } => outcome.map(|()| {
+                if let Some(reply) = reply {
+                    self.answer(reply, &());
+                }
+            }),
+            // The container may have had no other process.
+            Work::KillRest => Ok(()),
+        };
+        if let (Err(failure), Some(reply)) = (&outcome, reply) {
+            self.refuse(reply, failure);
+        }
+        remove_run_files(&log);
+        self.announce_exit(id, buffer);
+        self.pump(id);
+    }
+
+    fn created(
+        &mut self,
+        id: ProcessId,
+        outcome: Result<(), Failure>,
+        rootfs: Vec<Mount>,
+        reply: Option<Reply>,
+    ) -> Result<(), Failure> {
+        let container_id = self.process_mut(id)?.container.clone();
+        let bundle = self.container(&container_id)?.bundle.clone();
+        let result = outcome.and_then(|()| {
+            let pid = read_pid(&bundle.join("init.pid"))?;
+            self.pid_is_known(id, pid)
+        });
+        let pid = match result {
+            Ok(pid) => pid,
+            Err(failure) => {
+                self.forget_container(&container_id);
+                return Err(failure);
+            }
+        };
+        self.container_mut(&container_id)?.cgroups = Cgroups::of(pid);
+        let process = self.process_mut(id)?;
+        process.state = State::Created;
+        let wanted = process.wanted.clone();
+        let event = events::TaskCreate {
+            container_id,
+            bundle: bundle.to_string_lossy().into_owned(),
+            rootfs,
+            io: Some(events::TaskIo {
+                stdin: wanted.stdin,
+                stdout: wanted.stdout,
+                stderr: wanted.stderr,
+                terminal: wanted.terminal,
+            }),
+            checkpoint: String::new(),
+            pid,
+        };
+        self.publisher.publish("/tasks/create", &event);
+        if let Some(reply) = reply {
+            self.answer(reply, &wire::CreateTaskResponse { pid });
+        }
+        Ok(())
+    }
+
+    fn started(&mut self, id: ProcessId, reply: Option<Reply>) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        process.state = State::Running;
+        let (pid, container_id) = (process.pid, process.container.clone());
+        if let Some(container) = self.containers.get_mut(&container_id) {
+            // Without a memory controller there is nothing to watch, and nothing to say about it.
+            container.oom = container.cgroups.watch_oom().ok();
+        }
+        self.publisher.publish("/tasks/start", &events::TaskStart { container_id, pid });
+        if let Some(reply) = reply {
+            self.answer(reply, &wire::StartResponse { pid });
+        }
+    }
+
+    fn exec_started(
+        &mut self,
+        id: ProcessId,
+        outcome: Result<(), Failure>,
+        log: &Path,
+        reply: Option<Reply>,
+    ) -> Result<(), Failure> {
+        let known = outcome.and_then(|()| {
+            let pid = read_pid(&log.with_extension("pid"))?;
+            self.pid_is_known(id, pid)
+        });
+        let pid = match known {
+            Ok(pid) => pid,
+            Err(failure) => {
+                self.exec_failed(id);
+                return Err(failure);
+            }
+        };
+        let process = self.process_mut(id)?;
+        process.state = State::Running;
+        let (container_id, exec_id) = (process.container.clone(), process.exec.clone().unwrap_or_default());
+        self.publisher
+            .publish("/tasks/exec-started", &events::TaskExecStarted { container_id, exec_id, pid });
+        if let Some(reply) = reply {
+            self.answer(reply, &wire::StartResponse { pid });
+        }
+        Ok(())
+    }
+
+    /// The command that starts a process has told its pid, and has sent its terminal if it has one.
+    fn pid_is_known(&mut self, id: ProcessId, pid: u32) -> Result<u32, Failure> {
+        let early = self.early_exits.remove(&pid);
+        let process = self.process_mut(id)?;
+        process.pid = pid;
+        process.unannounced_exit = early;
+        process.take_console();
+        process.spec = Vec::new();
+        if process.console.take().is_some() {
+            return Err(failure(Code::Unknown, "the OCI runtime has sent no terminal"));
+        }
+        Ok(pid)
+    }
+
+    /// An exec that could not be started can be waited for and deleted like one that has exited.
+    fn exec_failed(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        process.state = State::Stopped;
+        process.console = None;
+        let exit = Exit { status: 255, at: std::time::SystemTime::now() };
+        process.exit = Some(exit);
+        process.stdio.process_exited(&mut [0u8; 4096]);
+        for waiter in std::mem::take(&mut process.waiters) {
+            self.answer(waiter, &exit.wait_response());
+        }
+    }
+
+    fn paused(&mut self, id: ProcessId, state: State, reply: Option<Reply>) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        if process.exit.is_none() {
+            process.state = state;
+        }
+        let container_id = process.container.clone();
+        if state == State::Paused {
+            self.publisher.publish("/tasks/paused", &events::TaskPaused { container_id });
+        } else {
+            self.publisher.publish("/tasks/resumed", &events::TaskResumed { container_id });
+        }
+        if let Some(reply) = reply {
+            self.answer(reply, &());
+        }
+    }
+
+    fn deleted(
+        &mut self,
+        id: ProcessId,
+        outcome: Result<(), Failure>,
+        reply: Option<Reply>,
+    ) -> Result<(), Failure> {
+        match outcome {
+            // What the runtime does not know needs no deleting.
+            Err(failure) if failure.code != Code::NotFound => return Err(failure),
+            _ => {}
+        }
+        let process = self.process_mut(id)?;
+        let container_id = process.container.clone();
+        // A container deleted before its start has been killed by the runtime, and will be reaped as unknown.
+        let exit = process.exit.or(process.unannounced_exit);
+        let response = delete_response(process.pid, exit);
+        self.forget_container(&container_id);
+        let event = events::TaskDelete {
+            id: container_id.clone(),
+            container_id,
+            pid: response.pid,
+            exit_status: response.exit_status,
+            exited_at: response.exited_at,
+        };
+        self.publisher.publish("/tasks/delete", &event);
+        if let Some(reply) = reply {
+            self.answer(reply, &response);
+        }
+        Ok(())
+    }
+
+    /// Tells everybody that a process has exited, if it has and the command that starts it has ended.
+    pub(super) fn announce_exit(&mut self, id: ProcessId, buffer: &mut [u8]) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        if process.starting || process.exit.is_some() {
+            return;
+        }
+        let Some(exit) = process.unannounced_exit.take() else { return };
+        process.exit = Some(exit);
+        process.state = State::Stopped;
+        // First the output, then the news: who waits for the exit finds the log complete.
+        process.stdio.process_exited(buffer);
+        let (container_id, pid) = (process.container.clone(), process.pid);
+        let exec = process.exec.clone();
+        let waiters = std::mem::take(&mut process.waiters);
+        if exec.is_none()
+            && self.containers.get(&container_id).is_some_and(|c| !c.own_pid_namespace)
+            && let Err(failure) = self.begin_for_init(id, Work::KillRest, None)
+        {
+            crate::note(&format!("container {container_id}: cannot kill what is left of it: {failure}"));
+        }
+        let event = events::TaskExit {
+            id: exec.unwrap_or_else(|| container_id.clone()),
+            container_id,
+            pid,
+            exit_status: exit.status,
+            exited_at: Some(exit.at.into()),
+        };
+        self.publisher.publish("/tasks/exit", &event);
+        for waiter in waiters {
+            self.answer(waiter, &exit.wait_response());
+        }
+    }
+
+    /// Drops a container, its execs and its mounts; whoever waits for one of them is told.
+    pub(super) fn forget_container(&mut self, id: &str) {
+        let Some(container) = self.containers.remove(id) else { return };
+        for process in container.execs.values().chain([&container.init]) {
+            self.forget_process(*process);
+        }
+        if container.mounted {
+            unmount(&container.bundle.join("rootfs"));
+        }
+    }
+
+    fn forget_process(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.remove(&id) else { return };
+        let gone = failure(Code::NotFound, "the process has been deleted");
+        for reply in process.waiters.into_iter().chain(process.queue.into_iter().map(|(_, reply)| reply)) {
+            self.refuse(reply, &gone);
+        }
+    }
+
+    /// A fresh name in a container's bundle for the log of a command.
+    fn run_file(&mut self, container: &str) -> Result<PathBuf, Failure> {
+        let number = self.number();
+        Ok(self.container(container)?.bundle.join(format!("run-{number}.log")))
+    }
+
+    fn console_path(&mut self) -> PathBuf {
+        let mut path = self.socket.clone().into_os_string();
+        path.push(format!(".pty{}", self.number()));
+        path.into()
+    }
+}
+
+fn with<'a>(
+    mut command: Command,
+    arguments: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr> + 'a>,
+) -> Command {
+    command.args(arguments);
+    command
+}
+
+fn set_stdio(command: &mut Command, [stdin, stdout, stderr]: [ChildStdio; 3]) {
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
+}
+
+fn read_pid(path: &Path) -> Result<u32, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        failure(Code::Unknown, format!("cannot read the runtime's `{}`: {e}", path.display()))
+    })?;
+    let number = text.trim().parse().ok().filter(|n| *n > 0);
+    number.ok_or_else(|| failure(Code::Unknown, format!("the runtime wrote no pid to `{}`", path.display())))
+}
+
+fn remove_run_files(log: &Path) {
+    for ending in ["log", "json", "pid"] {
+        let _ = std::fs::remove_file(log.with_extension(ending)); // each exists only for some commands
+    }
+}
+
+fn delete_response(pid: u32, exit: Option<Exit>) -> wire::DeleteResponse {
+    wire::DeleteResponse {
+        pid,
+        exit_status: exit.map_or(0, |e| e.status),
+        exited_at: exit.map(|e| e.at.into()),
+    }
+}
+
+fn cannot(what: &'static str) -> impl FnOnce(std::io::Error) -> Failure {
+    move |error| failure(Code::Unknown, format!("cannot {what}: {error}"))
+}
+
+/// What a failed runtime command is reported as: its own words, and a code guessed from them, for runtimes have
+/// only the words.
+fn runtime_failure(verb: &str, status: u32, log: &Path) -> Failure {
+    let reason = crate::runtime::last_error(log)
+        .unwrap_or_else(|| format!("exit status {status}, and no reason given"));
+    let says = |words: &[&str]| words.iter().any(|w| reason.contains(w));
+    let gone = says(&["already finished", "not running", "does not exist", "no such process"]);
+    let code = if gone && !matches!(verb, "create" | "start" | "exec") {
+        Code::NotFound
+    } else if says(&[
+        "not supported",
+        "unsupported",
+        "unknown command",
+        "No help topic",
+        "unrecognized subcommand",
+    ]) {
+        Code::Unimplemented
+    } else {
+        Code::Unknown
+    };
+    Failure { code, message: format!("OCI runtime {verb} failed: {reason}") }
+}

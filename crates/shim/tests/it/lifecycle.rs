@@ -1,0 +1,324 @@
+//! From create to shutdown: states, exit statuses, signals, execs, races, the shim's death.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use sampan_rpc::cgroup1::Metrics;
+use sampan_rpc::task;
+use sampan_rpc::ttrpc::Code;
+use sampan_rpc::types::Status;
+use sampan_shim::client::CallError;
+
+use crate::harness::{Shim, can_run, delete_command, sh};
+
+fn code(error: CallError) -> (Code, String) {
+    match error {
+        CallError::Failure(failure) => (failure.code, failure.message),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_container_runs_and_its_exit_status_is_kept() {
+    if !can_run() {
+        return;
+    }
+    let mut shim = Shim::start(sh("echo out; echo err >&2; exit 7"), |_| {});
+    let pid = shim.create_attached();
+    assert!(pid > 0);
+    assert_eq!(shim.state("").status(), Status::Created);
+    assert_eq!(code(shim.create_again()).0, Code::AlreadyExists);
+    assert_eq!(shim.start_task("").unwrap(), pid);
+    assert_eq!(shim.wait(""), 7);
+    let state = shim.state("");
+    assert_eq!((state.status(), state.exit_status, state.pid), (Status::Stopped, 7, pid));
+    let mut log = shim.log();
+    log.sort();
+    assert_eq!(log, [("stderr".to_owned(), "err\n".to_owned()), ("stdout".to_owned(), "out\n".to_owned())]);
+    assert_eq!(code(shim.kill("", 15, false).unwrap_err()).0, Code::NotFound);
+    assert_eq!(code(shim.start_task("").unwrap_err()).0, Code::FailedPrecondition);
+    let deleted = shim.delete("").unwrap();
+    assert_eq!((deleted.pid, deleted.exit_status), (pid, 7));
+    assert_eq!(code(shim.delete("").unwrap_err()).0, Code::NotFound);
+    assert!(!shim.dir.path().join("attach.sock").exists());
+    shim.shut_down();
+}
+
+#[test]
+fn signals_end_it_and_show_in_the_status() {
+    if !can_run() {
+        return;
+    }
+    let mut shim = Shim::start(sh("trap 'exit 3' TERM; echo ready; while :; do sleep 0.01; done"), |_| {});
+    shim.create_attached();
+    assert_eq!(code(shim.delete_running()).0, Code::NotFound);
+    let socket = shim.attach("", r#"{"stdout":true}"#);
+    shim.start_task("").unwrap();
+    crate::harness::wait_readable(&socket);
+    assert_eq!(code(shim.delete("").unwrap_err()).0, Code::FailedPrecondition);
+    shim.kill("", 15, false).unwrap();
+    assert_eq!(shim.wait(""), 3);
+    shim.delete("").unwrap();
+    shim.shut_down();
+
+    let mut shim = Shim::start(sh("sleep 1000"), |_| {});
+    shim.create_attached();
+    shim.start_task("").unwrap();
+    shim.kill("", 9, false).unwrap();
+    assert_eq!(shim.wait(""), 137);
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+#[test]
+fn a_command_that_is_not_there_fails_create_and_leaves_nothing() {
+    if !can_run() {
+        return;
+    }
+    let mut shim = Shim::start(vec!["/no/such".into()], |_| {});
+    let request = shim.create_request(false, "", &shim.attach_address(), "");
+    let (kind, message) = code(shim.client.call::<task::CreateTaskResponse>("Create", &request).unwrap_err());
+    assert_eq!(kind, Code::Unknown);
+    assert!(message.starts_with("OCI runtime create failed: ") && message.contains("/no/such"), "{message}");
+    let gone: Result<task::StateResponse, _> =
+        shim.client.call("State", &task::StateRequest { id: shim.id.clone(), exec_id: String::new() });
+    assert_eq!(code(gone.unwrap_err()).0, Code::NotFound);
+    assert!(!shim.dir.path().join("attach.sock").exists());
+    shim.shut_down();
+}
+
+#[test]
+fn execs_have_their_own_lives() {
+    if !can_run() {
+        return;
+    }
+    let mut shim = Shim::start(sh("sleep 1000"), |_| {});
+    shim.create_attached();
+    shim.exec("early", sh("true"), false, false);
+    assert_eq!(code(shim.start_task("early").unwrap_err()).0, Code::FailedPrecondition);
+    shim.delete("early").unwrap();
+    shim.start_task("").unwrap();
+    for n in 0..5 {
+        let name = format!("e{n}");
+        shim.exec(&name, sh(&format!("exit {n}")), false, false);
+        let pid = shim.start_task(&name).unwrap();
+        assert_eq!(shim.wait(&name), n);
+        let deleted = shim.delete(&name).unwrap();
+        assert_eq!((deleted.pid, deleted.exit_status), (pid, n));
+    }
+    shim.exec("bad", vec!["/no/such".into()], false, false);
+    let (_, message) = code(shim.start_task("bad").unwrap_err());
+    assert!(message.starts_with("OCI runtime exec failed: "), "{message}");
+    assert_eq!(shim.state("bad").status(), Status::Stopped);
+    shim.delete("bad").unwrap();
+    shim.exec("long", sh("sleep 1000"), false, false);
+    shim.start_task("long").unwrap();
+    let pids: task::PidsResponse =
+        shim.client.call("Pids", &task::PidsRequest { id: shim.id.clone() }).unwrap();
+    assert!(pids.processes.len() >= 2);
+    assert!(pids.processes.iter().any(|p| p.info.is_some()));
+    shim.kill("long", 15, false).unwrap();
+    assert_eq!(shim.wait("long"), 143);
+    // An exec ends with the container's first process.
+    shim.exec("left", sh("sleep 1000"), false, false);
+    shim.start_task("left").unwrap();
+    shim.kill("", 9, false).unwrap();
+    assert_eq!((shim.wait("left"), shim.wait("")), (137, 137));
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+#[test]
+fn processes_of_a_shared_pid_namespace_are_ended_with_the_first() {
+    if !can_run() {
+        return;
+    }
+    let mut shim = Shim::start(sh("sleep 12345 & echo $!; exec sleep 1000"), |spec| {
+        spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid");
+    });
+    shim.create_attached();
+    let socket = shim.attach("", r#"{"stdout":true}"#);
+    shim.start_task("").unwrap();
+    crate::harness::wait_readable(&socket);
+    let child: i32 = shim.log()[0].1.trim().parse().unwrap();
+    let child = rustix::process::Pid::from_raw(child).unwrap();
+    let fd = rustix::process::pidfd_open(child, rustix::process::PidfdFlags::empty()).unwrap();
+    shim.kill("", 9, false).unwrap();
+    assert_eq!(shim.wait(""), 137);
+    crate::harness::wait_readable(&fd);
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+#[test]
+fn pause_update_and_stats() {
+    if !can_run() {
+        return;
+    }
+    let mut shim = Shim::start(sh("sleep 1000"), |_| {});
+    shim.create_attached();
+    shim.start_task("").unwrap();
+    let id = shim.id.clone();
+    shim.client.call::<()>("Pause", &task::PauseRequest { id: id.clone() }).unwrap();
+    assert_eq!(shim.state("").status(), Status::Paused);
+    shim.client.call::<()>("Resume", &task::ResumeRequest { id: id.clone() }).unwrap();
+    assert_eq!(shim.state("").status(), Status::Running);
+    let resources = prost_types::Any { type_url: String::new(), value: br#"{"pids":{"limit":77}}"#.to_vec() };
+    let request =
+        task::UpdateTaskRequest { id: id.clone(), resources: Some(resources), ..Default::default() };
+    shim.client.call::<()>("Update", &request).unwrap();
+    let stats: task::StatsResponse =
+        shim.client.call("Stats", &task::StatsRequest { id: id.clone() }).unwrap();
+    if let Some(metrics) = sampan_rpc::unpack::<Metrics>(&stats.stats.unwrap()).unwrap() {
+        assert_eq!(metrics.pids.unwrap().limit, 77);
+        assert!(metrics.memory.unwrap().usage.unwrap().usage > 0);
+        assert!(metrics.cpu.unwrap().usage.unwrap().total > 0);
+    }
+    let refused =
+        shim.client.call::<()>("Checkpoint", &task::CheckpointTaskRequest { id, ..Default::default() });
+    assert_eq!(code(refused.unwrap_err()).0, Code::Unimplemented);
+    shim.kill("", 9, false).unwrap();
+    shim.wait("");
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+/// A runtime that is runc, slowed down by `before` and `after`.
+fn slow_runtime(shim: &mut Shim, before: &str, after: &str) {
+    let path = shim.dir.path().join("slow-runc");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in {before}) sleep 0.7;; esac\n/usr/sbin/runc \"$@\"\nstatus=$?\n\
+         case \"$*\" in {after}) sleep 0.5;; esac\nexit $status\n"
+    );
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    shim.runtime = path;
+}
+
+#[test]
+fn a_slow_runtime_holds_up_only_its_own_request() {
+    if !can_run() {
+        return;
+    }
+    let mut shim = Shim::start(sh("exit 4"), |_| {});
+    slow_runtime(&mut shim, "*' create '*", "never");
+    let request = shim.create_request(false, "", &shim.attach_address(), "");
+    let mut other = shim.another();
+    let creating = std::thread::spawn(move || {
+        other.call::<task::CreateTaskResponse>("Create", &request).unwrap();
+    });
+    let begun = Instant::now();
+    let connect = task::ConnectRequest { id: shim.id.clone() };
+    while begun.elapsed() < Duration::from_millis(200) {
+        let asked = Instant::now();
+        shim.client.call::<task::ConnectResponse>("Connect", &connect).unwrap();
+        assert!(asked.elapsed() < Duration::from_millis(100));
+    }
+    assert_eq!(shim.state("").pid, 0);
+    creating.join().unwrap();
+    shim.start_task("").unwrap();
+    assert_eq!(shim.wait(""), 4);
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+#[test]
+fn an_exit_before_the_pid_is_known_is_not_lost() {
+    if !can_run() {
+        return;
+    }
+    let mut shim = Shim::start(sh("exec sleep 1000"), |_| {});
+    slow_runtime(&mut shim, "never", "*' exec '*|*' start '*");
+    shim.create_attached();
+    shim.start_task("").unwrap();
+    shim.exec("quick", sh("exit 9"), false, false);
+    let pid = shim.start_task("quick").unwrap();
+    assert!(pid > 0);
+    assert_eq!(shim.wait("quick"), 9);
+    shim.kill("", 9, false).unwrap();
+    assert_eq!(shim.wait(""), 137);
+    shim.delete("").unwrap();
+    shim.shut_down();
+
+    // The container's own process, gone while `start` still runs: Start succeeds, then Wait tells.
+    let mut shim = Shim::start(sh("exit 6"), |_| {});
+    slow_runtime(&mut shim, "never", "*' start '*");
+    shim.create_attached();
+    shim.start_task("").unwrap();
+    assert_eq!(shim.wait(""), 6);
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+#[test]
+fn delete_cleans_up_after_a_killed_shim() {
+    if !can_run() {
+        return;
+    }
+    let mut shim = Shim::start(sh("sleep 1000"), |_| {});
+    let pid = shim.create_attached();
+    shim.start_task("").unwrap();
+    let fd = |pid: u32| {
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+        (pid, rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap())
+    };
+    let ((server, server_fd), (_, init_fd)) = (fd(shim.shim_pid()), fd(pid));
+    let session = rustix::process::getsid(Some(server)).unwrap();
+    assert_eq!(session, server);
+    rustix::process::kill_process(server, rustix::process::Signal::KILL).unwrap();
+    crate::harness::wait_readable(&server_fd);
+    let output = delete_command(&shim);
+    assert!(output.status.success(), "{output:?}");
+    let response: task::DeleteResponse = prost::Message::decode(output.stdout.as_slice()).unwrap();
+    assert_eq!((response.pid, response.exit_status), (pid, 137));
+    crate::harness::wait_readable(&init_fd);
+    assert!(!shim.socket().exists());
+}
+
+#[test]
+fn containers_of_one_pod_share_a_shim() {
+    if !can_run() {
+        return;
+    }
+    let annotate = |spec: &mut serde_json::Value| {
+        spec["annotations"]["io.kubernetes.cri.sandbox-id"] = "spt-pod".into();
+    };
+    let mut first = Shim::start(sh("exit 1"), annotate);
+    let second = first.dir.path().join("second");
+    std::fs::create_dir(&second).unwrap();
+    std::fs::copy(first.bundle().join("config.json"), second.join("config.json")).unwrap();
+    std::fs::rename(first.bundle().join("rootfs"), second.join("rootfs")).unwrap();
+    let id = format!("{}-b", first.id);
+    let output = std::process::Command::new(crate::harness::SHIM)
+        .args(["-namespace", "spt", "-id", &id, "-address", "", "start"])
+        .current_dir(&second)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), first.address);
+    let request = task::CreateTaskRequest {
+        id: id.clone(),
+        bundle: second.to_string_lossy().into_owned(),
+        options: Some(first.options()),
+        ..Default::default()
+    };
+    first.client.call::<task::CreateTaskResponse>("Create", &request).unwrap();
+    let start = task::StartRequest { id: id.clone(), ..Default::default() };
+    first.client.call::<task::StartResponse>("Start", &start).unwrap();
+    let wait = task::WaitRequest { id: id.clone(), ..Default::default() };
+    assert_eq!(first.client.call::<task::WaitResponse>("Wait", &wait).unwrap().exit_status, 1);
+    let delete = task::DeleteRequest { id, ..Default::default() };
+    first.client.call::<task::DeleteResponse>("Delete", &delete).unwrap();
+    first.shut_down();
+}
+
+impl Shim {
+    fn create_again(&mut self) -> CallError {
+        let request = self.create_request(false, "", "", "");
+        self.client.call::<task::CreateTaskResponse>("Create", &request).unwrap_err()
+    }
+
+    fn delete_running(&mut self) -> CallError {
+        let request = task::DeleteRequest { id: "nobody".into(), exec_id: String::new() };
+        self.client.call::<task::DeleteResponse>("Delete", &request).unwrap_err()
+    }
+}

@@ -1,0 +1,7 @@
+//! The shim as a program, over Debian's runc and with containerd. Needs root and runc; without them each test says
+//! so and passes.
+
+mod containerd;
+mod harness;
+mod lifecycle;
+mod streams;
