@@ -215,14 +215,14 @@ impl Engine {
     ///
     /// # Errors
     /// If there is no such container, or its file system can't be read.
-    pub async fn commit(&self, text: &str, pause: bool, new: NewImage, config: Option<ImageProcess>) -> Result<Image> {
+    pub async fn commit(&self, text: &str, pause: bool, new: NewImage) -> Result<Image> {
         let view = self.container(text)?;
         let running = matches!(view.record.phase, crate::container::state::Phase::Running { .. });
         if pause && running {
             self.pause(text).await?;
         }
         let (inner, record) = (self.inner.clone(), view.record.clone());
-        let committed = long_blocking(move || commit(&inner, &record, new, config)).await;
+        let committed = long_blocking(move || commit(&inner, &record, new)).await;
         if pause && running {
             self.resume(text).await?;
         }
@@ -340,7 +340,6 @@ fn commit(
     inner: &Inner,
     record: &crate::metadata::ContainerRecord,
     new: NewImage,
-    config: Option<ImageProcess>,
 ) -> Result<Image> {
     let store = &inner.images.store;
     let base = inner.images.resolve_id(&record.image_id)?;
@@ -350,9 +349,6 @@ fn commit(
     let now = Timestamp::now();
     made.created = Some(now);
     made.author.clone_from(&new.author);
-    if let Some(config) = config {
-        made.config = config;
-    }
     crate::build::apply_changes(&mut made.config, &new.changes)?;
     made.history.push(History {
         created: Some(now),
@@ -370,4 +366,46 @@ fn commit(
         inner.image_event("tag", &image.id, Some(name));
     }
     Ok(image)
+}
+
+impl Engine {
+    /// Takes in the images of an archive (`docker save`'s, or an OCI layout's).
+    ///
+    /// # Errors
+    /// If the archive is broken or the disk is full.
+    pub async fn load(&self, mut tar: Box<dyn Read + Send>) -> Result<Vec<Image>> {
+        let inner = self.inner.clone();
+        long_blocking(move || {
+            let loaded = inner.images.store.load(&mut tar);
+            let images = loaded.map_err(|e| EngineError::layer(e.class(), "cannot load the archive")(e))?;
+            for image in &images {
+                inner.image_event("load", &image.id, image.names.first());
+            }
+            Ok(images)
+        })
+        .await
+    }
+
+    /// Writes images as one archive that both `docker load` and OCI tools read.
+    ///
+    /// # Errors
+    /// If one is not there or the output fails.
+    pub async fn save(&self, names: Vec<String>, mut output: Box<dyn std::io::Write + Send>) -> Result<()> {
+        let inner = self.inner.clone();
+        long_blocking(move || {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let saved = inner.images.store.save(&names, &mut output);
+            saved.map_err(|e| EngineError::layer(e.class(), "cannot save the images")(e))
+        })
+        .await
+    }
+
+    /// Where a container's writable layer lies, in Docker's words for its parts.
+    pub async fn snapshot_directories(&self, container_id: &str) -> BTreeMap<String, String> {
+        let (inner, id) = (self.inner.clone(), container_id.to_owned());
+        let merged = inner.config.bundle(&id).join("rootfs");
+        let snapshot = blocking(move || inner.images.store.snapshot(&id)).await;
+        let upper = snapshot.ok().map(|s| ("UpperDir".to_owned(), s.upper.display().to_string()));
+        upper.into_iter().chain([("MergedDir".to_owned(), merged.display().to_string())]).collect()
+    }
 }

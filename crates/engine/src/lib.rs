@@ -39,7 +39,7 @@ pub use blocking::{blocking, long_blocking};
 pub use config::EngineConfig;
 pub use error::{EngineError, Result};
 pub use host::HostFacts;
-pub use lifecycle::WaitCondition;
+pub use lifecycle::{ProcessRow, WaitCondition, parse_signal};
 
 use container::{Handle, Registry};
 use container::state::Denial;

@@ -1,0 +1,362 @@
+//! The routes of images. Their names may hold slashes, so that the verb is split off here.
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{Request, StatusCode, header};
+use sampan_base::{ImageRef, Timestamp};
+use sampan_docker_api::IdAnswer;
+use sampan_docker_api::build::Progress;
+use sampan_docker_api::container::{ContainerConfig, GraphDriver};
+use sampan_docker_api::image::{
+    HistoryRow, ImageDeleted, ImageInspect, ImageMetadata, ImageSummary, ImagesPruned, RootFs,
+};
+use sampan_engine::Engine;
+use sampan_engine::images::{Image, NewImage, Removed};
+use tokio::sync::mpsc;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+use super::containers::{ChannelWriter, channel_body, json};
+use super::error::{Answer, ApiError};
+use super::filters::Filters;
+use super::{Query, is_on, show};
+
+/// A request's body as a reader for blocking code.
+pub(crate) fn body_reader(request: Request<Body>) -> Box<dyn std::io::Read + Send> {
+    let stream = futures_util::TryStreamExt::map_err(request.into_body().into_data_stream(), std::io::Error::other);
+    Box::new(SyncIoBridge::new(StreamReader::new(stream)))
+}
+
+/// Sends a line of progress; a client that has gone misses it.
+pub(crate) async fn tell(sender: &mpsc::Sender<Bytes>, progress: Progress) {
+    if let Ok(mut line) = serde_json::to_vec(&progress) {
+        line.extend(b"\r\n");
+        let _ = sender.send(line.into()).await;
+    }
+}
+
+fn tags(image: &Image) -> Vec<String> {
+    image.names.iter().filter(|n| n.tag().is_some()).map(ImageRef::familiar).collect()
+}
+
+fn bytes(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<Json<Vec<ImageSummary>>> {
+    let known = ["reference", "label", "dangling", "before", "since"];
+    let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
+    let images = engine.images().await?;
+    let bound = |key: &str| {
+        images.iter().find(|i| filters.has(key) && filters.any(key, |v| names_image(i, v))).and_then(|i| i.created)
+    };
+    let (before, since) = (bound("before"), bound("since"));
+    let wanted = |image: &&Image| {
+        let dangling = image.names.is_empty();
+        let reference = |pattern: &str| image.names.iter().any(|name| matches_reference(name, pattern));
+        filters.any("dangling", |v| matches!(v, "1" | "true") == dangling)
+            && filters.any("reference", reference)
+            && filters.labels(&image.config.config.labels)
+            && before.is_none_or(|t| image.created.is_some_and(|c| c < t))
+            && since.is_none_or(|t| image.created.is_some_and(|c| c > t))
+    };
+    let row = |image: &Image| {
+        let tags = tags(image);
+        ImageSummary {
+            containers: -1,
+            created: image.created.map_or(0, Timestamp::unix_seconds),
+            id: image.id.to_string(),
+            labels: (!image.config.config.labels.is_empty()).then(|| image.config.config.labels.clone()),
+            repo_digests: None,
+            repo_tags: Some(if tags.is_empty() { vec!["<none>:<none>".to_owned()] } else { tags }),
+            shared_size: -1,
+            size: bytes(image.size),
+            virtual_size: bytes(image.size),
+            ..ImageSummary::default()
+        }
+    };
+    Ok(Json(images.iter().filter(wanted).map(row).collect()))
+}
+
+fn names_image(image: &Image, text: &str) -> bool {
+    text.parse::<ImageRef>().is_ok_and(|name| image.names.contains(&name))
+        || image.id.to_string().trim_start_matches("sha256:").starts_with(text.trim_start_matches("sha256:"))
+}
+
+/// `debian`, `debian:book*`, `*/web`: `*` stands for any text without a slash.
+fn matches_reference(name: &ImageRef, pattern: &str) -> bool {
+    fn fits(text: &[u8], pattern: &[u8]) -> bool {
+        match pattern.split_first() {
+            None => text.is_empty(),
+            Some((b'*', rest)) => {
+                let end = text.iter().position(|b| *b == b'/').unwrap_or(text.len());
+                (0..=end).any(|n| fits(&text[n..], rest))
+            }
+            Some((first, rest)) => text.first() == Some(first) && fits(&text[1..], rest),
+        }
+    }
+    let full = name.familiar();
+    fits(full.as_bytes(), pattern.as_bytes()) || fits(name.familiar_repository().as_bytes(), pattern.as_bytes())
+}
+
+/// Splits `library/debian/json` into the name and one of the verbs.
+fn split(path: &str, verbs: &[&str]) -> Answer<(String, String)> {
+    let found = path.rsplit_once('/').filter(|(_, verb)| verbs.contains(verb));
+    found.map(|(name, verb)| (name.to_owned(), verb.to_owned())).ok_or_else(ApiError::no_page)
+}
+
+pub(crate) async fn get(State(engine): State<Engine>, Path(path): Path<String>) -> Answer<Response> {
+    let (name, verb) = split(&path, &["json", "history", "get"])?;
+    match verb.as_str() {
+        "json" => Ok(Json(inspect(&engine.image(&name).await?)).into_response()),
+        "history" => Ok(Json(history(&engine.image(&name).await?)).into_response()),
+        _ => send_archive(engine, vec![name]).await,
+    }
+}
+
+pub(crate) async fn post(State(engine): State<Engine>, Path(path): Path<String>, query: Query) -> Answer<Response> {
+    let (name, verb) = split(&path, &["tag", "push"])?;
+    if verb == "push" {
+        return Err(ApiError::unsupported("pushing to a registry is not supported yet: use `save`"));
+    }
+    let repository = query.get("repo").map_or("", String::as_str);
+    let tag = query.get("tag").filter(|t| !t.is_empty());
+    engine.image_tag(&name, new_name(repository, tag)?).await?;
+    Ok(StatusCode::CREATED.into_response())
+}
+
+fn new_name(repository: &str, tag: Option<&String>) -> Answer<ImageRef> {
+    let name: ImageRef = repository.parse().map_err(|e| invalid_reference(&e))?;
+    match tag {
+        Some(tag) => name.with_tag(tag).map_err(|e| invalid_reference(&e)),
+        None => Ok(name),
+    }
+}
+
+pub(crate) fn invalid_reference(error: &dyn std::error::Error) -> ApiError {
+    ApiError::invalid(format!("invalid reference format: {error}"))
+}
+
+pub(crate) async fn delete(
+    State(engine): State<Engine>,
+    Path(name): Path<String>,
+    query: Query,
+) -> Answer<Json<Vec<ImageDeleted>>> {
+    let removed = engine.image_remove(&name, is_on(query.get("force"))).await?;
+    Ok(Json(removed.into_iter().map(deleted).collect()))
+}
+
+fn deleted(removed: Removed) -> ImageDeleted {
+    match removed {
+        Removed::Untagged(name) => ImageDeleted { untagged: Some(name.familiar()), deleted: None },
+        Removed::Deleted(id) => ImageDeleted { untagged: None, deleted: Some(id) },
+    }
+}
+
+fn inspect(image: &Image) -> ImageInspect {
+    let config = &image.config;
+    let other = |key: &str| config.other.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    ImageInspect {
+        id: image.id.to_string(),
+        repo_tags: tags(image),
+        comment: config.history.last().map(|h| h.comment.clone()).unwrap_or_default(),
+        created: image.created.map_or_else(String::new, |t| t.to_string()),
+        container: other("container"),
+        container_config: ContainerConfig::default(),
+        docker_version: other("docker_version"),
+        author: config.author.clone(),
+        config: show::image_config(&config.config),
+        architecture: config.architecture.clone(),
+        os: config.os.clone(),
+        size: bytes(image.size),
+        virtual_size: bytes(image.size),
+        graph_driver: GraphDriver { data: None, name: "overlay2".to_owned() },
+        root_fs: RootFs {
+            kind: "layers".to_owned(),
+            layers: image.layers.iter().map(|l| l.diff_id.0.to_string()).collect(),
+        },
+        metadata: ImageMetadata { last_tag_time: image.added.to_string() },
+        ..ImageInspect::default()
+    }
+}
+
+/// The newest step first; the layers' sizes belong to the steps that made some.
+fn history(image: &Image) -> Vec<HistoryRow> {
+    let mut layers = image.layers.iter();
+    let mut rows: Vec<HistoryRow> = image
+        .config
+        .history
+        .iter()
+        .map(|step| HistoryRow {
+            comment: step.comment.clone(),
+            created: step.created.map_or(0, Timestamp::unix_seconds),
+            created_by: step.created_by.clone(),
+            id: "<missing>".to_owned(),
+            size: if step.empty_layer { 0 } else { layers.next().map_or(0, |l| bytes(l.size)) },
+            tags: None,
+        })
+        .collect();
+    rows.reverse();
+    if let Some(first) = rows.first_mut() {
+        first.id = image.id.to_string();
+        first.tags = Some(tags(image)).filter(|t| !t.is_empty());
+    }
+    rows
+}
+
+/// `fromSrc=-`: the body is a root file system. `fromImage`: a pull.
+pub(crate) async fn create(
+    State(engine): State<Engine>,
+    axum::extract::RawQuery(raw): axum::extract::RawQuery,
+    query: Query,
+    request: Request<Body>,
+) -> Answer<Response> {
+    let Some(source) = query.get("fromSrc") else {
+        let name = query.get("fromImage").map_or("", String::as_str);
+        return Err(ApiError::unsupported(format!(
+            "pulling from a registry is not supported yet: cannot pull {name}; use `load` or `import`"
+        )));
+    };
+    if source != "-" {
+        return Err(ApiError::unsupported("importing from a URL is not supported: send the archive"));
+    }
+    let repository = query.get("repo").map_or("", String::as_str);
+    let tag = query.get("tag").filter(|t| !t.is_empty());
+    let name = if repository.is_empty() { None } else { Some(new_name(repository, tag)?) };
+    let message = query.get("message").filter(|m| !m.is_empty()).cloned();
+    let new = NewImage {
+        name,
+        message: message.unwrap_or_else(|| "Imported from -".to_owned()),
+        author: String::new(),
+        changes: repeated(raw.as_deref(), "changes"),
+    };
+    let (sender, body) = channel_body();
+    tokio::spawn(async move {
+        let progress = match engine.import(body_reader(request), new).await {
+            Ok(image) => Progress::status(image.id.to_string()),
+            Err(error) => Progress::error(sampan_base::chain(&error), None),
+        };
+        tell(&sender, progress).await;
+    });
+    Ok(json_lines(body))
+}
+
+/// All values of a parameter that may come several times.
+pub(crate) fn repeated(raw: Option<&str>, key: &str) -> Vec<String> {
+    let pairs: Vec<(String, String)> =
+        axum::extract::Query::try_from_uri(&format!("/?{}", raw.unwrap_or_default()).parse().unwrap_or_default())
+            .map(|axum::extract::Query(pairs)| pairs)
+            .unwrap_or_default();
+    pairs.into_iter().filter(|(k, v)| k == key && !v.is_empty()).map(|(_, v)| v).collect()
+}
+
+pub(crate) fn json_lines(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+pub(crate) async fn load(State(engine): State<Engine>, request: Request<Body>) -> Answer<Response> {
+    let (sender, body) = channel_body();
+    tokio::spawn(async move {
+        match engine.load(body_reader(request)).await {
+            Ok(images) => {
+                for image in images {
+                    if image.names.is_empty() {
+                        tell(&sender, Progress::stream(format!("Loaded image ID: {}\n", image.id))).await;
+                    }
+                    for name in &image.names {
+                        tell(&sender, Progress::stream(format!("Loaded image: {name}\n"))).await;
+                    }
+                }
+            }
+            Err(error) => tell(&sender, Progress::error(sampan_base::chain(&error), None)).await,
+        }
+    });
+    Ok(json_lines(body))
+}
+
+pub(crate) async fn save(
+    State(engine): State<Engine>,
+    axum::extract::RawQuery(raw): axum::extract::RawQuery,
+) -> Answer<Response> {
+    let names = repeated(raw.as_deref(), "names");
+    if names.is_empty() {
+        return Err(ApiError::invalid("no image was named"));
+    }
+    send_archive(engine, names).await
+}
+
+async fn send_archive(engine: Engine, names: Vec<String>) -> Answer<Response> {
+    // Looked up before the answer begins: after that an error could only cut it off.
+    for name in &names {
+        engine.image(name).await?;
+    }
+    let (sender, body) = channel_body();
+    tokio::spawn(async move {
+        if let Err(error) = engine.save(names, Box::new(ChannelWriter::new(sender))).await {
+            tracing::warn!(error = sampan_base::chain(&error), "saving images failed");
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
+}
+
+pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<Json<ImagesPruned>> {
+    let filters = Filters::parse(query.get("filters").map(String::as_str), &["dangling"])?;
+    let all = filters.has("dangling") && filters.any("dangling", |v| matches!(v, "0" | "false"));
+    let (removed, space_reclaimed) = engine.images_prune(all).await?;
+    Ok(Json(ImagesPruned { images_deleted: Some(removed.into_iter().map(deleted).collect()), space_reclaimed }))
+}
+
+pub(crate) async fn commit(
+    State(engine): State<Engine>,
+    axum::extract::RawQuery(raw): axum::extract::RawQuery,
+    query: Query,
+    body: Bytes,
+) -> Answer<(StatusCode, Json<IdAnswer>)> {
+    let container = query.get("container").map_or("", String::as_str);
+    let repository = query.get("repo").map_or("", String::as_str);
+    let tag = query.get("tag").filter(|t| !t.is_empty());
+    let text = |key: &str| query.get(key).cloned().unwrap_or_default();
+    let new = NewImage {
+        name: if repository.is_empty() { None } else { Some(new_name(repository, tag)?) },
+        message: text("comment"),
+        author: text("author"),
+        changes: repeated(raw.as_deref(), "changes").iter().flat_map(|c| c.lines().map(str::to_owned)).collect(),
+    };
+    // The body may give another configuration; docker's command line sends an empty one.
+    let config: ContainerConfig = json(&body)?;
+    if config != ContainerConfig::default() && config.cmd.is_some() {
+        return Err(ApiError::unsupported("a configuration in the body is not supported: use `changes`"));
+    }
+    let pause = query.get("pause").is_none_or(|p| is_on(Some(p)));
+    let image = engine.commit(container, pause, new).await?;
+    Ok((StatusCode::CREATED, Json(IdAnswer { id: image.id.to_string() })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_slashes_keep_them() {
+        let split = |path| split(path, &["json", "history"]).map_err(|e| e.message);
+        assert_eq!(split("127.0.0.1:5000/a/b:1/json").unwrap(), ("127.0.0.1:5000/a/b:1".into(), "json".into()));
+        assert!(split("json").is_err() && split("a/b").is_err());
+    }
+
+    #[test]
+    fn references_match_by_pattern() {
+        let name: ImageRef = "me/web:1.2".parse().unwrap();
+        for pattern in ["me/web", "me/web:1.2", "me/web:1*", "*/web", "*/*:*"] {
+            assert!(matches_reference(&name, pattern), "{pattern}");
+        }
+        for pattern in ["web", "*", "me/web:2", "me/*:2"] {
+            assert!(!matches_reference(&name, pattern), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_may_come_several_times() {
+        assert_eq!(repeated(Some("changes=CMD+a&x=1&changes=ENV%20b%3Dc"), "changes"), ["CMD a", "ENV b=c"]);
+    }
+}

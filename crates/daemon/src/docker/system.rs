@@ -1,0 +1,289 @@
+//! The routes of the engine itself: ping, version, info, events, networks.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use sampan_base::Timestamp;
+use sampan_docker_api::network::{Ipam, IpamPool, Network, NetworkContainer};
+use sampan_docker_api::system::{Component, Version};
+use sampan_docker_api::{API_VERSION, MIN_API_VERSION};
+use sampan_engine::Engine;
+use sampan_engine::container::state::Phase;
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::containers::channel_body;
+use super::error::{Answer, ApiError};
+use super::filters::Filters;
+use super::{Query, show};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+pub(crate) async fn ping() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache, no-store, must-revalidate"),
+        (header::PRAGMA, "no-cache"),
+        // Tells docker's command line to send builds to /build as they are.
+        (header::HeaderName::from_static("builder-version"), "1"),
+    ];
+    (headers, "OK").into_response()
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+pub(crate) async fn version() -> Json<Version> {
+    let details = BTreeMap::from([
+        ("ApiVersion".to_owned(), API_VERSION.to_owned()),
+        ("MinAPIVersion".to_owned(), MIN_API_VERSION.to_owned()),
+        ("Os".to_owned(), "linux".to_owned()),
+        ("Arch".to_owned(), architecture().to_owned()),
+        ("KernelVersion".to_owned(), kernel()),
+    ]);
+    Json(Version {
+        platform: sampan_docker_api::system::Platform { name: "sampan".to_owned() },
+        components: vec![Component { name: "Engine".to_owned(), version: VERSION.to_owned(), details }],
+        version: VERSION.to_owned(),
+        api_version: API_VERSION.to_owned(),
+        min_api_version: MIN_API_VERSION.to_owned(),
+        os: "linux".to_owned(),
+        arch: architecture().to_owned(),
+        kernel_version: kernel(),
+        ..Version::default()
+    })
+}
+
+fn os_release(key: &str) -> String {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    value.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+pub(crate) async fn info(State(engine): State<Engine>) -> Answer<Json<Value>> {
+    let views = engine.containers();
+    let count = |wanted: fn(&Phase) -> bool| views.iter().filter(|v| wanted(&v.record.phase)).count();
+    let host = engine.host();
+    let images = engine.images().await?.len();
+    let uname = rustix::system::uname();
+    Ok(Json(json!({
+        "ID": "",
+        "Containers": views.len(),
+        "ContainersRunning": count(|p| matches!(p, Phase::Running { .. })),
+        "ContainersPaused": count(|p| matches!(p, Phase::Paused { .. })),
+        "ContainersStopped": count(|p| !p.is_alive()),
+        "Images": images,
+        "Driver": "overlay2",
+        "DriverStatus": [["Native Overlay Diff", "true"]],
+        "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "none"]},
+        "MemoryLimit": true,
+        "SwapLimit": true,
+        "CpuCfsPeriod": true,
+        "CpuCfsQuota": true,
+        "CPUShares": true,
+        "CPUSet": true,
+        "PidsLimit": true,
+        "OomKillDisable": host.cgroup_v1,
+        "IPv4Forwarding": true,
+        "Debug": false,
+        "SystemTime": Timestamp::now().to_string(),
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": if host.cgroup_v1 { "1" } else { "2" },
+        "KernelVersion": kernel(),
+        "OperatingSystem": os_release("PRETTY_NAME"),
+        "OSVersion": os_release("VERSION_ID"),
+        "OSType": "linux",
+        "Architecture": uname.machine().to_string_lossy(),
+        "IndexServerAddress": "",
+        "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": ["127.0.0.0/8"], "Mirrors": []},
+        "NCPU": host.cpus,
+        "MemTotal": host.memory,
+        "DockerRootDir": engine.config().root,
+        "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
+        "Name": uname.nodename().to_string_lossy(),
+        "Labels": [],
+        "ExperimentalBuild": false,
+        "ServerVersion": VERSION,
+        "Runtimes": {"sampan-runtime": {"path": engine.config().runtime}},
+        "DefaultRuntime": "sampan-runtime",
+        "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null},
+        "LiveRestoreEnabled": true,
+        "Isolation": "",
+        "InitBinary": "",
+        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "Warnings": null,
+    })))
+}
+
+pub(crate) async fn auth() -> ApiError {
+    ApiError::unsupported("logging in to a registry is not supported yet")
+}
+
+pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Value>> {
+    let images = engine.images().await?;
+    let layers: u64 = {
+        let mut seen = BTreeMap::new();
+        images.iter().flat_map(|i| &i.layers).for_each(|l| drop(seen.insert(&l.chain_id, l.size)));
+        seen.values().sum()
+    };
+    let volumes = engine.volumes().await?;
+    Ok(Json(json!({
+        "LayersSize": layers,
+        "Images": images.iter().map(|i| json!({
+            "Id": i.id, "Size": i.size, "SharedSize": -1, "VirtualSize": i.size, "Containers": -1, "ParentId": "",
+            "Created": i.created.map_or(0, Timestamp::unix_seconds), "Labels": i.config.config.labels,
+            "RepoTags": i.names.iter().map(|n| n.familiar()).collect::<Vec<_>>(), "RepoDigests": null,
+        })).collect::<Vec<_>>(),
+        "Containers": [],
+        "Volumes": volumes.iter().map(|v| json!({
+            "Name": v.record.name, "Driver": "local", "Mountpoint": v.directory, "Scope": "local",
+            "UsageData": {"Size": -1, "RefCount": -1},
+        })).collect::<Vec<_>>(),
+        "BuildCache": [],
+    })))
+}
+
+/// Seconds since 1970, with a fraction if need be.
+fn time(query: &Query, key: &str) -> Answer<Option<i128>> {
+    let Some(text) = query.get(key).filter(|t| !t.is_empty()) else { return Ok(None) };
+    let invalid = || ApiError::invalid(format!("invalid value for \"{key}\": {text}"));
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(Some(at.unix_nanos()));
+    }
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let nanos = format!("{fraction:0<9}").get(..9).and_then(|f| f.parse::<i128>().ok());
+    match (seconds.parse::<i128>(), nanos) {
+        (Ok(seconds), Some(nanos)) => Ok(Some(seconds * 1_000_000_000 + nanos)),
+        _ => Err(invalid()),
+    }
+}
+
+pub(crate) async fn events(State(engine): State<Engine>, query: Query) -> Answer<Response> {
+    let known = ["type", "event", "container", "image", "label", "volume", "network", "scope", "daemon"];
+    let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
+    let (since, until) = (time(&query, "since")?, time(&query, "until")?);
+    let (past, mut live) = engine.events().subscribe();
+    let wanted = move |event: &sampan_engine::events::Event| {
+        let line = show::event(event);
+        let names = |kind: &str| {
+            filters.any(kind, |v| {
+                let name = line.actor.attributes.get("name").map_or("", String::as_str);
+                line.kind == kind && (line.actor.id.starts_with(v) || name == v)
+                    || kind == "image" && line.actor.attributes.get("image").is_some_and(|i| i == v)
+            })
+        };
+        // `exec_create: sh` is an `exec_create`.
+        let action = line.action.split(':').next().unwrap_or_default();
+        let matches = filters.any("type", |v| line.kind == v)
+            && filters.any("event", |v| action == v || line.action == v)
+            && ["container", "image", "volume", "network"].iter().all(|kind| names(kind))
+            && filters.labels(&line.actor.attributes);
+        matches.then_some(line)
+    };
+    let (sender, body) = channel_body();
+    tokio::spawn(async move {
+        let send = async |event: &sampan_engine::events::Event| -> bool {
+            let Some(line) = wanted(event) else { return true };
+            let Ok(mut bytes) = serde_json::to_vec(&line) else { return true };
+            bytes.push(b'\n');
+            sender.send(Bytes::from(bytes)).await.is_ok()
+        };
+        for event in &past {
+            let at = event.at.unix_nanos();
+            let in_time = since.is_some_and(|s| at >= s) && until.is_none_or(|u| at <= u);
+            if in_time && !send(event).await {
+                return;
+            }
+        }
+        let left = until.map(|until| until - Timestamp::now().unix_nanos());
+        let left = left.map(|nanos| std::time::Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)));
+        let deadline = async {
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                biased;
+                () = sender.closed() => return,
+                event = live.recv() => match event {
+                    Ok(event) => if !send(&event).await { return },
+                    // A slow client misses some, as with Docker.
+                    Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "a client of events is too slow"),
+                    Err(RecvError::Closed) => return,
+                },
+                () = &mut deadline => return,
+            }
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+fn all_networks(engine: &Engine) -> Vec<Network> {
+    let config = engine.config();
+    let network = |name: &str, id: &str, driver: &str| Network {
+        name: name.to_owned(),
+        id: id.to_owned(),
+        created: "0001-01-01T00:00:00Z".to_owned(),
+        scope: "local".to_owned(),
+        driver: driver.to_owned(),
+        ipam: Ipam { driver: "default".to_owned(), ..Ipam::default() },
+        ..Network::default()
+    };
+    let mut bridge = network("bridge", show::BRIDGE_ID, "bridge");
+    let gateway = config.subnet.hosts().next().map(|a| a.to_string()).unwrap_or_default();
+    bridge.ipam.config = vec![IpamPool { subnet: config.subnet.to_string(), gateway }];
+    bridge.options = BTreeMap::from([
+        ("com.docker.network.bridge.name".to_owned(), config.bridge.clone()),
+        ("com.docker.network.bridge.default_bridge".to_owned(), "true".to_owned()),
+    ]);
+    for view in engine.containers() {
+        if let Some(endpoint) = view.live.as_ref().and_then(|l| l.endpoint.as_ref()) {
+            let row = NetworkContainer {
+                name: view.record.name.clone(),
+                endpoint_id: view.record.id.clone(),
+                mac_address: endpoint.mac.clone(),
+                ipv4_address: format!("{}/{}", endpoint.address, endpoint.prefix),
+                ipv6_address: String::new(),
+            };
+            bridge.containers.insert(view.record.id, row);
+        }
+    }
+    vec![bridge, network("host", show::HOST_ID, "host"), network("none", show::NONE_ID, "null")]
+}
+
+pub(crate) async fn networks(State(engine): State<Engine>, query: Query) -> Answer<Json<Vec<Network>>> {
+    let filters = Filters::parse(query.get("filters").map(String::as_str), &["name", "id", "driver", "scope", "type"])?;
+    let wanted = |n: &Network| {
+        filters.any("name", |v| n.name.contains(v))
+            && filters.any("id", |v| n.id.starts_with(v))
+            && filters.any("driver", |v| n.driver == v)
+            && filters.any("scope", |v| n.scope == v)
+            && filters.any("type", |v| v == "builtin")
+    };
+    Ok(Json(all_networks(&engine).into_iter().filter(wanted).collect()))
+}
+
+pub(crate) async fn network(State(engine): State<Engine>, Path(name): Path<String>) -> Answer<Json<Network>> {
+    let found = all_networks(&engine).into_iter().find(|n| n.name == name || (name.len() > 3 && n.id.starts_with(&name)));
+    found.map(Json).ok_or(ApiError {
+        status: StatusCode::NOT_FOUND,
+        message: format!("network {name} not found"),
+    })
+}
