@@ -6,10 +6,12 @@
 //! * [`container`]: create, list, inspect, wait, top, changes.
 //! * [`host_config`]: the host's side of a container: limits, ports, mounts, namespaces.
 //! * [`exec`], [`image`], [`network`], [`volume`], [`system`], [`build`]: the other groups.
-//! * [`stream`]: how attached output is framed; [`units`]: durations and sizes for people.
+//! * [`stream`]: how attached output is framed; [`detach`]: keys that leave a stream;
+//!   [`units`]: durations and sizes for people.
 
 pub mod build;
 pub mod container;
+pub mod detach;
 pub mod exec;
 pub mod host_config;
 pub mod image;

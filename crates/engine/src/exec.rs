@@ -270,7 +270,7 @@ impl Engine {
                 // A process that did not start leaves its record in the shim; if even that is gone, all is well.
                 let _ = task.delete(Some(&view.id)).await;
                 Err(match error {
-                    crate::shim::ShimError::Remote(failure) => run::command_error(failure.message),
+                    crate::shim::ShimError::Remote(failure) => run::command_error(&failure.message),
                     other => run::shim_failed("cannot start the process")(other),
                 })
             }

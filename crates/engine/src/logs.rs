@@ -150,7 +150,9 @@ fn follow(path: &Path, alive: watch::Receiver<bool>) -> Result<Follow> {
     // The directory, since rotation makes a new file of the name.
     let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
     inotify::add_watch(&fd, directory, flags).map_err(std::io::Error::from).map_err(failed())?;
-    Ok(Follow { inotify: AsyncFd::new(fd).map_err(failed())?, alive, ended: false })
+    #[expect(deprecated, reason = "an OwnedFd stays open and the same, as `register` demands, which is an unsafe fn")]
+    let inotify = AsyncFd::new(fd).map_err(failed())?;
+    Ok(Follow { inotify, alive, ended: false })
 }
 
 impl Follow {

@@ -9,7 +9,7 @@ use sampan_base::Timestamp;
 use sampan_docker_api::container::{
     ChangeRow, ContainerInspect, ContainerSummary, ContainersPruned, CreateAnswer, CreateRequest, TopAnswer, WaitAnswer,
 };
-use sampan_docker_api::stream;
+use sampan_docker_api::{detach, stream};
 use sampan_engine::attach::Streams;
 use sampan_engine::container::View;
 use sampan_engine::images::ChangeKind;
@@ -35,12 +35,13 @@ pub(crate) fn channel_body() -> (mpsc::Sender<Bytes>, Body) {
     (sender, Body::from_stream(stream))
 }
 
-/// Reads a JSON body; an empty one is the default.
+/// Reads a JSON body; an empty one, or `null`, is the default.
 pub(crate) fn json<T: serde::de::DeserializeOwned + Default>(body: &Bytes) -> Answer<T> {
     if body.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(body).map_err(|e| ApiError::invalid(format!("invalid JSON: {e}")))
+    let parsed: Result<Option<T>, _> = serde_json::from_slice(body);
+    parsed.map(Option::unwrap_or_default).map_err(|e| ApiError::invalid(format!("invalid JSON: {e}")))
 }
 
 fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Answer<Option<T>> {
@@ -323,8 +324,8 @@ pub(crate) async fn attach(
 ) -> Answer<Response> {
     let view = engine.container(&id)?;
     let terminal = view.record.spec.tty;
-    let keys = query.get("detachKeys").filter(|k| !k.is_empty()).map_or(hijack::DEFAULT_DETACH_KEYS, String::as_str);
-    let options = StreamOptions { terminal, detach_keys: hijack::parse_keys(keys).map_err(ApiError::invalid)? };
+    let keys = query.get("detachKeys").filter(|k| !k.is_empty()).map_or(detach::DEFAULT_KEYS, String::as_str);
+    let options = StreamOptions { terminal, detach_keys: detach::parse_keys(keys).map_err(ApiError::invalid)? };
     let (stdout, stderr) = (is_on(query.get("stdout")), is_on(query.get("stderr")));
     let mut prelude = Vec::new();
     if is_on(query.get("logs")) {

@@ -6,9 +6,9 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use sampan_docker_api::IdAnswer;
+use sampan_docker_api::{IdAnswer, detach, stream};
 use sampan_docker_api::exec::{ExecCreate, ExecInspect, ExecProcess, ExecStart};
-use sampan_engine::Engine;
+use sampan_engine::{Engine, EngineError};
 use sampan_engine::exec::{ExecPhase, ExecSpec};
 
 use super::containers::json;
@@ -83,15 +83,23 @@ pub(crate) async fn start(
     let view = engine.exec_inspect(&id)?;
     let console = wanted.console_size.map(|[rows, columns]| (rows, columns)).filter(|size| *size != (0, 0));
     let keys = Some(view.spec.detach_keys.as_str()).filter(|k| !k.is_empty());
-    let detach_keys = hijack::parse_keys(keys.unwrap_or(hijack::DEFAULT_DETACH_KEYS)).map_err(ApiError::invalid)?;
-    let stream = engine.exec_start(&id, wanted.detach, console).await?;
-    match stream {
-        None => Ok(StatusCode::OK.into_response()),
-        Some(stream) => {
-            let options = StreamOptions { terminal: view.spec.tty, detach_keys };
-            let request = Request::from_parts(parts, Body::empty());
-            Ok(hijack::serve(request, options, Vec::new(), async { Some(stream) }))
+    let detach_keys = detach::parse_keys(keys.unwrap_or(detach::DEFAULT_KEYS)).map_err(ApiError::invalid)?;
+    let options = StreamOptions { terminal: view.spec.tty, detach_keys };
+    let request = Request::from_parts(parts, Body::empty());
+    match engine.exec_start(&id, wanted.detach, console).await {
+        Ok(None) => Ok(StatusCode::OK.into_response()),
+        Ok(Some(stream)) => Ok(hijack::serve(request, options, Vec::new(), async { Some(stream) })),
+        // Docker's stream has begun by now: its clients print what it says and then ask for the exit code.
+        Err(error @ EngineError::Command { .. }) if !wanted.detach => {
+            let text = format!("{}\r\n", sampan_base::chain(&error));
+            let mut prelude = Vec::new();
+            if !options.terminal {
+                prelude.extend(stream::header(stream::STDOUT, u32::try_from(text.len()).unwrap_or(0)));
+            }
+            prelude.extend(text.bytes());
+            Ok(hijack::serve(request, options, prelude, async { None }))
         }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -91,11 +91,13 @@ impl Owner {
             None => return ControlFlow::Break(()),
             Some(Request::Start { console, reply }) => {
                 let result = self.start(console).await;
-                let remove = result.is_err() && self.record().spec.auto_remove && self.run.is_none();
                 let denied = matches!(result, Err(EngineError::Denied(_)));
+                let failed = result.is_err() && !denied;
+                // Gone before the answer, so that whoever waits for its removal need not wait on.
+                let gone = failed && self.record().spec.auto_remove && self.remove(true).await.is_ok();
                 let _ = reply.send(result);
-                if remove && !denied {
-                    return self.remove(true).await.map_or(ControlFlow::Continue(()), |()| ControlFlow::Break(()));
+                if gone {
+                    return ControlFlow::Break(());
                 }
             }
             Some(Request::Pause { reply }) => drop(reply.send(self.pause().await)),

@@ -336,13 +336,16 @@ pub(crate) fn shim_failed(doing: &'static str) -> impl FnOnce(ShimError) -> Engi
 /// caller's business (127 and 126), all else the engine's.
 fn start_failed(error: ShimError) -> EngineError {
     match error {
-        ShimError::Remote(failure) => command_error(failure.message),
+        ShimError::Remote(failure) => {
+            // docker's command line looks for the words in between to choose its exit code.
+            command_error(&format!("failed to create task for container: {}", failure.message))
+        }
         other => shim_failed("cannot create the container's process")(other),
     }
 }
 
 /// Tells from the runtime's words whose fault it was. The phrases are runc's; all runtimes use them.
-pub(crate) fn command_error(said: String) -> EngineError {
+pub(crate) fn command_error(said: &str) -> EngineError {
     let exit_code = if said.contains("executable file not found") || said.contains("no such file or directory") {
         127
     } else if said.contains("permission denied") || said.contains("is a directory") || said.contains("exec format error")
@@ -351,8 +354,7 @@ pub(crate) fn command_error(said: String) -> EngineError {
     } else {
         return EngineError::layer(Class::Internal, "the OCI runtime failed")(said);
     };
-    // docker's command line looks for these words to choose its exit code.
-    EngineError::Command { message: format!("failed to create task for container: {said}"), exit_code }
+    EngineError::Command { message: said.to_owned(), exit_code }
 }
 
 /// What is stored of a failed start.

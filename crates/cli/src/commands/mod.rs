@@ -1,0 +1,177 @@
+//! The commands, a file a group.
+
+pub(crate) mod build;
+pub(crate) mod container;
+pub(crate) mod exec;
+pub(crate) mod image;
+pub(crate) mod run;
+pub(crate) mod system;
+pub(crate) mod volume;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::Response;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use sampan_docker_api::build::Progress;
+use tokio::sync::mpsc;
+
+/// Says why a command failed; what went wrong here has exit code 1.
+pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
+    fail_with(error, 1)
+}
+
+/// As [`fail`], with another exit code.
+pub(crate) fn fail_with(error: &anyhow::Error, code: u8) -> ExitCode {
+    // A reader that has gone (`sampan ps | head`) is no failure worth words.
+    let gone = error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    });
+    if !gone {
+        let _ = writeln!(std::io::stderr(), "sampan: {error:#}");
+    }
+    ExitCode::from(code)
+}
+
+/// A line of output.
+pub(crate) fn say(text: impl std::fmt::Display) -> Result<()> {
+    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}
+
+/// A line for people, beside the output.
+pub(crate) fn tell(text: impl std::fmt::Display) {
+    // Where nobody listens, nobody misses it.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Does something to each of the names; each is tried, and what failed is said, with exit code 1 at the end.
+pub(crate) async fn for_each<F: AsyncFnMut(&str) -> Result<()>>(names: &[String], mut act: F) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for name in names {
+        if let Err(error) = act(name).await {
+            code = fail(&error);
+        }
+    }
+    Ok(code)
+}
+
+/// Shows the lines that an import, a load or a build answers with; the last result, or the error it ended with.
+pub(crate) async fn show_progress(response: Response<Incoming>, mut show: impl FnMut(&Progress) -> Result<()>) -> Result<()> {
+    let mut body = response.into_body();
+    let mut rest: Vec<u8> = Vec::new();
+    loop {
+        let frame = body.frame().await.transpose()?;
+        let ended = frame.is_none();
+        if let Some(data) = frame.and_then(|f| f.into_data().ok()) {
+            rest.extend_from_slice(&data);
+        }
+        let mut used = 0;
+        let mut lines = serde_json::Deserializer::from_slice(&rest).into_iter::<Progress>();
+        while let Some(line) = lines.next() {
+            match line {
+                Ok(progress) => {
+                    used = lines.byte_offset();
+                    show(&progress)?;
+                    if let Some(error) = progress.error {
+                        anyhow::bail!("{error}");
+                    }
+                }
+                Err(error) if error.is_eof() && !ended => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        rest.drain(..used);
+        if ended {
+            return Ok(());
+        }
+    }
+}
+
+/// How many pieces of an upload wait for the connection.
+const WAITING_PIECES: usize = 8;
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Sends what `write` writes, from a thread of its own.
+pub(crate) fn upload(
+    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()> + Send + 'static,
+) -> mpsc::Receiver<std::io::Result<Bytes>> {
+    struct Pieces(mpsc::Sender<std::io::Result<Bytes>>);
+    impl Write for Pieces {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
+            sent.map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let (sender, receiver) = mpsc::channel(WAITING_PIECES);
+    std::thread::spawn(move || {
+        let mut pieces = std::io::BufWriter::with_capacity(PIECE_BYTES, Pieces(sender.clone()));
+        if let Err(error) = write(&mut pieces).and_then(|()| pieces.flush()) {
+            // If the daemon has gone, the request's own error says so.
+            let _ = sender.blocking_send(Err(error));
+        }
+    });
+    receiver
+}
+
+/// Prints an answer's body as it comes.
+pub(crate) async fn print_body(response: Response<Incoming>, mut to: impl Write) -> Result<()> {
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await.transpose()? {
+        if let Ok(data) = frame.into_data() {
+            to.write_all(&data)?;
+        }
+    }
+    Ok(to.flush()?)
+}
+
+/// A time that a listing shows: `2 hours ago`.
+pub(crate) fn ago(seconds_since_1970: i64) -> String {
+    let now = jiff::Timestamp::now().as_second();
+    format!("{} ago", sampan_docker_api::units::human_duration(now - seconds_since_1970))
+}
+
+/// The first 12 digits of an id.
+pub(crate) fn short(id: &str) -> &str {
+    let hex = id.strip_prefix("sha256:").unwrap_or(id);
+    hex.get(..12).unwrap_or(hex)
+}
+
+/// A size such as `64m`, in bytes.
+pub(crate) fn parse_size(text: &str) -> Result<i64, String> {
+    let lower = text.trim().to_lowercase();
+    let lower = lower.strip_suffix('b').filter(|t| !t.is_empty()).unwrap_or(&lower);
+    let (digits, factor) = match lower.chars().last() {
+        Some('k') => (&lower[..lower.len() - 1], 1i64 << 10),
+        Some('m') => (&lower[..lower.len() - 1], 1 << 20),
+        Some('g') => (&lower[..lower.len() - 1], 1 << 30),
+        Some('t') => (&lower[..lower.len() - 1], 1 << 40),
+        _ => (lower, 1),
+    };
+    // -1 stands for no limit.
+    let number: f64 = digits.parse().map_err(|_| format!("`{text}` is not a size: use a number and b, k, m or g"))?;
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+    let bytes = (number * factor as f64) as i64;
+    if bytes < -1 { Err(format!("`{text}` is not a size")) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("64m", 64 << 20), ("1g", 1 << 30), ("512", 512), ("1.5k", 1536), ("2GB", 2 << 30), ("-1", -1)] {
+            assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
+        }
+        for bad in ["", "m", "x", "1q", "-5"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

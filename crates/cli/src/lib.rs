@@ -1,1 +1,0 @@
-//! sampan: the command line.
