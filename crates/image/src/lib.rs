@@ -20,10 +20,11 @@
 //! * [`unpack`]: layers from streams and blobs; [`import`]: `docker import`.
 //! * [`snapshot`]: containers' and build steps' file systems; [`commit`]: these as layers and tars.
 //! * [`archive`]: images in files, `save` and `load`.
-//! * [`gc`]: what nothing needs goes.
+//! * [`cache`]: what build steps led to. [`gc`]: what nothing needs goes.
 //! * [`layer`], [`tar`], [`compression`]: the formats. [`limits`]: what is accepted at most.
 
 pub mod archive;
+pub mod cache;
 pub mod commit;
 mod copy;
 pub mod compression;
@@ -40,6 +41,7 @@ pub mod tar;
 pub mod unpack;
 
 pub use archive::{LoadError, SaveError};
+pub use cache::Cached;
 pub use gc::Collected;
 pub use image::{Image, ImageError, ImageId, ResolveError};
 pub use import::{ImportError, ImportOptions};

@@ -140,6 +140,8 @@ pub(crate) struct Pending {
     pub(crate) chains: BTreeMap<ChainId, ChainRecord>,
     pub(crate) diffs: BTreeMap<DiffId, DiffRecord>,
     pub(crate) cache: BTreeMap<String, CacheRecord>,
+    /// When cache records were used; written when something else is.
+    pub(crate) touched: BTreeMap<String, Timestamp>,
     /// Blobs were written that no record above speaks of (configurations, manifests).
     pub(crate) blobs: bool,
 }
@@ -204,10 +206,38 @@ impl Metadata {
         }
     }
 
+    /// One record, as the transaction sees it.
+    pub(crate) fn get_in<T: for<'de> Deserialize<'de>>(
+        &self,
+        t: &WriteTransaction,
+        table: Table,
+        key: &str,
+    ) -> Result<Option<T>> {
+        let table = self.on("read", t.open_table(table))?;
+        let value = self.on("read", table.get(key))?;
+        value.map(|value| parse(key, value.value())).transpose()
+    }
+
+    /// All records of a table, as the transaction sees them.
+    pub(crate) fn all_in<T: for<'de> Deserialize<'de>>(
+        &self,
+        t: &WriteTransaction,
+        table: Table,
+    ) -> Result<Vec<(String, T)>> {
+        self.collect(&self.on("read", t.open_table(table))?)
+    }
+
     /// All records of a table.
     pub(crate) fn all<T: for<'de> Deserialize<'de>>(&self, table: Table) -> Result<Vec<(String, T)>> {
         let transaction = self.on("read", self.database.begin_read())?;
         let table = self.on("read", transaction.open_table(table))?;
+        self.collect(&table)
+    }
+
+    fn collect<T: for<'de> Deserialize<'de>>(
+        &self,
+        table: &impl ReadableTable<&'static str, &'static [u8]>,
+    ) -> Result<Vec<(String, T)>> {
         let mut all = Vec::new();
         for entry in self.on("read", table.iter())? {
             let (key, value) = self.on("read", entry)?;
@@ -268,6 +298,7 @@ impl Metadata {
             for (key, record) in &pending.cache {
                 self.put(t, CACHE, key, record)?;
             }
+            crate::cache::age(self, t, &pending.touched)?;
             change(t)
         })?;
         *pending = Pending::default();
@@ -290,7 +321,11 @@ impl Metadata {
         }
     }
 
-    fn on<T, E: Into<redb::Error>>(&self, action: &'static str, r: std::result::Result<T, E>) -> Result<T> {
+    pub(crate) fn on<T, E: Into<redb::Error>>(
+        &self,
+        action: &'static str,
+        r: std::result::Result<T, E>,
+    ) -> Result<T> {
         r.map_err(|e| MetadataError::Database { action, path: self.path.clone(), source: Box::new(e.into()) })
     }
 }

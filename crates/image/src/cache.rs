@@ -1,0 +1,85 @@
+//! What build steps led to, remembered by keys that the builder makes from their inputs.
+//!
+//! A record holds on to the layers it names: they are not collected while it is there. There are at most
+//! [`crate::limits::MAX_CACHE_RECORDS`]; the least recently used go.
+
+use std::collections::BTreeMap;
+
+use redb::ReadableTableMetadata;
+use sampan_base::{ChainId, Timestamp};
+
+use crate::image::ImageError;
+use crate::limits::MAX_CACHE_RECORDS;
+use crate::metadata::{CACHE, CacheRecord, Metadata, MetadataError};
+use crate::store::{Lease, Store};
+
+/// What a step led to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cached {
+    /// The layers after it, if it held on to any.
+    pub chain: Option<ChainId>,
+    /// What the builder wanted to remember.
+    pub value: String,
+}
+
+impl Store {
+    /// What the step with this key led to. Its layers are held by `lease`. A record whose layers are gone counts as
+    /// none.
+    ///
+    /// # Errors
+    /// If the database can't be read.
+    pub fn cached(&self, key: &str, lease: &Lease) -> Result<Option<Cached>, MetadataError> {
+        let mut held = self.held();
+        let pending = self.metadata().pending().cache.get(key).cloned();
+        let Some(record) = pending.map_or_else(|| self.metadata().get(CACHE, key), |r| Ok(Some(r)))? else {
+            return Ok(None);
+        };
+        if let Some(chain) = &record.chain {
+            if self.metadata().chain(chain)?.is_none() {
+                return Ok(None);
+            }
+            lease.hold_chain_in(&mut held, chain);
+        }
+        self.metadata().pending().touched.insert(key.to_owned(), Timestamp::now());
+        Ok(Some(Cached { chain: record.chain, value: record.value }))
+    }
+
+    /// Remembers what a step led to; it is on disk when the next image is.
+    pub fn remember(&self, key: &str, cached: Cached) {
+        let record = CacheRecord { chain: cached.chain, value: cached.value, used: Timestamp::now() };
+        self.metadata().pending().cache.insert(key.to_owned(), record);
+    }
+
+    /// Forgets all build steps and collects what only they held.
+    ///
+    /// # Errors
+    /// If the database can't be written.
+    pub fn forget_cache(&self) -> Result<crate::Collected, ImageError> {
+        self.metadata().pending().cache.clear();
+        let all = self.metadata().all::<CacheRecord>(CACHE)?;
+        self.metadata()
+            .write(|t| all.iter().try_for_each(|(key, _)| self.metadata().delete(t, CACHE, key)))?;
+        self.gc()
+    }
+}
+
+/// Writes when records were used, and drops the least recently used tenth when there are too many.
+pub(crate) fn age(
+    metadata: &Metadata,
+    t: &redb::WriteTransaction,
+    touched: &BTreeMap<String, Timestamp>,
+) -> Result<(), MetadataError> {
+    for (key, used) in touched {
+        if let Some(record) = metadata.get_in::<CacheRecord>(t, CACHE, key)? {
+            metadata.put(t, CACHE, key, &CacheRecord { used: *used, ..record })?;
+        }
+    }
+    let count = metadata.on("read", metadata.on("read", t.open_table(CACHE))?.len())?;
+    if count <= MAX_CACHE_RECORDS as u64 {
+        return Ok(());
+    }
+    let mut all = metadata.all_in::<CacheRecord>(t, CACHE)?;
+    all.sort_by_key(|(_, record)| record.used);
+    let excess = all.len() - MAX_CACHE_RECORDS + MAX_CACHE_RECORDS / 10;
+    all.iter().take(excess).try_for_each(|(key, _)| metadata.delete(t, CACHE, key))
+}
