@@ -221,8 +221,7 @@ mod tests {
     fn many_layers_are_named_relative_to_what_they_share() {
         let lower: Vec<String> =
             (0..160).map(|n| format!("/var/lib/containerd/overlayfs/snapshots/{n}/fs")).collect();
-        let words =
-            ["ro".to_owned(), "upperdir=/u".to_owned(), format!("lowerdir={}", lower.join(":"))];
+        let words = ["ro".to_owned(), "upperdir=/u".to_owned(), format!("lowerdir={}", lower.join(":"))];
         let options = Options::parse(&words);
         let (base, data) = options.data_in_one_page();
         assert_eq!(base.unwrap(), Path::new("/var/lib/containerd/overlayfs/snapshots"));

@@ -304,7 +304,10 @@ impl Server {
                 return Err(failure);
             }
         };
-        self.container_mut(&container_id)?.cgroups = Cgroups::of(pid);
+        let container = self.container_mut(&container_id)?;
+        container.cgroups = Cgroups::of(pid);
+        // Without a memory controller there is nothing to watch, and nothing to say about it.
+        container.oom = container.cgroups.watch_oom().ok();
         let process = self.process_mut(id)?;
         process.state = State::Created;
         let wanted = process.wanted.clone();
@@ -332,10 +335,6 @@ impl Server {
         let Some(process) = self.processes.get_mut(&id) else { return };
         process.state = State::Running;
         let (pid, container_id) = (process.pid, process.container.clone());
-        if let Some(container) = self.containers.get_mut(&container_id) {
-            // Without a memory controller there is nothing to watch, and nothing to say about it.
-            container.oom = container.cgroups.watch_oom().ok();
-        }
         self.publisher.publish("/tasks/start", &events::TaskStart { container_id, pid });
         if let Some(reply) = reply {
             self.answer(reply, &wire::StartResponse { pid });
@@ -452,6 +451,11 @@ impl Server {
             return;
         }
         let Some(exit) = process.unannounced_exit.take() else { return };
+        if process.exec.is_none() {
+            // Who hears of the exit may ask whether memory was the reason.
+            self.oom_ready(id);
+        }
+        let Some(process) = self.processes.get_mut(&id) else { return };
         process.exit = Some(exit);
         process.state = State::Stopped;
         // First the output, then the news: who waits for the exit finds the log complete.

@@ -7,7 +7,8 @@
 //!   |------------------------------>|
 //!   | bytes for stdin ------------->|   with "stdin_once", the end of these is the end of the process's input
 //!   |<---------- output             |   1 byte stream 1|2, 3 zeros, 4 bytes big-endian length, payload; from a
-//!   |<---------- end                |   terminal, the plain bytes. After the process's exit: all of it, then the end
+//!   |<---------- end                |   terminal, the plain bytes. After the process's exit: all of it, then the end;
+//!                                       a client that comes later has the end after its first line
 //! ```
 //! The socket is `<dir>/attach.sock`, or `<dir>/attach-<exec>.sock`. It is there when Create or Exec returns, and
 //! goes with Delete. A client that has connected before Start sees the first byte. A client that does not read
@@ -205,7 +206,7 @@ impl Attached {
     /// Takes every client that has connected, and what it has said so far.
     pub(super) fn accept_all(&mut self) {
         while let Ok((socket, _)) = self.listener.accept() {
-            if self.exited || self.clients.len() >= MAX_CLIENTS || socket.set_nonblocking(true).is_err() {
+            if self.clients.len() >= MAX_CLIENTS || socket.set_nonblocking(true).is_err() {
                 end_connection(&socket);
                 continue;
             }
@@ -333,7 +334,9 @@ impl Attached {
             match serde_json::from_slice::<Hello>(&greeting[..end]) {
                 Ok(hello) => {
                     client.hello = Some(hello);
+                    let id = client.id;
                     self.take_input(at, &greeting[end + 1..]);
+                    self.flush(id);
                 }
                 Err(_) => {
                     self.clients.remove(at);
@@ -402,7 +405,8 @@ impl Attached {
         client.sent = 0;
         client.backlog.clear();
         client.backlog.shrink_to(MAX_INPUT_BACKLOG_BYTES);
-        if self.exited {
+        // Who has not yet said what it wants is let finish: its write must not fail.
+        if self.exited && client.hello.is_some() {
             end_connection(&client.socket);
             self.clients.remove(at);
         }

@@ -183,6 +183,23 @@ fn pause_update_and_stats() {
     shim.shut_down();
 }
 
+#[test]
+fn want_of_memory_is_told() {
+    if !can_run() {
+        return;
+    }
+    let mut shim = Shim::start(sh("dd if=/dev/zero of=/dev/null bs=100M count=1; echo $?"), |spec| {
+        spec["linux"]["resources"]["memory"] = serde_json::json!({"limit": 16 << 20, "swap": 16 << 20});
+    });
+    shim.create_attached();
+    shim.start_task("").unwrap();
+    assert_eq!(shim.wait(""), 0);
+    assert!(shim.log().contains(&("stdout".into(), "137\n".into())), "{:?}", shim.log());
+    assert!(shim.bundle().join("oom").exists());
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
 /// A runtime that is runc, slowed down by `before` and `after`.
 fn slow_runtime(shim: &mut Shim, before: &str, after: &str) {
     let path = shim.dir.path().join("slow-runc");
