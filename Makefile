@@ -1,0 +1,44 @@
+# make demo: the main job, on real input.      make test: all tests.      make bench: speed beside docker and podman.
+# Each installs the Debian packages that it needs and that are missing, and says so. Root is needed for containers.
+
+TARGET := target/x86_64-unknown-linux-gnu
+BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
+PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
+PREFIX ?= /usr/local
+
+.PHONY: build release demo test lint bench install clean
+
+build: packages-build
+	cargo build $(PACKAGES)
+
+release: packages-build
+	cargo build --release $(PACKAGES)
+
+demo: release
+	@scripts/install-packages debootstrap curl busybox-static
+	@scripts/demo $(TARGET)/release
+
+test: packages-build
+	@scripts/install-packages curl busybox-static runc containerd docker.io nftables iproute2 procps python3
+	cargo build $(PACKAGES)
+	cargo test --workspace --no-fail-fast
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo deny --log-level error check licenses bans sources
+
+bench: release
+	@scripts/install-packages docker.io runc crun podman busybox-static
+	@benches/run $(TARGET)/release
+
+install: release
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/release/,$(BINARIES))
+
+clean:
+	cargo clean
+
+.PHONY: packages-build
+packages-build:
+	@scripts/install-packages gcc libc6-dev make
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.90 or newer (https://rustup.rs)" >&2; exit 1; }
