@@ -41,6 +41,8 @@ pub struct Clone<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Whether it becomes a child of this process's parent.
     pub sibling: bool,
+    /// Descriptors that it does not get: they belong to what only the parent does from here on.
+    pub without: &'a [BorrowedFd<'a>],
 }
 
 /// A child that was made.
@@ -91,6 +93,11 @@ pub fn clone(how: &Clone<'_>, body: impl FnOnce() -> i32) -> io::Result<Child> {
         libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
     })?;
     if pid == 0 {
+        for fd in how.without {
+            // SAFETY: the owners are in the parent's frames, to which this process never returns: it leaves by
+            // `exit_now` or exec, so nobody here uses or closes the number again.
+            unsafe { libc::close(fd.as_raw_fd()) };
+        }
         // A panic must not unwind into the caller's frames: they are the parent's business.
         let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
         exit_now(status);
@@ -290,17 +297,56 @@ pub fn set_personality(domain: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives every signal its default effect and blocks none: what a program expects that was executed afresh.
+/// Gives the signals that callers commonly ignore their default effect, and blocks none: what a program expects that
+/// was executed afresh. (Handlers go with exec, but what is ignored stays ignored.)
 ///
 /// # Errors
 /// Only if the kernel refuses an empty mask, which it does not.
 pub fn reset_signals() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default action is no handler, so no code of ours is named; numbers that can't be changed
-        // (SIGKILL, SIGSTOP, those that libc keeps) are refused with EINVAL, which is what we want for them.
+    const SIGNALS: [libc::c_int; 10] = [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGPIPE,
+        libc::SIGTERM,
+        libc::SIGCHLD,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ];
+    for signal in SIGNALS {
+        // SAFETY: the default action is no handler, so no code of ours is named.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     crate::signals::unblock_all()
+}
+
+/// Brings up the loopback interface of this process's network namespace.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn loopback_up() -> io::Result<()> {
+    #[repr(C)]
+    struct Request {
+        name: [u8; 16],
+        flags: libc::c_short,
+        padding: [u8; 22],
+    }
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let mut request = Request { name: [0; 16], flags: 0, padding: [0; 22] };
+    request.name[..2].copy_from_slice(b"lo");
+    request.flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the kernel reads a structure of the size of `ifreq` (40 bytes), which `Request` has and which lives
+    // through the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    checked(libc::c_long::from(done))?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -91,6 +91,16 @@ impl AsFd for SignalFd {
     }
 }
 
+/// The real-time signal of this number, for sending to another process; `None` if it is none.
+pub fn real_time(number: i32) -> Option<rustix::process::Signal> {
+    if !(34..=64).contains(&number) {
+        return None;
+    }
+    // SAFETY: the number is a signal's and not 0. It is only for sending: what the C library keeps for itself are
+    // numbers below 34, and those of *this* process, not of the receiver.
+    Some(unsafe { rustix::process::Signal::from_raw_unchecked(number) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

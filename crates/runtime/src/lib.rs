@@ -1,1 +1,24 @@
-//! The OCI runtime: makes one container from a bundle.
+//! The OCI runtime: makes one container from a bundle, and looks after it by short-lived commands.
+//!
+//! Read in this order:
+//! * [`container`]: the verbs `create`, `start`, `kill`, `delete`, `exec`, `run`.
+//! * [`init`]: the container's first process, between its birth and its program; [`process`]: what every process of a
+//!   container does to itself; [`rootfs`]: the root file system; [`cgroup`]: the control groups.
+//! * [`state`]: what is remembered between commands; [`channel`]: how runtime and child talk; [`bundle`], [`hooks`].
+//! * [`cli`]: runc's command line.
+//!
+//! The program has one thread, always: its children are copies of it and run ordinary code.
+
+pub mod bundle;
+pub mod cgroup;
+pub mod channel;
+pub mod cli;
+pub mod container;
+pub mod error;
+pub mod hooks;
+pub mod init;
+pub mod log;
+pub mod process;
+pub mod rootfs;
+mod seal;
+pub mod state;

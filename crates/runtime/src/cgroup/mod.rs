@@ -1,0 +1,376 @@
+//! A container's control groups: one in each hierarchy of the host, all of the same path.
+//!
+//! Life of a group: [`create`] makes the directories, [`apply`] writes the limits, the container's process is born in
+//! it or moves itself into it ([`Joiner`]), [`remove`] takes the directories away when no process is left.
+//!
+//! A process moves *itself* into v1 groups, by writing `0` to `tasks`: only that way the kernel needs no grace period
+//! of several milliseconds. Into the v2 group it is born (`CLONE_INTO_CGROUP`), for the same reason.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use sampan_kernel::cgroup::{Hierarchy, Layout, Version};
+use sampan_oci::runtime::{DeviceRule, Resources};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Refused, Step};
+
+mod devices;
+pub mod freezer;
+pub mod stats;
+mod v1;
+mod v2;
+
+pub use freezer::is_frozen;
+
+/// A control group of a container.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Group {
+    /// Its directory.
+    pub path: PathBuf,
+    /// The v1 hierarchy's controllers; empty for v2.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controllers: Vec<String>,
+    /// Whether v2 is all that the host has, so that it limits, not only holds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub limits: bool,
+}
+
+impl Group {
+    /// The interface of its hierarchy.
+    pub fn version(&self) -> Version {
+        if self.controllers.is_empty() { Version::V2 } else { Version::V1 }
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+}
+
+/// config.json's `cgroupsPath`, checked: the groups' path below each hierarchy's root, or below our own group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupPath {
+    below_own: bool,
+    path: PathBuf,
+}
+
+impl GroupPath {
+    /// Checks a path; without one, the container's id is its own.
+    ///
+    /// # Errors
+    /// If it leads upwards or to the root itself.
+    pub fn new(path: Option<&str>, id: &str) -> Result<GroupPath, Refused> {
+        let text = path.filter(|p| !p.is_empty());
+        let given = Path::new(text.unwrap_or(id));
+        let mut clean = PathBuf::new();
+        for part in given.components() {
+            match part {
+                Component::Normal(name) => clean.push(name),
+                Component::RootDir | Component::CurDir => {}
+                Component::ParentDir | Component::Prefix(_) => {
+                    return Err(Refused::Invalid(format!(
+                        "cgroupsPath `{}` has `..` in it",
+                        given.display()
+                    )));
+                }
+            }
+        }
+        if clean.as_os_str().is_empty() {
+            return Err(Refused::Invalid(format!("cgroupsPath `{}` names no group", given.display())));
+        }
+        Ok(GroupPath { below_own: text.is_some() && !given.is_absolute(), path: clean })
+    }
+
+    fn below(&self, hierarchy: &Hierarchy) -> PathBuf {
+        let own = hierarchy.own.strip_prefix("/").unwrap_or(&hierarchy.own);
+        let base = if self.below_own { hierarchy.mount.join(own) } else { hierarchy.mount.clone() };
+        base.join(&self.path)
+    }
+}
+
+/// Which groups a container gets on this host.
+pub fn plan(layout: &Layout, path: &GroupPath) -> Vec<Group> {
+    let group = |hierarchy: &Hierarchy| Group {
+        path: path.below(hierarchy),
+        controllers: hierarchy.controllers.clone(),
+        limits: layout.is_unified(),
+    };
+    layout.hierarchies.iter().map(group).collect()
+}
+
+/// Makes the directories of groups. What exists already is taken over.
+///
+/// # Errors
+/// If one can't be made.
+pub fn create(groups: &[Group], layout: &Layout) -> Result<(), Step> {
+    for group in groups {
+        let of = |h: &&Hierarchy| h.controllers == group.controllers;
+        let mount = layout.hierarchies.iter().find(of).map_or(Path::new("/"), |h| &h.mount);
+        match group.version() {
+            Version::V1 => v1::create(&group.path, mount, group.has("cpuset")),
+            Version::V2 => v2::create(&group.path, mount, group.limits),
+        }?;
+    }
+    Ok(())
+}
+
+/// Writes limits to groups. Returns warnings: what could not be had and is done without.
+///
+/// # Errors
+/// If a limit can't be set.
+pub fn apply(groups: &[Group], resources: &Resources) -> Result<Vec<String>, Step> {
+    let mut warnings = Vec::new();
+    for group in groups {
+        match group.version() {
+            Version::V1 => v1::apply(group, resources, &mut warnings)?,
+            Version::V2 if group.limits => v2::apply(&group.path, resources, &mut warnings)?,
+            Version::V2 => {}
+        }
+    }
+    if !resources.unified.is_empty() && !groups.iter().any(|g| g.limits) {
+        return Err(Step::refused(
+            "apply linux.resources.unified",
+            "this host has no unified cgroup hierarchy",
+        ));
+    }
+    Ok(warnings)
+}
+
+/// Lets groups use the devices of `rules`, and the ones that every container may use.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn apply_devices(groups: &[Group], rules: &[DeviceRule]) -> Result<(), Step> {
+    let rules = devices::with_defaults(rules)?;
+    for group in groups {
+        match group.version() {
+            Version::V1 if group.has("devices") => devices::apply_v1(&group.path, &rules)?,
+            Version::V2 if group.limits => devices::apply_v2(&group.path, &rules)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a process needs to get into groups, opened ahead: v1 checks who opened the file, not who writes.
+#[derive(Debug, Default)]
+pub struct Joiner {
+    tasks: Vec<(File, PathBuf)>,
+    unified: Option<File>,
+}
+
+impl Joiner {
+    /// Opens what is needed for `groups`.
+    ///
+    /// # Errors
+    /// If a group is gone or is not ours.
+    pub fn open(groups: &[Group]) -> Result<Joiner, Step> {
+        let mut joiner = Joiner::default();
+        for group in groups {
+            match group.version() {
+                Version::V1 => {
+                    let path = group.path.join("tasks");
+                    let file = OpenOptions::new().write(true).open(&path);
+                    let file = file.map_err(Step::on(|| format!("open `{}`", path.display())))?;
+                    joiner.tasks.push((file, path));
+                }
+                Version::V2 => {
+                    let file = File::open(&group.path);
+                    let file = file.map_err(Step::on(|| format!("open `{}`", group.path.display())))?;
+                    joiner.unified = Some(file);
+                }
+            }
+        }
+        Ok(joiner)
+    }
+
+    /// The v2 group that a child is to be born in: it is for the parent to use.
+    pub fn take_birthplace(&mut self) -> Option<File> {
+        self.unified.take()
+    }
+
+    /// Moves this process (of one thread) into the v1 groups.
+    ///
+    /// # Errors
+    /// If the kernel refuses, as a cpuset without CPUs does.
+    pub fn join(self) -> Result<(), Step> {
+        for (mut file, path) in self.tasks {
+            file.write_all(b"0").map_err(Step::on(|| format!("join the cgroup by `{}`", path.display())))?;
+        }
+        Ok(())
+    }
+}
+
+/// All processes in groups and in groups below them, each once.
+///
+/// # Errors
+/// If the lists can't be read.
+pub fn processes(groups: &[Group]) -> Result<Vec<i32>, Step> {
+    // All hierarchies hold the same processes; the first that is there tells.
+    for group in groups.iter().rev() {
+        match list(&group.path) {
+            Ok(mut pids) => {
+                pids.sort_unstable();
+                pids.dedup();
+                return Ok(pids);
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => {
+                return Err(Step::on(|| format!("list the processes of `{}`", group.path.display()))(e));
+            }
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn list(directory: &Path) -> io::Result<Vec<i32>> {
+    let text = fs::read_to_string(directory.join("cgroup.procs"))?;
+    // 0 stands for a process outside of our PID namespace: it can't be named.
+    let mut pids: Vec<i32> = text.lines().filter_map(|l| l.parse().ok()).filter(|pid| *pid > 0).collect();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            match list(&entry.path()) {
+                Ok(below) => pids.extend(below),
+                // Removed while we looked.
+                Err(e) if matches!(e.raw_os_error(), Some(2 | 19)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(pids)
+}
+
+/// Sends a signal to every process in groups.
+///
+/// # Errors
+/// If the processes can't be listed or one can't be signalled.
+pub fn signal_all(groups: &[Group], signal: Signal) -> Result<(), Step> {
+    for pid in processes(groups)?.into_iter().filter_map(Pid::from_raw) {
+        match rustix::process::kill_process(pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(e) => return Err(Step::on(|| format!("send a signal to process {pid:?}"))(e)),
+        }
+    }
+    Ok(())
+}
+
+/// Ends every process in groups, and returns when all have ended.
+///
+/// # Errors
+/// If the processes can't be listed or signalled.
+pub fn kill_all(groups: &[Group]) -> Result<(), Step> {
+    // Frozen processes of v1 would die only when thawed.
+    freezer::thaw_if_frozen(groups)?;
+    for group in groups.iter().filter(|g| g.version() == Version::V2) {
+        // Where the kernel has it (5.14), it leaves no process that forks a chance.
+        match fs::write(group.path.join("cgroup.kill"), "1") {
+            Ok(()) => {}
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::Unsupported) => {}
+            Err(e) => return Err(Step::on(|| format!("kill the cgroup `{}`", group.path.display()))(e)),
+        }
+    }
+    loop {
+        let pids = processes(groups)?;
+        if pids.is_empty() {
+            return Ok(());
+        }
+        let mut handles = Vec::new();
+        for pid in pids.into_iter().filter_map(Pid::from_raw) {
+            let Ok(handle) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
+            handles.push(handle);
+        }
+        for handle in &handles {
+            wait_for(handle.as_fd());
+        }
+    }
+}
+
+/// Waits until the process of a handle has ended.
+pub fn wait_for(process: BorrowedFd<'_>) {
+    let mut poll = [PollFd::new(&process, PollFlags::IN)];
+    // Only an interruption can fail here.
+    while rustix::event::poll(&mut poll, None).is_err() {}
+}
+
+/// Removes the directories of groups, and of groups that were made below them. What is gone already is no error.
+///
+/// # Errors
+/// If one can't be removed: processes are left in it, as a rule.
+pub fn remove(groups: &[Group]) -> Result<(), Step> {
+    let mut failed = None;
+    for group in groups {
+        if let Err(e) = remove_tree(&group.path) {
+            let step = Step::on(|| format!("remove the cgroup `{}`", group.path.display()))(e);
+            failed.get_or_insert(step);
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir(directory) {
+        Ok(()) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if !matches!(e.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty) => {
+            return Err(e);
+        }
+        Err(_) => {}
+    }
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(directory)
+}
+
+/// Writes to a file of a group. The file must be there: the kernel makes it.
+fn write(directory: &Path, file: &str, value: &str) -> Result<(), Step> {
+    let path = directory.join(file);
+    let open = || OpenOptions::new().write(true).open(&path)?.write_all(value.as_bytes());
+    open().map_err(Step::on(|| format!("write `{value}` to `{}`", path.display())))
+}
+
+/// As [`write`], but a file that this kernel does not have is told and done without.
+fn write_if_there(directory: &Path, file: &str, value: &str, warnings: &mut Vec<String>) -> Result<(), Step> {
+    match write(directory, file, value) {
+        Err(step) if step.source.kind() == io::ErrorKind::NotFound => {
+            warnings.push(format!("this kernel has no `{file}`: `{value}` is not applied"));
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_path_leads_nowhere_but_down() {
+        let layout = Layout {
+            hierarchies: vec![Hierarchy {
+                version: Version::V1,
+                controllers: vec!["pids".into()],
+                mount: "/c/pids".into(),
+                own: "/me".into(),
+            }],
+        };
+        let path = |text: Option<&str>| {
+            GroupPath::new(text, "id").map(|p| plan(&layout, &p)[0].path.display().to_string())
+        };
+        assert_eq!(path(None).unwrap(), "/c/pids/id");
+        assert_eq!(path(Some("")).unwrap(), "/c/pids/id");
+        assert_eq!(path(Some("/a//b/.")).unwrap(), "/c/pids/a/b");
+        assert_eq!(path(Some("a/b")).unwrap(), "/c/pids/me/a/b");
+        assert!(path(Some("/a/../../b")).is_err());
+        assert!(path(Some("/")).is_err());
+    }
+}

@@ -1,0 +1,172 @@
+//! What a container uses, in the shape of `events --stats`: names and nesting are those that runc's callers read.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use sampan_kernel::cgroup::Version;
+use serde_json::{Map, Value, json};
+
+use super::Group;
+
+/// The `data` of a `stats` event. What the host does not count is left out.
+pub fn read(groups: &[Group]) -> Value {
+    let of = |controller: &str| groups.iter().find(|g| g.has(controller)).map(|g| g.path.as_path());
+    let unified = groups.iter().find(|g| g.version() == Version::V2 && g.limits).map(|g| g.path.as_path());
+    match unified {
+        Some(path) => json!({
+            "cpu": cpu_v2(path),
+            "cpuset": {},
+            "memory": memory_v2(path),
+            "pids": pids(Some(path)),
+            "blkio": {},
+            "hugetlb": {},
+            "intel_rdt": {},
+            "network_interfaces": null,
+        }),
+        None => json!({
+            "cpu": cpu_v1(of("cpu"), of("cpuacct")),
+            "cpuset": {},
+            "memory": memory_v1(of("memory")),
+            "pids": pids(of("pids")),
+            "blkio": block_io_v1(of("blkio")),
+            "hugetlb": {},
+            "intel_rdt": {},
+            "network_interfaces": null,
+        }),
+    }
+}
+
+fn text(directory: Option<&Path>, file: &str) -> String {
+    directory.and_then(|d| fs::read_to_string(d.join(file)).ok()).unwrap_or_default()
+}
+
+fn number(directory: Option<&Path>, file: &str) -> u64 {
+    let text = text(directory, file);
+    // "max" and whatever else is no number are no limit.
+    if text.trim() == "max" { u64::MAX } else { text.trim().parse().unwrap_or(0) }
+}
+
+/// A file of lines `key value`.
+fn table(directory: Option<&Path>, file: &str) -> BTreeMap<String, u64> {
+    let text = text(directory, file);
+    let pair = |line: &str| {
+        let (key, value) = line.split_once(' ')?;
+        Some((key.to_owned(), value.trim().parse().ok()?))
+    };
+    text.lines().filter_map(pair).collect()
+}
+
+fn value(table: &BTreeMap<String, u64>, key: &str) -> u64 {
+    table.get(key).copied().unwrap_or(0)
+}
+
+fn pids(directory: Option<&Path>) -> Value {
+    let limit = number(directory, "pids.max");
+    json!({"current": number(directory, "pids.current"), "limit": if limit == u64::MAX { 0 } else { limit }})
+}
+
+fn cpu_v1(cpu: Option<&Path>, account: Option<&Path>) -> Value {
+    // The kernel counts in USER_HZ, which is 100 for user space everywhere.
+    const TICK: u64 = 10_000_000;
+    let throttling = table(cpu, "cpu.stat");
+    let split = table(account, "cpuacct.stat");
+    let per_cpu = text(account, "cpuacct.usage_percpu");
+    let per_cpu: Vec<u64> = per_cpu.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    json!({
+        "usage": {
+            "total": number(account, "cpuacct.usage"),
+            "percpu": per_cpu,
+            "kernel": value(&split, "system") * TICK,
+            "user": value(&split, "user") * TICK,
+        },
+        "throttling": {
+            "periods": value(&throttling, "nr_periods"),
+            "throttledPeriods": value(&throttling, "nr_throttled"),
+            "throttledTime": value(&throttling, "throttled_time"),
+        },
+    })
+}
+
+fn cpu_v2(directory: &Path) -> Value {
+    let stat = table(Some(directory), "cpu.stat");
+    json!({
+        "usage": {
+            "total": value(&stat, "usage_usec") * 1000,
+            "kernel": value(&stat, "system_usec") * 1000,
+            "user": value(&stat, "user_usec") * 1000,
+        },
+        "throttling": {
+            "periods": value(&stat, "nr_periods"),
+            "throttledPeriods": value(&stat, "nr_throttled"),
+            "throttledTime": value(&stat, "throttled_usec") * 1000,
+        },
+    })
+}
+
+fn memory_v1(directory: Option<&Path>) -> Value {
+    let stat = table(directory, "memory.stat");
+    let entry = |name: &str| {
+        json!({
+            "limit": number(directory, &format!("memory.{name}limit_in_bytes")),
+            "usage": number(directory, &format!("memory.{name}usage_in_bytes")),
+            "max": number(directory, &format!("memory.{name}max_usage_in_bytes")),
+            "failcnt": number(directory, &format!("memory.{name}failcnt")),
+        })
+    };
+    json!({
+        "cache": value(&stat, "cache"),
+        "usage": entry(""),
+        "swap": entry("memsw."),
+        "kernel": entry("kmem."),
+        "kernelTCP": entry("kmem.tcp."),
+        "raw": stat,
+    })
+}
+
+fn memory_v2(directory: &Path) -> Value {
+    let here = Some(directory);
+    let stat = table(here, "memory.stat");
+    let events = table(here, "memory.events");
+    let usage = number(here, "memory.current");
+    let swap = number(here, "memory.swap.current");
+    json!({
+        "cache": value(&stat, "file"),
+        "usage": {
+            "limit": number(here, "memory.max"),
+            "usage": usage,
+            "max": number(here, "memory.peak"),
+            "failcnt": value(&events, "max"),
+        },
+        "swap": {"limit": number(here, "memory.swap.max"), "usage": swap + usage, "failcnt": 0},
+        "kernel": {"failcnt": 0},
+        "kernelTCP": {"failcnt": 0},
+        "raw": stat,
+    })
+}
+
+fn block_io_v1(directory: Option<&Path>) -> Value {
+    let recursive = |file: &str| -> Vec<Value> {
+        let text = text(directory, file);
+        let entry = |line: &str| {
+            let mut fields = line.split_whitespace();
+            let (major, minor) = fields.next()?.split_once(':')?;
+            let op = fields.next()?;
+            let value: u64 = fields.next()?.parse().ok()?;
+            let (major, minor): (u64, u64) = (major.parse().ok()?, minor.parse().ok()?);
+            Some(json!({"major": major, "minor": minor, "op": op, "value": value}))
+        };
+        text.lines().filter_map(entry).collect()
+    };
+    let mut map = Map::new();
+    for (key, file) in [
+        ("ioServiceBytesRecursive", "blkio.throttle.io_service_bytes_recursive"),
+        ("ioServicedRecursive", "blkio.throttle.io_serviced_recursive"),
+    ] {
+        let entries = recursive(file);
+        if !entries.is_empty() {
+            map.insert(key.to_owned(), entries.into());
+        }
+    }
+    Value::Object(map)
+}

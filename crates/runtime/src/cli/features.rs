@@ -1,0 +1,87 @@
+//! `features`: what this runtime can do, whatever the host.
+
+use std::collections::BTreeMap;
+
+use sampan_kernel::capabilities;
+use sampan_kernel::seccomp::Architecture;
+use sampan_oci::runtime::{
+    CgroupFeature, Features, LinuxFeatures, MountExtensions, NamespaceKind, SeccompFeature, SwitchFeature,
+    VERSION,
+};
+
+use super::arguments::Parsed;
+use super::{Context, Failure, print};
+use crate::rootfs::options;
+
+pub(super) fn features(_: &Context, _: &Parsed) -> Result<u8, Failure> {
+    print(&format!("{}\n", serde_json::to_string_pretty(&all())?))?;
+    Ok(0)
+}
+
+fn strings(list: &[&str]) -> Vec<String> {
+    list.iter().map(|&s| s.to_owned()).collect()
+}
+
+fn all() -> Features {
+    let flags = [
+        "SECCOMP_FILTER_FLAG_LOG",
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+        "SECCOMP_FILTER_FLAG_TSYNC",
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+    ];
+    Features {
+        oci_version_min: "1.0.0".to_owned(),
+        oci_version_max: VERSION.to_owned(),
+        hooks: strings(&[
+            "prestart",
+            "createRuntime",
+            "createContainer",
+            "startContainer",
+            "poststart",
+            "poststop",
+        ]),
+        mount_options: options::known(),
+        linux: Some(LinuxFeatures {
+            namespaces: NamespaceKind::ALL.map(|kind| kind.name().to_owned()).to_vec(),
+            capabilities: strings(&capabilities::NAMES),
+            cgroup: CgroupFeature { v1: true, v2: true, systemd: false, systemd_user: false, rdma: true },
+            seccomp: SeccompFeature {
+                enabled: true,
+                actions: strings(&[
+                    "SCMP_ACT_ALLOW",
+                    "SCMP_ACT_ERRNO",
+                    "SCMP_ACT_KILL",
+                    "SCMP_ACT_KILL_PROCESS",
+                    "SCMP_ACT_KILL_THREAD",
+                    "SCMP_ACT_LOG",
+                    "SCMP_ACT_NOTIFY",
+                    "SCMP_ACT_TRACE",
+                    "SCMP_ACT_TRAP",
+                ]),
+                operators: strings(&[
+                    "SCMP_CMP_EQ",
+                    "SCMP_CMP_GE",
+                    "SCMP_CMP_GT",
+                    "SCMP_CMP_LE",
+                    "SCMP_CMP_LT",
+                    "SCMP_CMP_MASKED_EQ",
+                    "SCMP_CMP_NE",
+                ]),
+                archs: Architecture::NAMES.map(|(name, _)| name.to_owned()).to_vec(),
+                known_flags: strings(&flags),
+                supported_flags: strings(&flags),
+            },
+            apparmor: SwitchFeature { enabled: true },
+            selinux: SwitchFeature { enabled: false },
+            intel_rdt: SwitchFeature { enabled: false },
+            memory_policy: None,
+            mount_extensions: MountExtensions { idmap: SwitchFeature { enabled: false } },
+            net_devices: SwitchFeature { enabled: false },
+        }),
+        annotations: BTreeMap::from([(
+            "org.sampan.runtime.version".to_owned(),
+            env!("CARGO_PKG_VERSION").to_owned(),
+        )]),
+        potentially_unsafe_config_annotations: Vec::new(),
+    }
+}

@@ -1,0 +1,525 @@
+//! Creates a container: from a bundle on disk to a process that waits at its gate.
+//!
+//! ```text
+//! runtime                                         child
+//!   take the id, write the record
+//!   make the cgroups, set their limits
+//!   take mounts and namespaces from the host
+//!   clone3 ---------------------------------------> [init]: namespaces, mounts, privileges
+//!   map ids, set what needs the host's privileges     |
+//!   run hooks when told that all is mounted           |
+//!   <------------------------------------------- waits at the gate
+//!   write the pid file and the record again
+//! ```
+//! Invariant: after an error nothing of ours remains, neither process, cgroup, mount nor directory. (Mounts are in
+//! the child's namespace, and go with it.) After a crash, the record names what remains, and `delete` clears it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use rustix::process::{Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions};
+use sampan_base::{Class, ContainerId, FileError, files};
+use sampan_kernel::cgroup::Layout;
+use sampan_kernel::process::{self as kernel, Child, Clone, Namespaces};
+use sampan_oci::runtime::{ContainerProcessState, Hooks, Spec, Status};
+
+use crate::bundle::{Bundle, BundleError};
+use crate::cgroup::{self, Group, GroupPath, Joiner};
+use crate::channel::{Channel, Message, Report};
+use crate::error::{Refused, Step};
+use crate::hooks::{self, HookError};
+use crate::init::{self, Gate, Hands, Switches, namespaces};
+use crate::log::Log;
+use crate::rootfs;
+use crate::state::{self, Directory, Lock, Record, StateRoot};
+
+/// What `create` and `run` are told.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// Where the process's number is written.
+    pub pid_file: Option<PathBuf>,
+    /// The socket that gets the terminal.
+    pub console_socket: Option<PathBuf>,
+    /// The end of a socket pair that gets the terminal, if there is no such socket.
+    pub console: Option<Rc<UnixStream>>,
+    /// More about the process.
+    pub switches: Switches,
+}
+
+/// How a created container's process is let go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GateKind {
+    /// By another command, later.
+    Socket,
+    /// By this one, at once.
+    Runtime,
+}
+
+/// A container whose process waits at its gate.
+#[derive(Debug)]
+pub struct Created {
+    /// Its directory.
+    pub directory: Directory,
+    /// Its record.
+    pub record: Record,
+    /// Its hooks.
+    pub hooks: Hooks,
+    /// Its process.
+    pub process: OwnedFd,
+    /// The conversation with it.
+    pub channel: Channel,
+    /// Held until nobody else may see it half made.
+    pub lock: Lock,
+}
+
+/// A container that can't be created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// Its id is none.
+    #[error(transparent)]
+    InvalidId(#[from] sampan_base::id::InvalidContainerId),
+    /// Its id is taken.
+    #[error("container with id exists: `{id}`")]
+    Exists {
+        /// The id.
+        id: ContainerId,
+    },
+    /// Its bundle can't be read.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// config.json asks for what cannot be had.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It can't be remembered.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A step failed.
+    #[error(transparent)]
+    Step(#[from] Step),
+    /// A hook failed.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// Its process reported an error.
+    #[error("unable to start container process")]
+    Init(#[source] Report),
+    /// Its process ended without a word.
+    #[error("unable to start container process: it ended {how}")]
+    Died {
+        /// How: `with status 1`, `by signal 9 …`.
+        how: String,
+    },
+}
+
+impl CreateError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        match self {
+            CreateError::InvalidId(_) => Class::Invalid,
+            CreateError::Exists { .. } => Class::Conflict,
+            CreateError::Bundle(error) => error.class(),
+            CreateError::Refused(error) => error.class(),
+            CreateError::File(error) => error.class(),
+            CreateError::Step(error) => error.class(),
+            CreateError::Init(report) => report.class,
+            CreateError::Hook(_) | CreateError::Died { .. } => Class::Internal,
+        }
+    }
+}
+
+/// Creates a container.
+///
+/// # Errors
+/// If it can't be; nothing of it remains then.
+pub fn create(
+    root: &StateRoot,
+    id: &str,
+    options: &Options,
+    gate: GateKind,
+    log: &Log,
+) -> Result<Created, CreateError> {
+    let id: ContainerId = id.parse()?;
+    let bundle = Bundle::load(&options.bundle)?;
+    let plan = init::plan(&bundle.spec, &bundle.path, id.as_str(), options.switches)?;
+    for warning in &plan.process.warnings {
+        log.warn(warning);
+    }
+    let linux = bundle.spec.linux.clone().unwrap_or_default();
+    let group_path = GroupPath::new(linux.cgroups_path.as_deref(), id.as_str())?;
+    check_terminal(&plan, options)?;
+    let layout = Layout::detect().map_err(Step::on(|| "read `/proc/self/cgroup`"))?;
+
+    let Some((directory, lock)) = root.take(&id)? else { return Err(CreateError::Exists { id }) };
+    let record = Record::new(&id, &bundle.spec, &bundle.path, &plan.rootfs.path);
+    let hooks = bundle.spec.hooks.clone().unwrap_or_default();
+    let mut making = Making { directory, record, hooks, child: None };
+    making.record.cgroups = cgroup::plan(&layout, &group_path);
+    match making.make(&plan, &bundle, options, gate, &layout, &lock, log) {
+        Ok((process, channel)) => {
+            let Making { directory, record, hooks, .. } = making;
+            Ok(Created { directory, record, hooks, process, channel, lock })
+        }
+        Err(error) => {
+            making.undo(log);
+            Err(error)
+        }
+    }
+}
+
+fn check_terminal(plan: &init::Plan, options: &Options) -> Result<(), Refused> {
+    let wanted = plan.process.terminal.is_some();
+    match (wanted, &options.console_socket) {
+        (true, None) if options.console.is_none() => Err(Refused::Invalid(
+            "process.terminal needs --console-socket, which gets the terminal".to_owned(),
+        )),
+        (false, Some(_)) => Err(Refused::Invalid("--console-socket needs process.terminal".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// A container in the making, and what there is of it to undo.
+struct Making {
+    directory: Directory,
+    record: Record,
+    hooks: Hooks,
+    child: Option<OwnedFd>,
+}
+
+impl Making {
+    #[allow(clippy::too_many_arguments, reason = "one call, each argument one thing that the caller decided")]
+    fn make(
+        &mut self,
+        plan: &init::Plan,
+        bundle: &Bundle,
+        options: &Options,
+        gate: GateKind,
+        layout: &Layout,
+        lock: &Lock,
+        log: &Log,
+    ) -> Result<(OwnedFd, Channel), CreateError> {
+        // Before anything that would remain after a crash.
+        self.directory.keep_config(&bundle.bytes)?;
+        self.directory.remember(&self.record)?;
+        let console = match &options.console_socket {
+            Some(path) => {
+                let connected = UnixStream::connect(path);
+                let doing = || format!("connect to the console socket `{}`", path.display());
+                Some(Rc::new(connected.map_err(Step::on(doing))?))
+            }
+            None => options.console.clone(),
+        };
+        let groups = self.make_groups(bundle, layout, log)?;
+        let privileged = rustix::process::geteuid().is_root();
+        let own_view = plan.namespaces.new.contains(Namespaces::CGROUP);
+        // Who is not root may take nothing from the host's mounts; the child may, in a user namespace of its own.
+        let take = || rootfs::sources::open(&plan.rootfs, &groups, own_view);
+        let sources = if privileged { Some(take()?) } else { None };
+        let mut joiner = Joiner::open(&groups)?;
+        let birthplace = joiner.take_birthplace();
+        let (ours, theirs) = Channel::pair().map_err(Step::on(|| "make a socket pair"))?;
+        let gate = match gate {
+            GateKind::Socket => Gate::Socket(listen(&self.directory)?),
+            GateKind::Runtime => Gate::Runtime,
+        };
+        let join = namespaces::Opened::open(&plan.namespaces)?;
+        let hands = Hands { channel: theirs, joiner, sources, groups, join, console, gate };
+
+        let without = [ours.as_fd(), lock.0.as_fd()];
+        let birthplace = birthplace.as_ref().map(AsFd::as_fd);
+        let child = give_birth(plan, hands, birthplace, &without, &ours)?;
+        self.record.pid = child.pid.as_raw_nonzero().get();
+        self.child = Some(child.pidfd.try_clone().map_err(Step::on(|| "copy a descriptor"))?);
+        self.record.began =
+            state::beginning(self.record.pid).map_err(Step::on(|| "read when the process began"))?;
+        // Known from now on to whoever has to clear up after us.
+        self.directory.remember(&self.record)?;
+        prepare_child(plan, &child, &ours, log)?;
+        self.talk(&ours, bundle, log)?;
+        if let Some(path) = &options.pid_file {
+            files::write_atomic_volatile(path, self.record.pid.to_string().as_bytes(), 0o644)?;
+        }
+        Ok((child.pidfd, ours))
+    }
+
+    /// Makes the cgroups and sets their limits. A user who may not make them does without, unless limits are asked for.
+    fn make_groups(
+        &mut self,
+        bundle: &Bundle,
+        layout: &Layout,
+        log: &Log,
+    ) -> Result<Vec<Group>, CreateError> {
+        let resources = bundle.spec.linux.as_ref().and_then(|l| l.resources.clone()).unwrap_or_default();
+        match cgroup::create(&self.record.cgroups, layout) {
+            Ok(()) => {}
+            Err(step) if !rustix::process::geteuid().is_root() => {
+                log.warn(&format!("the container gets no cgroup of its own: {}", sampan_base::chain(&step)));
+                self.record.cgroups.clear();
+                return Ok(Vec::new());
+            }
+            Err(step) => return Err(step.into()),
+        }
+        for warning in cgroup::apply(&self.record.cgroups, &resources)? {
+            log.warn(&warning);
+        }
+        cgroup::apply_devices(&self.record.cgroups, &resources.devices)?;
+        Ok(self.record.cgroups.clone())
+    }
+
+    /// Answers the child until it is ready.
+    fn talk(&self, ours: &Channel, bundle: &Bundle, log: &Log) -> Result<(), CreateError> {
+        let lost = || Step::on::<io::Error, _>(|| "talk with the container's process");
+        loop {
+            match ours.receive().map_err(lost())? {
+                Some((Message::Ready, _)) => return Ok(()),
+                Some((Message::Warning(text), _)) => log.warn(&text),
+                Some((Message::Mounted, _)) => {
+                    let state = self.record.state(Status::Creating);
+                    hooks::run("prestart", &self.hooks.prestart, &state, &bundle.path)?;
+                    hooks::run("createRuntime", &self.hooks.create_runtime, &state, &bundle.path)?;
+                    ours.send(&Message::Go).map_err(lost())?;
+                }
+                Some((Message::Listener, Some(fd))) => send_listener(&bundle.spec, &self.record, &fd)?,
+                Some((Message::Failed(report), _)) => return Err(CreateError::Init(report)),
+                Some((message, _)) => {
+                    let why = format!("it said {message:?} out of turn");
+                    return Err(Step::refused("talk with the container's process", why).into());
+                }
+                None => return Err(CreateError::Died { how: self.how_it_ended() }),
+            }
+        }
+    }
+
+    fn how_it_ended(&self) -> String {
+        let Some(child) = &self.child else { return "at once".to_owned() };
+        match wait_status(child) {
+            Ok(Ending::Status(status)) => format!("with status {status}"),
+            Ok(Ending::Signal(9)) => "by signal 9 (out of memory, or killed by somebody)".to_owned(),
+            Ok(Ending::Signal(signal)) => format!("by signal {signal}"),
+            Err(error) => format!("unseen: {error}"),
+        }
+    }
+
+    /// Leaves nothing behind. What can't be undone is told: the error that brought us here is the one to report.
+    fn undo(mut self, log: &Log) {
+        let told = |what: &str, error: &dyn std::fmt::Display| log.warn(&format!("{what}: {error}"));
+        if let Some(child) = self.child.take() {
+            // One that has ended already needs no signal.
+            let _ = rustix::process::pidfd_send_signal(&child, Signal::KILL);
+            cgroup::wait_for(child.as_fd());
+            let _ = wait_status(&child);
+            if let Err(step) = cgroup::kill_all(&self.record.cgroups) {
+                told("a process may be left behind", &sampan_base::chain(&step));
+            }
+            let state = self.record.state(Status::Stopped);
+            for error in hooks::run_all("poststop", &self.hooks.poststop, &state, &self.record.bundle) {
+                log.warn(&sampan_base::chain(&error));
+            }
+        }
+        if let Err(step) = cgroup::remove(&self.record.cgroups) {
+            told("a cgroup is left behind", &sampan_base::chain(&step));
+        }
+        if let Err(error) = self.directory.forget() {
+            told("the state is left behind", &sampan_base::chain(&error));
+        }
+    }
+}
+
+/// The gate's socket. Its path may be longer than an address can hold; that of the directory's descriptor is not.
+fn listen(directory: &Directory) -> Result<UnixListener, Step> {
+    let bind = || {
+        let (_open, address) = crate::container::start::short_address(&directory.gate())?;
+        UnixListener::bind(address)
+    };
+    bind().map_err(Step::on(|| format!("listen at `{}`", directory.gate().display())))
+}
+
+/// Makes the container's process, by way of a helper if namespaces ask for it.
+fn give_birth(
+    plan: &init::Plan,
+    hands: Hands,
+    cgroup: Option<std::os::fd::BorrowedFd<'_>>,
+    without: &[std::os::fd::BorrowedFd<'_>],
+    ours: &Channel,
+) -> Result<Child, CreateError> {
+    let at_birth = plan.namespaces.at_birth();
+    let own_pids = if hands.join.join_for_children()? {
+        let file = File::open("/proc/self/ns/pid");
+        Some(file.map_err(Step::on(|| "open the runtime's own PID namespace"))?)
+    } else {
+        None
+    };
+    let failed = || Step::on::<io::Error, _>(|| "make the container's process");
+    let child = if plan.namespaces.needs_intermediate() {
+        let how = Clone { cgroup, without, ..Clone::default() };
+        let helper = kernel::clone(&how, || intermediate(plan, hands, at_birth)).map_err(failed())?;
+        let moved = ours.receive().map_err(failed())?;
+        let ending = wait_status(&helper.pidfd).map_err(failed())?;
+        match moved {
+            Some((Message::Moved(pid), _)) => adopt(pid).map_err(failed())?,
+            Some((Message::Failed(report), _)) => return Err(CreateError::Init(report)),
+            _ => return Err(CreateError::Died { how: format!("{ending:?}") }),
+        }
+    } else {
+        let how = Clone { namespaces: at_birth, cgroup, without, sibling: false };
+        kernel::clone(&how, || init::run(plan, hands)).map_err(failed())?
+    };
+    if let Some(own) = own_pids {
+        // Hooks are not the container's.
+        kernel::join(own.as_fd(), Namespaces::PID)
+            .map_err(Step::on(|| "return to the runtime's PID namespace"))?;
+    }
+    Ok(child)
+}
+
+/// The helper: joins what is to be joined, and makes the container's process as the runtime's child.
+fn intermediate(plan: &init::Plan, mut hands: Hands, at_birth: Namespaces) -> i32 {
+    let channel = match hands.channel.try_clone() {
+        Ok(channel) => channel,
+        Err(_) => return 1,
+    };
+    let join = std::mem::take(&mut hands.join);
+    let born = join.join().and_then(|()| {
+        let how = Clone { namespaces: at_birth, cgroup: None, without: &[], sibling: true };
+        kernel::clone(&how, || init::run(plan, hands)).map_err(Step::on(|| "make the container's process"))
+    });
+    let message = match &born {
+        Ok(child) => Message::Moved(child.pid.as_raw_nonzero().get()),
+        Err(step) => Message::Failed(Report { class: step.class(), text: sampan_base::chain(step) }),
+    };
+    i32::from(channel.send(&message).is_err() || born.is_err())
+}
+
+/// A handle on a child that a helper made for us. It is ours to wait for, so its number can't be another's.
+fn adopt(pid: i32) -> io::Result<Child> {
+    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok(Child { pid, pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty())? })
+}
+
+/// What takes the host's privileges, done to the child from outside.
+fn prepare_child(plan: &init::Plan, child: &Child, ours: &Channel, log: &Log) -> Result<(), CreateError> {
+    let pid = child.pid.as_raw_nonzero().get();
+    if let Some(score) = plan.process.oom_score_adj {
+        set_oom_score(pid, score, log)?;
+    }
+    if !plan.namespaces.new.contains(Namespaces::USER) {
+        return Ok(());
+    }
+    raise_limits(&plan.process, child.pid);
+    map_ids(plan, pid)?;
+    ours.send(&Message::Go).map_err(Step::on(|| "talk with the container's process"))?;
+    Ok(())
+}
+
+/// Raises hard limits for a child in a user namespace, whose own privileges do not reach beyond that. The soft limit is
+/// its own matter, and so is a hard limit that can't be raised.
+pub(super) fn raise_limits(plan: &crate::process::Plan, pid: Pid) {
+    for &(resource, _, hard) in &plan.rlimits {
+        let old = rustix::process::getrlimit(resource);
+        let raise = Rlimit { current: old.current, maximum: (hard != u64::MAX).then_some(hard) };
+        if old.maximum.is_some_and(|old| hard > old) {
+            let _ = rustix::process::prlimit(Some(pid), resource, raise);
+        }
+    }
+}
+
+/// Sets how likely the process is chosen when memory runs out. To make it less likely takes CAP_SYS_RESOURCE; a
+/// container that is a little more likely to be chosen is better than none.
+pub(super) fn set_oom_score(pid: i32, score: i32, log: &Log) -> Result<(), Step> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    match fs::write(&path, score.to_string()) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            log.warn(&format!(
+                "oomScoreAdj {score} is not applied: lowering it needs CAP_SYS_RESOURCE, which the runtime has not"
+            ));
+            Ok(())
+        }
+        other => other.map_err(Step::on(|| format!("write `{score}` to `{path}`"))),
+    }
+}
+
+fn map_ids(plan: &init::Plan, pid: i32) -> Result<(), Step> {
+    let ids = &plan.namespaces;
+    let write = |file: &str, text: &str| {
+        let path = format!("/proc/{pid}/{file}");
+        fs::write(&path, text).map_err(Step::on(|| format!("write `{}` to `{path}`", text.trim_end())))
+    };
+    if rustix::process::geteuid().is_root() {
+        write("uid_map", &ids.uid_map)?;
+        return write("gid_map", &ids.gid_map);
+    }
+    // An ordinary user maps himself alone; for more there are two set-uid programs that know what he was given.
+    if ids.uid_map.lines().count() == 1 && ids.gid_map.lines().count() == 1 {
+        write("setgroups", "deny")?;
+        write("uid_map", &ids.uid_map)?;
+        return write("gid_map", &ids.gid_map);
+    }
+    for (program, map) in [("newuidmap", &ids.uid_map), ("newgidmap", &ids.gid_map)] {
+        let run =
+            std::process::Command::new(program).arg(pid.to_string()).args(map.split_whitespace()).output();
+        let output = run.map_err(Step::on(|| format!("run `{program}`")))?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Step::refused(format!("map ids with `{program}`"), why));
+        }
+    }
+    Ok(())
+}
+
+/// Hands the listener of seccomp's notify to whom config.json names.
+pub(super) fn send_listener(spec: &Spec, record: &Record, fd: &OwnedFd) -> Result<(), Step> {
+    let seccomp = spec.linux.as_ref().and_then(|l| l.seccomp.as_ref());
+    let path = seccomp.and_then(|s| s.listener_path.clone()).unwrap_or_default();
+    let state = ContainerProcessState {
+        oci_version: record.oci_version.clone(),
+        fds: vec!["seccompFd".to_owned()],
+        pid: record.pid,
+        metadata: seccomp.and_then(|s| s.listener_metadata.clone()),
+        state: record.state(Status::Creating),
+    };
+    let send = || {
+        let socket = UnixStream::connect(&path)?;
+        crate::channel::send_descriptor(socket.as_fd(), &serde_json::to_vec(&state)?, fd.as_fd())
+    };
+    send().map_err(Step::on(|| format!("hand the seccomp listener to `{path}`")))
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// With this exit status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Ending {
+    /// As shells tell it: the status, or 128 and the signal.
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Ending::Status(status) => status,
+            Ending::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// Waits for a child and takes its ending.
+///
+/// # Errors
+/// If it is no child of ours, or its ending was taken already.
+pub fn wait_status(child: &OwnedFd) -> io::Result<Ending> {
+    loop {
+        match rustix::process::waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => {
+                let signal = status.terminating_signal();
+                return Ok(signal.map_or(Ending::Status(status.exit_status().unwrap_or(0)), Ending::Signal));
+            }
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Deletes a container: its processes if it is forced, its cgroups, its state.
+
+use std::os::fd::AsFd;
+
+use rustix::process::Signal;
+use sampan_base::{Class, FileError};
+use sampan_oci::runtime::{Hooks, Status};
+
+use crate::cgroup;
+use crate::error::Step;
+use crate::hooks;
+use crate::log::Log;
+use crate::state::{self, Directory, LookupError, Record, StateRoot};
+
+/// A container that can't be deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// It can't be found.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// Its process runs.
+    #[error("cannot delete container {id} that is not stopped: {}", status.name())]
+    NotStopped {
+        /// The container.
+        id: String,
+        /// Where it is.
+        status: Status,
+    },
+    /// Its directory can't be removed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A step failed.
+    #[error(transparent)]
+    Step(#[from] Step),
+}
+
+impl DeleteError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        match self {
+            DeleteError::Lookup(error) => error.class(),
+            DeleteError::NotStopped { .. } => Class::Conflict,
+            DeleteError::File(error) => error.class(),
+            DeleteError::Step(error) => error.class(),
+        }
+    }
+}
+
+/// Deletes a container that is stopped or was never started; with `force`, any, and none is no error.
+///
+/// # Errors
+/// If it runs, or something of it can't be removed.
+pub fn delete(root: &StateRoot, id: &str, force: bool, log: &Log) -> Result<(), DeleteError> {
+    let directory = match root.directory(id) {
+        Err(LookupError::NotFound { .. }) if force => return Ok(()),
+        other => other?,
+    };
+    // A `create` that still runs holds the lock: what is there when we have it, nobody works on.
+    let _lock = directory.lock()?;
+    let record = match directory.record() {
+        Ok(record) => record,
+        // Nothing but the directory was made: no record, no cgroup.
+        Err(LookupError::NotFound { .. }) if force => return Ok(directory.forget()?),
+        // A record that nobody understands would stay for ever.
+        Err(error @ (LookupError::Malformed { .. } | LookupError::Format { .. })) if force => {
+            log.warn(&sampan_base::chain(&error));
+            return Ok(directory.forget()?);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let status = directory.status(&record);
+    if !force && matches!(status, Status::Running | Status::Paused) {
+        return Err(DeleteError::NotStopped { id: id.to_owned(), status });
+    }
+    if let Some(process) =
+        state::open_process(&record).map_err(Step::on(|| "open the container's process"))?
+    {
+        end(&record, process.as_fd())?;
+    }
+    let hooks = directory.config().ok().and_then(|spec| spec.hooks).unwrap_or_default();
+    clear(&directory, &record, &hooks, log)
+}
+
+/// Kills the container's process and waits for its end.
+fn end(record: &Record, process: std::os::fd::BorrowedFd<'_>) -> Result<(), DeleteError> {
+    match rustix::process::pidfd_send_signal(process, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(e) => return Err(Step::on(|| "kill the container's process")(e).into()),
+    }
+    if cgroup::is_frozen(&record.cgroups) {
+        cgroup::freezer::thaw(&record.cgroups)?;
+    }
+    cgroup::wait_for(process);
+    Ok(())
+}
+
+/// Removes what is left of a container whose process has ended.
+///
+/// # Errors
+/// If something can't be removed; it can be tried again then.
+pub fn clear(directory: &Directory, record: &Record, hooks: &Hooks, log: &Log) -> Result<(), DeleteError> {
+    // Processes outlive the first one if they share its PID namespace with others.
+    cgroup::kill_all(&record.cgroups)?;
+    cgroup::remove(&record.cgroups)?;
+    let state = record.state(Status::Stopped);
+    for error in hooks::run_all("poststop", &hooks.poststop, &state, &record.bundle) {
+        log.warn(&sampan_base::chain(&error));
+    }
+    Ok(directory.forget()?)
+}

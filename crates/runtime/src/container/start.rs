@@ -1,0 +1,136 @@
+//! Starts a created container: opens the gate its process waits at.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use sampan_base::{Class, FileError};
+use sampan_oci::runtime::{Hooks, Status};
+
+use crate::channel::{Message, Report};
+use crate::container::create::Created;
+use crate::error::Step;
+use crate::hooks;
+use crate::log::Log;
+use crate::state::{Directory, LookupError, Record, StateRoot};
+
+/// A container that can't be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It can't be found.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// It is not where a container has to be to be started.
+    #[error("cannot start a container that is {}", status.name())]
+    WrongState {
+        /// Where it is.
+        status: Status,
+    },
+    /// Its directory can't be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A step failed.
+    #[error(transparent)]
+    Step(#[from] Step),
+    /// Its process reported an error.
+    #[error("unable to start container process")]
+    Init(#[source] Report),
+}
+
+impl StartError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        match self {
+            StartError::Lookup(error) => error.class(),
+            StartError::WrongState { .. } => Class::Conflict,
+            StartError::File(error) => error.class(),
+            StartError::Step(error) => error.class(),
+            StartError::Init(report) => report.class,
+        }
+    }
+}
+
+/// Starts a created container. Returns when its program runs.
+///
+/// # Errors
+/// If it is not created, or its program can't be run.
+pub fn start(root: &StateRoot, id: &str, log: &Log) -> Result<(), StartError> {
+    let (directory, _) = root.find(id)?;
+    let _lock = directory.lock()?;
+    let record = directory.record()?;
+    let status = directory.status(&record);
+    if status != Status::Created {
+        return Err(StartError::WrongState { status });
+    }
+    open_gate(&directory)?;
+    poststart(&directory.config()?.hooks.unwrap_or_default(), &record, log);
+    Ok(())
+}
+
+/// Starts a container that this very command created.
+///
+/// # Errors
+/// If its program can't be run.
+pub fn start_created(created: &Created, log: &Log) -> Result<(), StartError> {
+    let lost = || Step::on::<io::Error, _>(|| "talk with the container's process");
+    created.channel.send(&Message::Go).map_err(lost())?;
+    loop {
+        match created.channel.receive().map_err(lost())? {
+            Some((Message::Warning(text), _)) => log.warn(&text),
+            Some((Message::Failed(report), _)) => return Err(StartError::Init(report)),
+            // Its end of the socket closed when the program was executed.
+            None => break,
+            Some(_) => {}
+        }
+    }
+    poststart(&created.hooks, &created.record, log);
+    Ok(())
+}
+
+fn poststart(hooks: &Hooks, record: &Record, log: &Log) {
+    // The specification wants a failure told, and the container to go on.
+    let state = record.state(Status::Running);
+    for error in hooks::run_all("poststart", &hooks.poststart, &state, &record.bundle) {
+        log.warn(&sampan_base::chain(&error));
+    }
+}
+
+fn open_gate(directory: &Directory) -> Result<(), StartError> {
+    let gate = directory.gate();
+    let talk = || -> io::Result<Vec<u8>> {
+        let (_open, address) = short_address(&gate)?;
+        let mut stream = UnixStream::connect(address)?;
+        stream.write_all(b"!")?;
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            // The process closed its listener, with us in line: another `start` was first.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Err(e),
+            other => other.map(|_| answer),
+        }
+    };
+    let answer = match talk() {
+        Ok(answer) => answer,
+        // Nobody is at the gate: the process has ended since we looked.
+        Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) => {
+            return Err(StartError::WrongState { status: Status::Stopped });
+        }
+        Err(e) => return Err(Step::on(|| format!("open the gate `{}`", gate.display()))(e).into()),
+    };
+    fs::remove_file(&gate).map_err(FileError::on("remove", &gate))?;
+    match Report::decode(&answer) {
+        None => Ok(()),
+        Some(report) => Err(StartError::Init(report)),
+    }
+}
+
+/// A socket's address that is short enough, by way of its directory's descriptor, which has to stay open meanwhile.
+pub(super) fn short_address(path: &Path) -> io::Result<(File, PathBuf)> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let open = File::open(directory)?;
+    let address = Path::new("/proc/self/fd").join(open.as_raw_fd().to_string()).join(name);
+    Ok((open, address))
+}

@@ -1,0 +1,352 @@
+//! The container's first process, between its birth and its program. This code runs in the child.
+//!
+//! The order of [`prepare`], and why: namespaces before mounts (which belong to one), the cgroup before its namespace
+//! (which shows it), mounts before hooks (which look at them), the terminal before the root is sealed (it is made in
+//! the container's devpts), the new root before privileges go.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use rustix::fs::Mode;
+use rustix::process::DumpableBehavior;
+use sampan_base::Class;
+use sampan_kernel::process::{self as kernel, Namespaces};
+use sampan_oci::runtime::{Hook, NamespaceKind, Spec, State, Status};
+
+use crate::cgroup::{Group, Joiner};
+use crate::channel::{Channel, Message, Report};
+use crate::error::{Refused, Step};
+use crate::hooks::{self, HookError};
+use crate::process::enter::{self, EnterError, Ready, Tell};
+use crate::process::{self, terminal};
+use crate::rootfs::{self, Sources};
+
+pub mod namespaces;
+pub mod sysctl;
+
+/// How a container is made: all that is decided before its process exists.
+#[derive(Debug)]
+pub struct Plan {
+    /// Its namespaces.
+    pub namespaces: namespaces::Plan,
+    /// Its root file system.
+    pub rootfs: rootfs::Plan,
+    /// Its process.
+    pub process: process::Plan,
+    /// Its host name.
+    pub hostname: Option<String>,
+    /// Its domain name.
+    pub domainname: Option<String>,
+    /// Kernel parameters.
+    pub sysctl: Vec<sysctl::Parameter>,
+    /// The name of its session keyring, if it gets one.
+    pub keyring: Option<String>,
+    /// Whether the root is made `/` by pivot_root.
+    pub pivot: bool,
+    /// Whether the runtime has hooks to run when the mounts are made.
+    pub runtime_hooks: bool,
+    /// Hooks to run in the container before its root is sealed.
+    pub create_container: Vec<Hook>,
+    /// Hooks to run in the container before its program.
+    pub start_container: Vec<Hook>,
+    /// What hooks are told; the process's number is filled in.
+    pub state: State,
+}
+
+/// What the command line says about the process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Switches {
+    /// Whether chroot is used instead of pivot_root.
+    pub no_pivot: bool,
+    /// Whether the caller's session keyring is shared.
+    pub no_new_keyring: bool,
+    /// How many descriptors from 3 on are handed on.
+    pub preserve_fds: u32,
+}
+
+/// Plans a container.
+///
+/// # Errors
+/// If config.json asks for what makes no sense or is not supported.
+pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: Switches) -> Result<Plan, Refused> {
+    let linux = spec.linux.clone().unwrap_or_default();
+    let Some(process) = &spec.process else {
+        return Err(Refused::Unsupported("config.json without `process`".to_owned()));
+    };
+    for (present, what) in [
+        (linux.intel_rdt.is_some(), "linux.intelRdt"),
+        (linux.memory_policy.is_some(), "linux.memoryPolicy"),
+        (!linux.net_devices.is_empty(), "linux.netDevices"),
+    ] {
+        if present {
+            return Err(Refused::Unsupported(what.to_owned()));
+        }
+    }
+    let namespaces = namespaces::plan(&linux)?;
+    for (name, what) in [(&spec.hostname, "hostname"), (&spec.domainname, "domainname")] {
+        let given = name.as_deref().is_some_and(|n| !n.is_empty());
+        if given && !namespaces.has(NamespaceKind::Uts) {
+            return Err(Refused::Invalid(format!("`{what}` needs a uts namespace of the container's own")));
+        }
+    }
+    let part =
+        process::plan::LinuxPart { seccomp: linux.seccomp.as_ref(), personality: linux.personality.as_ref() };
+    let mut process = process::plan(process, part)?;
+    process.preserve_fds = switches.preserve_fds;
+    let sysctl = linux
+        .sysctl
+        .iter()
+        .map(|(name, value)| sysctl::plan(name, value, &namespaces))
+        .collect::<Result<_, _>>()?;
+    let hooks = spec.hooks.clone().unwrap_or_default();
+    Ok(Plan {
+        namespaces,
+        rootfs: rootfs::plan(spec, bundle)?,
+        process,
+        hostname: spec.hostname.clone().filter(|n| !n.is_empty()),
+        domainname: spec.domainname.clone().filter(|n| !n.is_empty()),
+        sysctl,
+        keyring: (!switches.no_new_keyring).then(|| format!("_ses.{id}")),
+        pivot: !switches.no_pivot,
+        runtime_hooks: !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty(),
+        create_container: hooks.create_container,
+        start_container: hooks.start_container,
+        state: State {
+            oci_version: spec.oci_version.clone(),
+            id: id.to_owned(),
+            status: Status::Creating,
+            pid: 0,
+            bundle: bundle.to_owned(),
+            annotations: spec.annotations.clone(),
+        },
+    })
+}
+
+/// Where the process waits for its start.
+#[derive(Debug)]
+pub enum Gate {
+    /// For anybody who connects to this socket.
+    Socket(UnixListener),
+    /// For the runtime that made it.
+    Runtime,
+}
+
+/// What the process is given.
+#[derive(Debug)]
+pub struct Hands {
+    /// To talk with the runtime.
+    pub channel: Channel,
+    /// To get into its cgroups.
+    pub joiner: Joiner,
+    /// What its root takes from the host; taken by itself if the runtime may not.
+    pub sources: Option<Sources>,
+    /// Its cgroups, for that case.
+    pub groups: Vec<Group>,
+    /// Namespaces to join.
+    pub join: namespaces::Opened,
+    /// Where its terminal's other end goes.
+    pub console: Option<Rc<UnixStream>>,
+    /// Where it waits.
+    pub gate: Gate,
+}
+
+/// What went wrong in the process.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// A step failed.
+    #[error(transparent)]
+    Step(#[from] Step),
+    /// A hook failed.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// The program can't be run.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
+}
+
+impl InitError {
+    fn report(&self) -> Report {
+        let class = match self {
+            InitError::Step(step) => step.class(),
+            InitError::Hook(_) => Class::Internal,
+            InitError::Enter(enter) => enter.class(),
+        };
+        Report { class, text: sampan_base::chain(self) }
+    }
+}
+
+/// Lives as the container's first process. Returns only an exit status: either the program runs, or all is over.
+pub fn run(plan: &Plan, mut hands: Hands) -> i32 {
+    let gate = std::mem::replace(&mut hands.gate, Gate::Runtime);
+    let mut talk = Talk { channel: hands.channel };
+    let hands = Rest {
+        joiner: hands.joiner,
+        sources: hands.sources,
+        groups: hands.groups,
+        join: hands.join,
+        console: hands.console,
+    };
+    let ready = match prepare(plan, hands, &mut talk) {
+        Ok(ready) => ready,
+        Err(error) => {
+            // If the runtime is gone, nobody is left to tell.
+            let _ = talk.channel.send(&Message::Failed(error.report()));
+            return 1;
+        }
+    };
+    if talk.channel.send(&Message::Ready).is_err() {
+        return 1;
+    }
+    match gate {
+        Gate::Runtime => match talk.channel.receive() {
+            Ok(Some((Message::Go, _))) => {
+                let error = start(plan, ready, &mut talk);
+                let _ = talk.channel.send(&Message::Failed(error.report()));
+                1
+            }
+            _ => 1,
+        },
+        Gate::Socket(listener) => {
+            // The runtime goes its way; a second `start` finds the door shut when the program runs.
+            drop(talk);
+            let Some(mut stream) = wait(&listener) else { return 1 };
+            let error = start(plan, ready, &mut Silent);
+            let _ = stream.write_all(&error.report().encode());
+            1
+        }
+    }
+}
+
+/// Waits until somebody opens the gate. Somebody who comes and goes without a word is not the one.
+fn wait(listener: &UnixListener) -> Option<UnixStream> {
+    loop {
+        let (mut stream, _) = listener.accept().ok()?;
+        let mut word = [0u8; 1];
+        if matches!(stream.read(&mut word), Ok(1)) {
+            return Some(stream);
+        }
+    }
+}
+
+struct Rest {
+    joiner: Joiner,
+    sources: Option<Sources>,
+    groups: Vec<Group>,
+    join: namespaces::Opened,
+    console: Option<Rc<UnixStream>>,
+}
+
+fn prepare(plan: &Plan, hands: Rest, talk: &mut Talk) -> Result<Ready, InitError> {
+    let lost = || Step::on::<std::io::Error, _>(|| "talk with the runtime");
+    if plan.namespaces.new.contains(Namespaces::USER) {
+        // Without ids, this process may do nothing in its namespace.
+        match talk.channel.receive().map_err(lost())? {
+            Some((Message::Go, _)) => {}
+            _ => return Err(Step::refused("talk with the runtime", "it is gone").into()),
+        }
+        namespaces::become_root()?;
+    }
+    // Nobody who shares our PID namespace may look at what we hold.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(Step::on(|| "hide from ptrace"))?;
+    rustix::process::setsid().map_err(Step::on(|| "begin a session"))?;
+    hands.joiner.join()?;
+    if !plan.namespaces.needs_intermediate() {
+        hands.join.join()?;
+    }
+    namespaces::make(&plan.namespaces)?;
+    if plan.namespaces.new.contains(Namespaces::NET) {
+        kernel::loopback_up().map_err(Step::on(|| "bring up the loopback interface"))?;
+    }
+    if let Some(name) = &plan.hostname {
+        rustix::system::sethostname(name.as_bytes())
+            .map_err(Step::on(|| format!("set the host name `{name}`")))?;
+    }
+    if let Some(name) = &plan.domainname {
+        rustix::system::setdomainname(name.as_bytes())
+            .map_err(Step::on(|| format!("set the domain name `{name}`")))?;
+    }
+    sysctl::apply(&plan.sysctl)?;
+    let label = enter::open_label(&plan.process)?;
+    // Modes that config.json gives are meant as they are.
+    rustix::process::umask(Mode::empty());
+    let sources = match hands.sources {
+        Some(sources) => sources,
+        None => {
+            let own_view = plan.namespaces.new.contains(Namespaces::CGROUP);
+            rootfs::sources::open(&plan.rootfs, &hands.groups, own_view)?
+        }
+    };
+    let open = rootfs::execute::build(&plan.rootfs, sources)?;
+    if plan.runtime_hooks || !plan.create_container.is_empty() {
+        talk.channel.send(&Message::Mounted).map_err(lost())?;
+        match talk.channel.receive().map_err(lost())? {
+            Some((Message::Go, _)) => {}
+            _ => return Err(Step::refused("talk with the runtime", "it is gone").into()),
+        }
+        let state = plan.state_with_pid();
+        hooks::run("createContainer", &plan.create_container, &state, &plan.state.bundle)?;
+    }
+    if let Some(size) = plan.process.terminal {
+        let terminal = terminal::open(&open.root, size)?;
+        rootfs::bind_console(&open.root, terminal.process.as_fd())
+            .map_err(Step::on(|| "make the terminal `/dev/console`"))?;
+        if let Some(socket) = &hands.console {
+            terminal::hand_over(socket, &terminal.controller)?;
+        }
+        terminal::take(&terminal.process)?;
+    }
+    drop(hands.console);
+    let root = rootfs::execute::seal(&plan.rootfs, open)?;
+    rootfs::execute::enter(root, plan.pivot)?;
+    kernel::reset_signals().map_err(Step::on(|| "reset the signals"))?;
+    Ok(enter::become_process(&plan.process, plan.keyring.as_deref(), label, talk)?)
+}
+
+/// What is left to do when the gate is open. Returns only if the program can't be run.
+fn start(plan: &Plan, ready: Ready, tell: &mut dyn Tell) -> InitError {
+    let state = State { status: Status::Created, ..plan.state_with_pid() };
+    let here = PathBuf::from("/");
+    if let Err(error) = hooks::run("startContainer", &plan.start_container, &state, &here) {
+        return error.into();
+    }
+    ready.execute(tell).into()
+}
+
+impl Plan {
+    /// What hooks in the container are told: the process's number is the one there.
+    fn state_with_pid(&self) -> State {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        State { pid, ..self.state.clone() }
+    }
+}
+
+/// Tells the runtime.
+struct Talk {
+    channel: Channel,
+}
+
+impl Tell for Talk {
+    fn warn(&mut self, text: String) {
+        // A runtime that is gone needs no warning.
+        let _ = self.channel.send(&Message::Warning(text));
+    }
+
+    fn listener(&mut self, fd: OwnedFd) -> std::io::Result<()> {
+        self.channel.send_with(&Message::Listener, fd.as_fd())
+    }
+}
+
+/// Tells nobody: the runtime is gone when the gate opens.
+struct Silent;
+
+impl Tell for Silent {
+    fn warn(&mut self, _text: String) {}
+
+    fn listener(&mut self, _fd: OwnedFd) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+}

@@ -1,0 +1,11 @@
+//! A process of a container, its first or one that `exec` adds: from config.json's `process` to the program.
+//!
+//! [`plan`] decides, before the child exists; [`enter`] is what the child does to itself; [`command`] finds the
+//! program; [`terminal`] gives it a terminal.
+
+pub mod command;
+pub mod enter;
+pub mod plan;
+pub mod terminal;
+
+pub use plan::{Plan, Seccomp, plan};

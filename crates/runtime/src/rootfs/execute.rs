@@ -1,0 +1,374 @@
+//! Puts a root file system together in the child's mount namespace.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    UnmountFlags,
+};
+use sampan_kernel::mount::{Change, change};
+
+use super::beneath::{Kind, Links, Root, is_directory};
+use super::options::MountOptions;
+use super::plan::{MountPlan, Plan, What, mountable_in_proc};
+use super::sources::{self, Source, Sources};
+use super::{copy_up, devices};
+use crate::error::Step;
+
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+/// A root file system that is put together, but open: places in it can still be written.
+#[derive(Debug)]
+pub struct Open {
+    /// Its root, mounted over the host's.
+    pub root: Root,
+    /// Mounts that become read-only when it is sealed: other mounts had to be made inside of them.
+    readonly_later: Vec<OwnedFd>,
+}
+
+/// Puts it together, over the `/` of this mount namespace.
+///
+/// # Errors
+/// If a mount or a device can't be made.
+pub fn build(plan: &Plan, sources: Sources) -> Result<Open, Step> {
+    // First of all: nothing that happens here may pass to the host.
+    let apart = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change(c"/", apart)
+        .map_err(Step::on(|| "cut the mount namespace off from the host's"))?;
+    attach_at(&sources.rootfs, CWD, c"/")
+        .map_err(Step::on(|| format!("mount the root file system `{}`", plan.path.display())))?;
+    let mut open = Open { root: Root::new(sources.rootfs), readonly_later: Vec::new() };
+    for (mount, source) in plan.mounts.iter().zip(sources.mounts) {
+        make(&mut open, mount, source)?;
+    }
+    if plan.fill_dev {
+        devices::fill(plan, &open.root, sources.devices)?;
+    }
+    open.root
+        .ensure(&plan.cwd, Kind::Directory, Links::Inside)
+        .map_err(Step::on(|| format!("make the working directory `/{}`", plan.cwd.display())))?;
+    Ok(open)
+}
+
+fn make(open: &mut Open, mount: &MountPlan, source: Source) -> Result<(), Step> {
+    let what = match &mount.what {
+        What::Bind { source, .. } => source.display().to_string(),
+        What::FileSystem { kind, .. } => kind.clone(),
+        What::Cgroups => "cgroup".to_owned(),
+    };
+    let doing = || format!("mount `{what}` at `/{}`", mount.destination.display());
+    match (&mount.what, source) {
+        (What::FileSystem { kind, source }, _) => {
+            file_system(open, mount, kind, source.as_deref()).map_err(Step::on(doing))
+        }
+        (What::Bind { .. } | What::Cgroups, Source::Tree(tree)) => {
+            bind(open, mount, &tree).map_err(Step::on(doing))
+        }
+        (_, Source::Groups(groups)) => cgroups(open, mount, groups).map_err(Step::on(doing)),
+        (_, Source::Nothing) => Ok(()),
+    }
+}
+
+fn bind(open: &Open, mount: &MountPlan, tree: &OwnedFd) -> io::Result<()> {
+    let kind = if is_directory(tree.as_fd())? { Kind::Directory } else { Kind::File };
+    let target = target(&open.root, mount, kind, Links::Inside)?;
+    if mount.destination == Path::new("proc") && file_system_type(tree.as_fd())? != PROC_SUPER_MAGIC {
+        return Err(io::Error::other("only a proc file system may be mounted there"));
+    }
+    set_options(tree.as_fd(), &mount.options)?;
+    attach(tree, &target)
+}
+
+fn file_system(open: &mut Open, mount: &MountPlan, kind: &str, source: Option<&str>) -> io::Result<()> {
+    // What runs as root in the container trusts these two: a link could make them a fake at another place.
+    let links = if matches!(kind, "proc" | "sysfs") { Links::Refused } else { Links::Inside };
+    if mount.destination == Path::new("proc") && kind != "proc" {
+        return Err(io::Error::other("only a proc file system may be mounted there"));
+    }
+    // A tmpfs has the permissions of what it hides, if nothing else is asked for.
+    let hidden =
+        open.root.open(&mount.destination, links).and_then(|at| Ok(rustix::fs::fstat(&at)?.st_mode)).ok();
+    let target =
+        target(&open.root, mount, Kind::Directory, links).map_err(|e| match (links, e.raw_os_error()) {
+            (Links::Refused, Some(40)) => {
+                io::Error::other("the place must be an ordinary directory, not a link")
+            }
+            _ => e,
+        })?;
+    // Other mounts may have to go into a tmpfs.
+    let later = kind == "tmpfs" && mount.options.attributes.set.contains(MountAttrFlags::MOUNT_ATTR_RDONLY);
+    let mut attributes = mount.options.attributes.set | mount.options.recursive.set;
+    if later {
+        attributes -= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    let mut options = mount.options.clone();
+    let says_mode = options.data.iter().any(|(key, _)| key == "mode");
+    if let (Some(mode), "tmpfs", false) = (hidden, kind, says_mode) {
+        options.data.push(("mode".to_owned(), Some(format!("{:o}", mode & 0o7777))));
+    }
+    let options = &options;
+    let long = options.data.iter().any(|(_, value)| value.as_ref().is_some_and(|v| v.len() > MAX_VALUE));
+    let fs = if long {
+        by_mount(kind, source, options, &target)?
+    } else {
+        let fs = create(kind, source, options, attributes)?;
+        if options.copy_up {
+            copy_up::copy(target.as_fd(), fs.as_fd(), !says_mode)?;
+        }
+        attach(&fs, &target)?;
+        fs
+    };
+    for (propagation, recursive) in &options.propagation {
+        change(fs.as_fd(), &Change { propagation: *propagation, ..Change::default() }, *recursive)?;
+    }
+    if later {
+        open.readonly_later.push(fs);
+    }
+    Ok(())
+}
+
+/// The longest value that the new interface takes.
+const MAX_VALUE: usize = 255;
+
+/// A new file system, attached nowhere.
+fn create(
+    kind: &str,
+    source: Option<&str>,
+    options: &MountOptions,
+    attributes: MountAttrFlags,
+) -> io::Result<OwnedFd> {
+    use rustix::mount as m;
+    let context = m::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let configure = || -> Result<(), rustix::io::Errno> {
+        m::fsconfig_set_string(&context, "source", source.filter(|s| !s.is_empty()).unwrap_or(kind))?;
+        for flag in &options.superblock {
+            m::fsconfig_set_flag(&context, flag.as_str())?;
+        }
+        if !matches!(kind, "tmpfs" | "proc" | "sysfs")
+            && attributes.contains(MountAttrFlags::MOUNT_ATTR_RDONLY)
+        {
+            m::fsconfig_set_flag(&context, "ro")?;
+        }
+        for (key, value) in &options.data {
+            match value {
+                Some(value) => m::fsconfig_set_string(&context, key.as_str(), value.as_str())?,
+                None => m::fsconfig_set_flag(&context, key.as_str())?,
+            }
+        }
+        m::fsconfig_create(&context)
+    };
+    if let Err(error) = configure() {
+        return Err(with_explanation(error.into(), context.as_fd()));
+    }
+    Ok(m::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// The kernel explains in the context's log what it did not like.
+fn with_explanation(error: io::Error, context: BorrowedFd<'_>) -> io::Error {
+    let mut buffer = [0u8; 512];
+    match rustix::io::read(context, &mut buffer) {
+        Ok(length) if length > 2 => {
+            let text = String::from_utf8_lossy(&buffer[2..length]).trim().to_owned();
+            io::Error::new(error.kind(), format!("{error} ({text})"))
+        }
+        _ => error,
+    }
+}
+
+/// The old interface, for values that are too long for the new one. It takes a path: that of the descriptor.
+fn by_mount(
+    kind: &str,
+    source: Option<&str>,
+    options: &MountOptions,
+    target: &OwnedFd,
+) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let word = |(key, value): &(String, Option<String>)| match value {
+        Some(value) => format!("{key}={value}"),
+        None => key.clone(),
+    };
+    let data = options.data.iter().map(word).collect::<Vec<_>>().join(",");
+    let data = std::ffi::CString::new(data)?;
+    let path = format!("/proc/self/fd/{}", target.as_raw_fd());
+    rustix::mount::mount(source.unwrap_or(kind), &path, kind, MountFlags::empty(), data.as_c_str())?;
+    // The descriptor is on the directory below; opening it again reaches what was mounted over it.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let mounted = rustix::fs::open(&path, flags, Mode::empty())?;
+    change(mounted.as_fd(), &options.attributes.change(), false)?;
+    Ok(mounted)
+}
+
+/// The container's control groups: one mount for v2; a directory of one mount per hierarchy for v1, with the names
+/// of hierarchies and of their controllers as the host has them.
+fn cgroups(open: &mut Open, mount: &MountPlan, groups: Vec<(Vec<String>, OwnedFd)>) -> io::Result<()> {
+    let target = target(&open.root, mount, Kind::Directory, Links::Inside)?;
+    let readonly = mount.options.attributes.set.contains(MountAttrFlags::MOUNT_ATTR_RDONLY);
+    let attributes = mount.options.attributes.set - MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let mode =
+        MountOptions { data: vec![("mode".to_owned(), Some("755".to_owned()))], ..MountOptions::default() };
+    let directory = create("tmpfs", Some("tmpfs"), &mode, attributes)?;
+    attach(&directory, &target)?;
+    for (controllers, tree) in groups {
+        let name = match controllers.as_slice() {
+            [] => "unified".to_owned(),
+            [one] => one.strip_prefix("name=").unwrap_or(one).to_owned(),
+            several => several.join(","),
+        };
+        change(tree.as_fd(), &mount.options.attributes.change(), false)?;
+        rustix::fs::mkdirat(&directory, &name, Mode::from_raw_mode(0o755))?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(&directory, &name, flags, Mode::empty())?;
+        attach(&tree, &place)?;
+        if let [_, _, ..] = controllers.as_slice() {
+            for controller in &controllers {
+                rustix::fs::symlinkat(&name, &directory, controller)?;
+            }
+        }
+    }
+    if readonly {
+        let set = MountAttrFlags::MOUNT_ATTR_RDONLY;
+        change(directory.as_fd(), &Change { set, ..Change::default() }, false)?;
+    }
+    Ok(())
+}
+
+/// A handle on the place of a mount, made if missing, after a look at where it really is.
+fn target(root: &Root, mount: &MountPlan, kind: Kind, links: Links) -> io::Result<OwnedFd> {
+    let target = root.ensure(&mount.destination, kind, links)?;
+    let at_proc = mount.destination == Path::new("proc") || mountable_in_proc(&mount.destination);
+    if !at_proc && file_system_type(target.as_fd())? == PROC_SUPER_MAGIC {
+        return Err(io::Error::other("the place leads into proc, where nothing may be mounted"));
+    }
+    Ok(target)
+}
+
+#[allow(clippy::unnecessary_cast, reason = "i64 here, not everywhere")]
+fn file_system_type(of: BorrowedFd<'_>) -> io::Result<i64> {
+    Ok(rustix::fs::fstatfs(of)?.f_type as i64)
+}
+
+fn set_options(tree: BorrowedFd<'_>, options: &MountOptions) -> io::Result<()> {
+    if options.recursive != Default::default() {
+        change(tree, &options.recursive.change(), true)?;
+    }
+    if options.attributes != Default::default() {
+        change(tree, &options.attributes.change(), false)?;
+    }
+    for (propagation, recursive) in &options.propagation {
+        change(tree, &Change { propagation: *propagation, ..Change::default() }, *recursive)?;
+    }
+    Ok(())
+}
+
+/// Attaches a mount at the very place that a handle is on.
+pub(super) fn attach(mount: &OwnedFd, at: &OwnedFd) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(mount, c"", at, c"", flags)?)
+}
+
+fn attach_at(mount: &OwnedFd, directory: BorrowedFd<'_>, path: &std::ffi::CStr) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(mount, c"", directory, path, flags)?)
+}
+
+/// Hides what may not be read, protects what may not be written, and the root itself.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn seal(plan: &Plan, open: Open) -> Result<Root, Step> {
+    let readonly = Change { set: MountAttrFlags::MOUNT_ATTR_RDONLY, ..Change::default() };
+    let root = open.root;
+    for path in &plan.readonly_paths {
+        let protect = |place: OwnedFd| {
+            let tree = sources::copy_with_mounts(place.as_fd())?;
+            change(tree.as_fd(), &readonly, true)?;
+            attach(&tree, &place)
+        };
+        if let Some(place) = if_there(root.open(path, Links::Inside), path)? {
+            protect(place).map_err(Step::on(|| format!("make `/{}` read-only", path.display())))?;
+        }
+    }
+    mask(plan, &root)?;
+    for mount in open.readonly_later {
+        change(mount.as_fd(), &readonly, false).map_err(Step::on(|| "make a tmpfs read-only"))?;
+    }
+    if let Some((propagation, recursive)) = plan.propagation {
+        let pass = Change { propagation, ..Change::default() };
+        change(root.as_fd(), &pass, recursive).map_err(Step::on(|| "set the propagation of `/`"))?;
+    }
+    if plan.readonly {
+        change(root.as_fd(), &readonly, false).map_err(Step::on(|| "make `/` read-only"))?;
+    }
+    Ok(root)
+}
+
+/// Lays nothing over what may not be read: the host's null device over files, one empty tmpfs over all directories.
+fn mask(plan: &Plan, root: &Root) -> Result<(), Step> {
+    if plan.masked.is_empty() {
+        return Ok(());
+    }
+    let null = trusted_null().map_err(Step::on(|| "open the host's `/dev/null`"))?;
+    let mut empty: Option<OwnedFd> = None;
+    for path in &plan.masked {
+        let Some(place) = if_there(root.open(path, Links::Inside), path)? else { continue };
+        let mut cover = || {
+            if !is_directory(place.as_fd())? {
+                return attach(&sources::copy(null.as_fd())?, &place);
+            }
+            if let Some(empty) = &empty {
+                return attach(&sources::copy(empty.as_fd())?, &place);
+            }
+            let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+                | MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+            let first = create("tmpfs", Some("tmpfs"), &MountOptions::default(), attributes)?;
+            attach(&first, &place)?;
+            empty = Some(first);
+            Ok(())
+        };
+        cover().map_err(Step::on(|| format!("mask `/{}`", path.display())))?;
+    }
+    Ok(())
+}
+
+/// What is not there needs no protection.
+fn if_there(opened: io::Result<OwnedFd>, path: &Path) -> Result<Option<OwnedFd>, Step> {
+    match opened {
+        Ok(place) => Ok(Some(place)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(Step::on(|| format!("open `/{}`", path.display()))(e)),
+    }
+}
+
+/// The host's null device: not the container's, which another container may have swapped for something else.
+fn trusted_null() -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let null = rustix::fs::open(c"/dev/null", flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&null)?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3);
+    if is_null { Ok(null) } else { Err(io::Error::other("it is not the null device")) }
+}
+
+/// Makes the root `/`, and lets go of the host's tree; with `pivot` for good, else by chroot (for hosts whose own
+/// root can't be moved, as an initramfs).
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn enter(root: Root, pivot: bool) -> Result<(), Step> {
+    rustix::process::fchdir(root.as_fd()).map_err(Step::on(|| "change into the root file system"))?;
+    drop(root);
+    if pivot {
+        // The old root is stacked on the new one and taken off again: no directory for it is needed.
+        rustix::process::pivot_root(c".", c".").map_err(Step::on(|| "make the root file system `/`"))?;
+        rustix::mount::unmount(c".", UnmountFlags::DETACH)
+            .map_err(Step::on(|| "let go of the host's root"))?;
+    } else {
+        rustix::process::chroot(c".").map_err(Step::on(|| "make the root file system `/`"))?;
+    }
+    rustix::process::chdir(c"/").map_err(Step::on(|| "change into `/`"))
+}

@@ -1,0 +1,293 @@
+//! Decides how the root file system is put together; [`super::execute`] does it.
+
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::FileType;
+use rustix::mount::MountPropagationFlags as Propagation;
+use sampan_oci::runtime::{Linux, Mount, NamespaceKind, Spec};
+
+use super::options::{self, MountOptions};
+use crate::error::Refused;
+
+/// How the root file system is put together.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Its directory on the host, absolute.
+    pub path: PathBuf,
+    /// Whether it is read-only at last.
+    pub readonly: bool,
+    /// How mount events pass between host and container: what everything taken from the host gets first.
+    pub from_host: (Propagation, bool),
+    /// config.json's `rootfsPropagation`, for the container's `/` at last.
+    pub propagation: Option<(Propagation, bool)>,
+    /// What is mounted, in this order.
+    pub mounts: Vec<MountPlan>,
+    /// Device nodes.
+    pub devices: Vec<DevicePlan>,
+    /// Whether nodes are bound from the host: in a user namespace none can be made.
+    pub bind_devices: bool,
+    /// Whether `/dev` is the container's own, to be filled.
+    pub fill_dev: bool,
+    /// What may not be read.
+    pub masked: Vec<PathBuf>,
+    /// What may not be written.
+    pub readonly_paths: Vec<PathBuf>,
+    /// The process's working directory, made if missing.
+    pub cwd: PathBuf,
+}
+
+/// One mount.
+#[derive(Clone, Debug)]
+pub struct MountPlan {
+    /// Where in the container, without a leading slash.
+    pub destination: PathBuf,
+    /// What.
+    pub what: What,
+    /// How.
+    pub options: MountOptions,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// A part of the host's tree, with the mounts below it or not.
+    Bind {
+        /// The path on the host, absolute.
+        source: PathBuf,
+        /// Whether with the mounts below it.
+        recursive: bool,
+    },
+    /// A new file system.
+    FileSystem {
+        /// Its type.
+        kind: String,
+        /// Its source, as the type understands it.
+        source: Option<String>,
+    },
+    /// The container's own control groups.
+    Cgroups,
+}
+
+/// A device node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DevicePlan {
+    /// Where, without a leading slash.
+    pub path: PathBuf,
+    /// What kind.
+    pub kind: FileType,
+    /// Its number.
+    pub number: u64,
+    /// Permissions.
+    pub mode: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
+}
+
+/// The devices that every container has: null, zero, full, random, urandom, tty.
+const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
+    ("dev/null", 1, 3),
+    ("dev/zero", 1, 5),
+    ("dev/full", 1, 7),
+    ("dev/random", 1, 8),
+    ("dev/urandom", 1, 9),
+    ("dev/tty", 5, 0),
+];
+
+/// Files of proc over which something may be mounted: they show the container itself, as lxcfs does better.
+const MOUNTABLE_IN_PROC: [&str; 11] = [
+    "proc/cpuinfo",
+    "proc/diskstats",
+    "proc/loadavg",
+    "proc/meminfo",
+    "proc/net/dev",
+    "proc/slabinfo",
+    "proc/stat",
+    "proc/swaps",
+    "proc/sys/crypto/fips_enabled",
+    "proc/sys/kernel/ns_last_pid",
+    "proc/uptime",
+];
+
+/// Whether something may be mounted at this place inside of proc.
+pub(super) fn mountable_in_proc(destination: &Path) -> bool {
+    MOUNTABLE_IN_PROC.iter().any(|allowed| Path::new(allowed) == destination)
+}
+
+/// Plans the root file system of a bundle.
+///
+/// # Errors
+/// If config.json asks for what makes no sense or is not supported.
+pub fn plan(spec: &Spec, bundle: &Path) -> Result<Plan, Refused> {
+    let default_linux = Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&default_linux);
+    let Some(root) = &spec.root else {
+        return Err(Refused::Invalid("config.json has no `root`".to_owned()));
+    };
+    let mounts: Vec<MountPlan> =
+        spec.mounts.iter().map(|mount| plan_mount(mount, bundle)).collect::<Result<_, _>>()?;
+    let dev_is_the_hosts =
+        mounts.iter().any(|m| m.destination == Path::new("dev") && matches!(m.what, What::Bind { .. }));
+    let propagation = options::rootfs_propagation(linux.rootfs_propagation.as_deref())?;
+    // An unbindable tree could not be copied; and what no word says, the host decides for the container.
+    let from_host = match propagation {
+        Some((kind, recursive)) if kind != Propagation::UNBINDABLE => (kind, recursive),
+        _ => (Propagation::DOWNSTREAM, true),
+    };
+    Ok(Plan {
+        path: bundle.join(&root.path),
+        readonly: root.readonly,
+        from_host,
+        propagation,
+        mounts,
+        devices: plan_devices(linux)?,
+        bind_devices: linux.namespaces.iter().any(|n| n.kind == NamespaceKind::User),
+        fill_dev: !dev_is_the_hosts,
+        masked: linux.masked_paths.iter().map(|p| relative(p)).collect(),
+        readonly_paths: linux.readonly_paths.iter().map(|p| relative(p)).collect(),
+        cwd: relative(spec.process.as_ref().map_or("/", |p| &p.cwd)),
+    })
+}
+
+fn plan_mount(mount: &Mount, bundle: &Path) -> Result<MountPlan, Refused> {
+    let refuse = |why: &str| Refused::Invalid(format!("mount at `{}`: {why}", mount.destination));
+    if mount.destination.is_empty() {
+        return Err(refuse("it needs a destination"));
+    }
+    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
+        return Err(Refused::Unsupported(format!("an id-mapped mount (at `{}`)", mount.destination)));
+    }
+    let options = MountOptions::parse(&mount.options)?;
+    let kind = mount.kind.as_deref().unwrap_or_default();
+    let bind = match (kind, options.bind) {
+        (_, Some(recursive)) => Some(recursive),
+        ("bind", None) => Some(false),
+        ("rbind", None) => Some(true),
+        _ => None,
+    };
+    let destination = relative(&mount.destination);
+    let what = match (bind, kind) {
+        (Some(recursive), _) => match mount.source.as_deref() {
+            None | Some("") => return Err(refuse("a bind mount needs a source")),
+            Some(source) => What::Bind { source: bundle.join(source), recursive },
+        },
+        (None, "") => return Err(refuse("it needs a type, or the option `bind`")),
+        (None, "cgroup" | "cgroup2") => What::Cgroups,
+        (None, kind) => What::FileSystem { kind: kind.to_owned(), source: mount.source.clone() },
+    };
+    if options.copy_up && kind != "tmpfs" {
+        return Err(refuse("`tmpcopyup` is for tmpfs"));
+    }
+    let in_proc = destination.starts_with("proc") && destination != Path::new("proc");
+    if in_proc && !mountable_in_proc(&destination) {
+        return Err(refuse("nothing may be mounted there, it is inside of proc"));
+    }
+    Ok(MountPlan { destination, what, options })
+}
+
+fn plan_devices(linux: &Linux) -> Result<Vec<DevicePlan>, Refused> {
+    let mut devices = Vec::new();
+    for device in &linux.devices {
+        let refuse = |why: &str| Refused::Invalid(format!("device `{}`: {why}", device.path));
+        let kind = match device.kind.as_str() {
+            "c" | "u" => FileType::CharacterDevice,
+            "b" => FileType::BlockDevice,
+            "p" => FileType::Fifo,
+            _ => return Err(refuse("its type is none of c, u, b, p")),
+        };
+        let number = |n: i64| u32::try_from(n).map_err(|_| refuse("its numbers can't be negative"));
+        let path = relative(&device.path);
+        if path.as_os_str().is_empty() {
+            return Err(refuse("it needs a path"));
+        }
+        devices.push(DevicePlan {
+            path,
+            kind,
+            number: rustix::fs::makedev(number(device.major)?, number(device.minor)?),
+            mode: device.file_mode.unwrap_or(0o666) & 0o7777,
+            owner: (device.uid.unwrap_or(0), device.gid.unwrap_or(0)),
+        });
+    }
+    for (path, major, minor) in DEFAULT_DEVICES {
+        if devices.iter().all(|d| d.path != Path::new(path)) {
+            let number = rustix::fs::makedev(major, minor);
+            let (kind, mode) = (FileType::CharacterDevice, 0o666);
+            devices.push(DevicePlan { path: path.into(), kind, number, mode, owner: (0, 0) });
+        }
+    }
+    Ok(devices)
+}
+
+/// A path of the container without a leading slash, `.`, and `..` resolved by name, as every runtime does.
+fn relative(path: &str) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(config: &str) -> Result<Plan, String> {
+        let spec: Spec = serde_json::from_str(config).unwrap();
+        plan(&spec, Path::new("/bundle")).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn paths_are_taken_from_the_bundle_and_from_the_root() {
+        let plan = check(
+            r#"{"root":{"path":"rootfs"},"mounts":[
+                {"destination":"/a/../b","type":"bind","source":"x"},
+                {"destination":"/c","source":"/y","options":["rbind"]}]}"#,
+        )
+        .unwrap();
+        assert_eq!(plan.path, Path::new("/bundle/rootfs"));
+        assert_eq!(plan.mounts[0].destination, Path::new("b"));
+        assert!(
+            matches!(&plan.mounts[0].what, What::Bind { source, recursive: false } if source == Path::new("/bundle/x"))
+        );
+        assert!(
+            matches!(&plan.mounts[1].what, What::Bind { source, recursive: true } if source == Path::new("/y"))
+        );
+        assert_eq!(plan.devices.len(), 6);
+        assert!(plan.fill_dev);
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        for (config, why) in [
+            (r#"{}"#, "no `root`"),
+            (
+                r#"{"root":{"path":"r"},"mounts":[{"destination":"/x","type":"bind"}]}"#,
+                "`/x`: a bind mount needs",
+            ),
+            (r#"{"root":{"path":"r"},"mounts":[{"destination":"/x"}]}"#, "needs a type"),
+            (r#"{"root":{"path":"r"},"mounts":[{"type":"tmpfs"}]}"#, "needs a destination"),
+            (
+                r#"{"root":{"path":"r"},"mounts":[{"destination":"/proc/sys/x","type":"tmpfs"}]}"#,
+                "inside of proc",
+            ),
+            (
+                r#"{"root":{"path":"r"},"mounts":[{"destination":"//proc/./self","type":"tmpfs"}]}"#,
+                "inside of proc",
+            ),
+            (
+                r#"{"root":{"path":"r"},"linux":{"devices":[{"path":"/dev/x","type":"z"}]}}"#,
+                "none of c, u, b, p",
+            ),
+            (r#"{"root":{"path":"r"},"linux":{"rootfsPropagation":"wide"}}"#, "`wide`"),
+        ] {
+            let error = check(config).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+        assert!(check(r#"{"root":{"path":"r"},"mounts":[{"destination":"/proc/meminfo","source":"/m","type":"bind"}]}"#).is_ok());
+    }
+}

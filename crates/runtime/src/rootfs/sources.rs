@@ -1,0 +1,119 @@
+//! What a root file system takes from the host, as mounts that are attached nowhere yet.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use sampan_kernel::cgroup::{MOUNT_POINT, Version};
+use sampan_kernel::mount::{Change, change};
+
+use super::plan::{Plan, What};
+use crate::cgroup::Group;
+use crate::error::Step;
+
+/// Mounts that are attached nowhere yet.
+#[derive(Debug)]
+pub struct Sources {
+    /// The root file system itself.
+    pub rootfs: OwnedFd,
+    /// What each mount of the plan takes.
+    pub mounts: Vec<Source>,
+    /// The plan's devices, if nodes are bound.
+    pub devices: Vec<OwnedFd>,
+}
+
+/// What one mount takes.
+#[derive(Debug)]
+pub enum Source {
+    /// Nothing: it is a new file system.
+    Nothing,
+    /// A tree.
+    Tree(OwnedFd),
+    /// The container's control groups, each with its hierarchy's controllers.
+    Groups(Vec<(Vec<String>, OwnedFd)>),
+}
+
+/// Takes from the host what a plan needs. `own_view` tells whether the container sees its own groups as the root.
+///
+/// # Errors
+/// If something is not there.
+pub fn open(plan: &Plan, groups: &[Group], own_view: bool) -> Result<Sources, Step> {
+    let rootfs = tree(&plan.path, true)
+        .map_err(Step::on(|| format!("take the root file system `{}`", plan.path.display())))?;
+    let (kind, recursive) = plan.from_host;
+    let pass = Change { propagation: kind, ..Change::default() };
+    // Mounts in the container must never show up on the host by way of its root.
+    let inward = match kind {
+        rustix::mount::MountPropagationFlags::PRIVATE => pass,
+        _ => Change { propagation: rustix::mount::MountPropagationFlags::DOWNSTREAM, ..Change::default() },
+    };
+    change(rootfs.as_fd(), &inward, true)
+        .map_err(Step::on(|| format!("cut `{}` off from the host's mounts", plan.path.display())))?;
+    let mut mounts = Vec::with_capacity(plan.mounts.len());
+    for mount in &plan.mounts {
+        mounts.push(match &mount.what {
+            What::FileSystem { .. } => Source::Nothing,
+            What::Bind { source, recursive: below } => {
+                let tree = tree(source, *below)
+                    .map_err(Step::on(|| format!("take `{}` for a bind mount", source.display())))?;
+                change(tree.as_fd(), &pass, recursive)
+                    .map_err(Step::on(|| format!("cut `{}` off from the host's mounts", source.display())))?;
+                Source::Tree(tree)
+            }
+            What::Cgroups => cgroups(groups, own_view)?,
+        });
+    }
+    let mut devices = Vec::new();
+    if plan.bind_devices && plan.fill_dev {
+        for device in &plan.devices {
+            let path = Path::new("/").join(&device.path);
+            devices.push(
+                tree(&path, false).map_err(Step::on(|| format!("take the device `{}`", path.display())))?,
+            );
+        }
+    }
+    Ok(Sources { rootfs, mounts, devices })
+}
+
+fn cgroups(groups: &[Group], own_view: bool) -> Result<Source, Step> {
+    let take = |path: &Path| {
+        let tree = tree(path, false).map_err(Step::on(|| format!("take the cgroup `{}`", path.display())))?;
+        let inward =
+            Change { propagation: rustix::mount::MountPropagationFlags::PRIVATE, ..Change::default() };
+        change(tree.as_fd(), &inward, false)
+            .map_err(Step::on(|| format!("cut `{}` off from the host's mounts", path.display())))?;
+        Ok::<_, Step>(tree)
+    };
+    // In the host's view of a unified hierarchy, the container's group is where the host has it.
+    if let ([Group { limits: true, .. }], false) = (groups, own_view) {
+        return Ok(Source::Tree(take(Path::new(MOUNT_POINT))?));
+    }
+    if let [group] = groups
+        && group.version() == Version::V2
+    {
+        return Ok(Source::Tree(take(&group.path)?));
+    }
+    let taken = groups.iter().map(|group| Ok((group.controllers.clone(), take(&group.path)?)));
+    Ok(Source::Groups(taken.collect::<Result<_, Step>>()?))
+}
+
+/// A copy of what is mounted at a path of the host.
+fn tree(path: &Path, recursive: bool) -> std::io::Result<OwnedFd> {
+    Ok(open_tree(CWD, path, flags(recursive))?)
+}
+
+/// A copy of what a descriptor refers to, without the mounts below it.
+pub(super) fn copy(of: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    Ok(open_tree(of, c"", flags(false) | OpenTreeFlags::AT_EMPTY_PATH)?)
+}
+
+/// As [`copy`], with the mounts below it.
+pub(super) fn copy_with_mounts(of: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    Ok(open_tree(of, c"", flags(true) | OpenTreeFlags::AT_EMPTY_PATH)?)
+}
+
+fn flags(recursive: bool) -> OpenTreeFlags {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
+}

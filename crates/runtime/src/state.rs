@@ -1,0 +1,412 @@
+//! What is remembered about containers between commands.
+//!
+//! ```text
+//! <root>/                 0711, made at the first create
+//!   <id>/                 0711; exists = the id is taken. Locked (flock) by create, start, delete, update
+//!     state.json          [`Record`], version 1: replaced as a whole (write beside, rename)
+//!     config.json         the bundle's config.json as it was at create
+//!     gate.sock           the container's process waits here for `start`; exists = not started yet
+//! ```
+//! All of it lies in a file system that a reboot forgets, so nothing is synced. The record is written first with pid
+//! 0, before anything else of the container is made: whatever `create` leaves behind when it is killed is named
+//! there, and `delete` can clear it away.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::process::{Pid, PidfdFlags};
+use sampan_base::{Class, ContainerId, FileError, Timestamp, files};
+use sampan_oci::runtime::{Namespace, NamespaceKind, Spec, State, Status};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Group;
+
+/// Where containers are remembered if `--root` is not given.
+pub const DEFAULT_ROOT: &str = "/run/sampan-runtime";
+/// The format of [`Record`].
+const FORMAT: u32 = 1;
+/// The longest state.json or config.json in bytes.
+pub const MAX_DOCUMENT: u64 = 16 * 1024 * 1024;
+
+const RECORD: &str = "state.json";
+const CONFIG: &str = "config.json";
+const GATE: &str = "gate.sock";
+
+/// What state.json holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The format, [`FORMAT`].
+    pub format: u32,
+    /// config.json's version of the specification.
+    pub oci_version: String,
+    /// The container.
+    pub id: String,
+    /// Its bundle, absolute.
+    pub bundle: PathBuf,
+    /// Its root file system, absolute.
+    pub rootfs: PathBuf,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Who made it.
+    pub owner: u32,
+    /// Its process; 0 until there is one.
+    pub pid: i32,
+    /// When the process began, in ticks since boot: another process of the same number began later.
+    pub began: u64,
+    /// config.json's annotations.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub annotations: std::collections::BTreeMap<String, String>,
+    /// config.json's namespaces.
+    pub namespaces: Vec<Namespace>,
+    /// The groups made for it.
+    pub cgroups: Vec<Group>,
+}
+
+impl Record {
+    /// A record of a container that has no process yet.
+    pub fn new(id: &ContainerId, spec: &Spec, bundle: &Path, rootfs: &Path) -> Record {
+        Record {
+            format: FORMAT,
+            oci_version: spec.oci_version.clone(),
+            id: id.to_string(),
+            bundle: bundle.to_owned(),
+            rootfs: rootfs.to_owned(),
+            created: Timestamp::now(),
+            owner: rustix::process::getuid().as_raw(),
+            pid: 0,
+            began: 0,
+            annotations: spec.annotations.clone(),
+            namespaces: spec.linux.as_ref().map(|l| l.namespaces.clone()).unwrap_or_default(),
+            cgroups: Vec::new(),
+        }
+    }
+
+    /// Whether the container's processes are in a PID namespace that ends with the first of them.
+    pub fn has_own_pids(&self) -> bool {
+        self.namespaces.iter().any(|n| n.kind == NamespaceKind::Pid && n.path.is_none())
+    }
+
+    /// The specification's state document.
+    pub fn state(&self, status: Status) -> State {
+        State {
+            oci_version: self.oci_version.clone(),
+            id: self.id.clone(),
+            status,
+            pid: if status == Status::Stopped { 0 } else { self.pid },
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
+}
+
+/// A container that can't be looked up.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// There is none of this id.
+    #[error("container does not exist: `{id}`")]
+    NotFound {
+        /// The id.
+        id: String,
+    },
+    /// The id is none.
+    #[error(transparent)]
+    InvalidId(#[from] sampan_base::id::InvalidContainerId),
+    /// Its directory can't be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Its record is not one that this version wrote.
+    #[error("cannot understand `{}`", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// Its record was written by another version.
+    #[error("`{}` has format {format}, this version knows format {FORMAT}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+    },
+}
+
+impl LookupError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        match self {
+            LookupError::NotFound { .. } => Class::NotFound,
+            LookupError::InvalidId(_) => Class::Invalid,
+            LookupError::Format { .. } => Class::Unsupported,
+            LookupError::File(_) | LookupError::Malformed { .. } => Class::Internal,
+        }
+    }
+}
+
+/// The directory in which containers are remembered.
+#[derive(Clone, Debug)]
+pub struct StateRoot(pub PathBuf);
+
+/// A container's directory.
+#[derive(Clone, Debug)]
+pub struct Directory(PathBuf);
+
+/// A lock on a container's directory, until dropped.
+#[derive(Debug)]
+pub struct Lock(pub File);
+
+impl StateRoot {
+    /// Takes an id: makes its directory, locked.
+    ///
+    /// # Errors
+    /// `Ok(None)` if the id is taken; an error if the directory can't be made.
+    pub fn take(&self, id: &ContainerId) -> Result<Option<(Directory, Lock)>, FileError> {
+        use std::os::unix::fs::DirBuilderExt;
+        let path = self.0.join(id.as_str());
+        let make = || fs::DirBuilder::new().mode(0o711).create(&path);
+        let made = match make() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                files::create_directories(&self.0, 0o711)?;
+                make()
+            }
+            other => other,
+        };
+        match made {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            Err(source) => return Err(FileError { action: "create directory", path, source }),
+        }
+        let directory = Directory(path);
+        let lock = directory.lock()?;
+        Ok(Some((directory, lock)))
+    }
+
+    /// Looks up a container.
+    ///
+    /// # Errors
+    /// If there is none, or its record can't be read.
+    pub fn find(&self, id: &str) -> Result<(Directory, Record), LookupError> {
+        let id: ContainerId = id.parse()?;
+        let directory = Directory(self.0.join(id.as_str()));
+        let record = directory.record()?;
+        Ok((directory, record))
+    }
+
+    /// The directory of an id, whether or not there is a record in it.
+    ///
+    /// # Errors
+    /// If the id is none or there is no such directory.
+    pub fn directory(&self, id: &str) -> Result<Directory, LookupError> {
+        let id: ContainerId = id.parse()?;
+        let directory = Directory(self.0.join(id.as_str()));
+        if directory.0.is_dir() { Ok(directory) } else { Err(LookupError::NotFound { id: id.to_string() }) }
+    }
+
+    /// The ids that are taken, sorted.
+    ///
+    /// # Errors
+    /// If the directory can't be read.
+    pub fn ids(&self) -> Result<Vec<String>, FileError> {
+        let read = || -> io::Result<Vec<String>> {
+            let mut ids = Vec::new();
+            for entry in fs::read_dir(&self.0)? {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                if name.parse::<ContainerId>().is_ok() {
+                    ids.push(name);
+                }
+            }
+            ids.sort();
+            Ok(ids)
+        };
+        read().map_err(FileError::on("list", &self.0))
+    }
+}
+
+impl Directory {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Waits until nobody else changes this container.
+    ///
+    /// # Errors
+    /// If the directory can't be opened.
+    pub fn lock(&self) -> Result<Lock, FileError> {
+        let lock = || {
+            let file = File::open(&self.0)?;
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+            Ok(Lock(file))
+        };
+        lock().map_err(FileError::on("lock", &self.0))
+    }
+
+    /// Reads the record.
+    ///
+    /// # Errors
+    /// If there is none or it can't be understood.
+    pub fn record(&self) -> Result<Record, LookupError> {
+        let path = self.0.join(RECORD);
+        let bytes = match files::read_limited(&path, MAX_DOCUMENT) {
+            Err(e) if e.source.kind() == io::ErrorKind::NotFound => {
+                let id = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                return Err(LookupError::NotFound { id });
+            }
+            other => other?,
+        };
+        match serde_json::from_slice::<Record>(&bytes) {
+            Ok(record) if record.format == FORMAT => Ok(record),
+            Ok(record) => Err(LookupError::Format { path, format: record.format }),
+            Err(source) => Err(LookupError::Malformed { path, source }),
+        }
+    }
+
+    /// Replaces the record.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn remember(&self, record: &Record) -> Result<(), FileError> {
+        let path = self.0.join(RECORD);
+        let bytes = serde_json::to_vec(record).map_err(io::Error::other);
+        let bytes = bytes.map_err(FileError::on("write", &path))?;
+        files::write_atomic_volatile(&path, &bytes, 0o600)
+    }
+
+    /// Keeps config.json as it is now.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn keep_config(&self, bytes: &[u8]) -> Result<(), FileError> {
+        files::write_atomic_volatile(&self.0.join(CONFIG), bytes, 0o600)
+    }
+
+    /// The config.json that the container was made with.
+    ///
+    /// # Errors
+    /// If it can't be read or understood.
+    pub fn config(&self) -> Result<Spec, LookupError> {
+        let path = self.0.join(CONFIG);
+        let bytes = files::read_limited(&path, MAX_DOCUMENT)?;
+        serde_json::from_slice(&bytes).map_err(|source| LookupError::Malformed { path, source })
+    }
+
+    /// Where the container's process waits for `start`.
+    pub fn gate(&self) -> PathBuf {
+        self.0.join(GATE)
+    }
+
+    /// Gives the id free.
+    ///
+    /// # Errors
+    /// If something can't be removed.
+    pub fn forget(&self) -> Result<(), FileError> {
+        // The record goes last: until then, delete finds what is left.
+        for name in [GATE, CONFIG, RECORD] {
+            files::remove_if_exists(&self.0.join(name))?;
+        }
+        files::remove_if_exists(&self.0)
+    }
+
+    /// Where in its life the container is.
+    pub fn status(&self, record: &Record) -> Status {
+        if record.pid == 0 {
+            return Status::Creating;
+        }
+        if !is_alive(record) {
+            return Status::Stopped;
+        }
+        if crate::cgroup::is_frozen(&record.cgroups) {
+            return Status::Paused;
+        }
+        if self.gate().exists() { Status::Created } else { Status::Running }
+    }
+}
+
+/// Whether the container's process has not ended: of its number, begun when it began, and no zombie.
+pub fn is_alive(record: &Record) -> bool {
+    matches!(process_times(record.pid), Some((state, began)) if began == record.began && !matches!(state, b'Z' | b'X'))
+}
+
+/// A handle on the container's process, if that has not ended.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn open_process(record: &Record) -> io::Result<Option<std::os::fd::OwnedFd>> {
+    let Some(pid) = Pid::from_raw(record.pid) else { return Ok(None) };
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        // Only now is it known that the number can't come to mean another process meanwhile.
+        Ok(fd) if is_alive(record) => Ok(Some(fd)),
+        Ok(_) | Err(rustix::io::Errno::SRCH) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// When a process began.
+///
+/// # Errors
+/// If there is none of this number.
+pub fn beginning(pid: i32) -> io::Result<u64> {
+    process_times(pid).map(|(_, began)| began).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// A process's state letter and beginning, from `/proc/PID/stat`.
+fn process_times(pid: i32) -> Option<(u8, u64)> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(stat: &[u8]) -> Option<(u8, u64)> {
+    // The name in parentheses may hold anything, parentheses, too.
+    let end = stat.iter().rposition(|b| *b == b')')?;
+    let mut fields = stat.get(end + 2..)?.split(|b| *b == b' ');
+    let state = *fields.next()?.first()?;
+    let began = std::str::from_utf8(fields.nth(18)?).ok()?.trim().parse().ok()?;
+    Some((state, began))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_behind_the_name() {
+        let stat = b"12 (a) S 1) R 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+        assert_eq!(parse_stat(stat), Some((b'R', 4711)));
+        assert_eq!(parse_stat(b""), None);
+        assert_eq!(parse_stat(b"1 (x)"), None);
+    }
+
+    #[test]
+    fn an_id_is_taken_once_and_forgotten() {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = StateRoot(temporary.path().join("a/b"));
+        let id: ContainerId = "x".parse().unwrap();
+        assert!(matches!(root.find("x"), Err(LookupError::NotFound { .. })));
+        let (directory, _lock) = root.take(&id).unwrap().unwrap();
+        assert!(root.take(&id).unwrap().is_none());
+        assert!(matches!(root.find("x"), Err(LookupError::NotFound { .. })));
+        let record = Record::new(&id, &Spec::default(), Path::new("/b"), Path::new("/b/r"));
+        directory.remember(&record).unwrap();
+        assert_eq!(root.find("x").unwrap().1.bundle, Path::new("/b"));
+        assert_eq!(directory.status(&record), Status::Creating);
+        assert_eq!(root.ids().unwrap(), ["x"]);
+        directory.forget().unwrap();
+        assert!(root.ids().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_record_of_another_format_is_refused() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory(temporary.path().to_owned());
+        let id: ContainerId = "x".parse().unwrap();
+        let mut record = Record::new(&id, &Spec::default(), Path::new("/b"), Path::new("/b/r"));
+        record.format = 2;
+        directory.remember(&record).unwrap();
+        assert!(matches!(directory.record(), Err(LookupError::Format { format: 2, .. })));
+        fs::write(temporary.path().join(RECORD), "{").unwrap();
+        assert!(matches!(directory.record(), Err(LookupError::Malformed { .. })));
+    }
+}
