@@ -62,7 +62,8 @@ pub fn apply_changes(image: &mut ImageConfig, changes: &[String]) -> Result<(), 
             _ => apply(image, &instruction, &words, &mut cmd_set),
         };
         if applied.map_err(failed)?.is_none() {
-            let what = format!("{} in a change", change.split_whitespace().next().unwrap_or("").to_uppercase());
+            let what =
+                format!("{} in a change", change.split_whitespace().next().unwrap_or("").to_uppercase());
             return Err(failed(Problem::Unsupported { what }));
         }
     }

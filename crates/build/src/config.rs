@@ -1,7 +1,5 @@
 //! What instructions do to the image's configuration: everything that makes no files. Pure: words come in expanded.
 
-use std::collections::BTreeMap;
-
 use sampan_oci::image::{ContainerConfig, Healthcheck, ImageConfig};
 
 use crate::dockerfile;
@@ -98,9 +96,9 @@ pub(crate) fn healthcheck(check: &dockerfile::Healthcheck) -> Healthcheck {
 }
 
 const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-    "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
 /// Whether `STOPSIGNAL` may be this.
@@ -111,7 +109,8 @@ pub(crate) fn is_signal(text: &str) -> bool {
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
     let real_time = |prefix: &str| {
-        name.strip_prefix(prefix).is_some_and(|n| n.is_empty() || n[1..].parse::<u32>().is_ok_and(|n| n <= 30))
+        name.strip_prefix(prefix)
+            .is_some_and(|n| n.is_empty() || n[1..].parse::<u32>().is_ok_and(|n| n <= 30))
     };
     SIGNALS.contains(&name) || real_time("RTMIN") || real_time("RTMAX")
 }
@@ -130,7 +129,9 @@ pub(crate) fn quoted(text: &str) -> String {
             '\u{8}' => out.push_str("\\b"),
             '\u{b}' => out.push_str("\\v"),
             '\u{c}' => out.push_str("\\f"),
-            c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => {
+                out.push_str(&format!("\\x{:02x}", u32::from(c)))
+            }
             c => out.push(c),
         }
     }
@@ -191,11 +192,6 @@ pub(crate) fn pairs(list: &[(String, String)]) -> String {
     list.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Adds labels.
-pub(crate) fn set_labels(config: &mut ContainerConfig, labels: &BTreeMap<String, String>) {
-    config.labels.extend(labels.iter().map(|(k, v)| (k.clone(), v.clone())));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,7 +229,12 @@ mod tests {
     #[test]
     fn history_texts_are_gos() {
         assert_eq!(quoted_list(&["a\"b".into(), "c\n".into()]), r#"["a\"b" "c\n"]"#);
-        let check = Healthcheck { test: vec!["CMD".into()], interval: 90_000_000_000, retries: 3, ..Default::default() };
+        let check = Healthcheck {
+            test: vec!["CMD".into()],
+            interval: 90_000_000_000,
+            retries: 3,
+            ..Default::default()
+        };
         assert_eq!(quoted_healthcheck(&check), r#"&{["CMD"] "1m30s" "0s" "0s" '\x03'}"#);
     }
 }

@@ -239,7 +239,8 @@ impl Index {
                     let read = content.read_exact(&mut buffer[..part]);
                     read.map_err(|source| ContextError::Archive { source: TarError::Read { source } })?;
                     hasher.update(&buffer[..part]);
-                    out.write_all(&buffer[..part]).map_err(FileError::on("write a temporary file in", spool))?;
+                    out.write_all(&buffer[..part])
+                        .map_err(FileError::on("write a temporary file in", spool))?;
                     left -= part as u64;
                 }
                 self.written += size;
@@ -323,10 +324,15 @@ fn unnamed_file(directory: &Path) -> Result<File, FileError> {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
             let failed = || FileError::on("make a temporary file in", directory);
             let path = directory.join(sampan_base::id::random_id().map_err(failed())?);
-            let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(failed())?;
+            let file =
+                File::options().read(true).write(true).create_new(true).open(&path).map_err(failed())?;
             std::fs::remove_file(&path).map_err(FileError::on("remove", path))?;
             Ok(file)
         }
-        Err(e) => Err(FileError { action: "make a temporary file in", path: directory.to_owned(), source: e.into() }),
+        Err(e) => Err(FileError {
+            action: "make a temporary file in",
+            path: directory.to_owned(),
+            source: e.into(),
+        }),
     }
 }

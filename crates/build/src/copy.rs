@@ -100,11 +100,15 @@ pub(crate) fn copy(
     destination: &str,
     look: &Look,
 ) -> Result<(), CopyError> {
-    let root = RootDir::open(rootfs)
-        .map_err(|source| CopyError::Destination { action: "open", path: rootfs.to_owned(), source })?;
+    let root = RootDir::open(rootfs).map_err(|source| CopyError::Destination {
+        action: "open",
+        path: rootfs.to_owned(),
+        source,
+    })?;
     let into_directory = destination.ends_with('/') || destination.ends_with("/.") || sources.len() > 1;
     let target = relative(Path::new(destination)).unwrap_or_default();
-    let mut copier = Copier { tree, rootfs, root, look, directories: Vec::new(), buffer: vec![0; 128 * 1024] };
+    let mut copier =
+        Copier { tree, rootfs, root, look, directories: Vec::new(), buffer: vec![0; 128 * 1024] };
     for source in sources {
         let resolved = tree.resolve(source).ok_or_else(|| TreeError::NotFound {
             place: "what it is copied from (a link leads nowhere)",
@@ -129,7 +133,9 @@ pub(crate) fn copy(
 
 /// Makes the directory `path` with its parents, each new one `owner`'s; answers whether it was there.
 pub(crate) fn make_directories(root: &RootDir, path: &Path, owner: (u32, u32)) -> Result<(), CopyError> {
-    let at = |action| move |e: Errno| CopyError::Destination { action, path: Path::new("/").join(path), source: e.into() };
+    let at = |action| {
+        move |e: Errno| CopyError::Destination { action, path: Path::new("/").join(path), source: e.into() }
+    };
     // What is there already, links followed, needs no making.
     if root.directory(path).is_ok() {
         return Ok(());
@@ -154,9 +160,11 @@ pub(crate) fn make_directories(root: &RootDir, path: &Path, owner: (u32, u32)) -
     }
     match root.directory(path) {
         Ok(_) => Ok(()),
-        Err(source) => {
-            Err(CopyError::Destination { action: "create the directory", path: Path::new("/").join(path), source })
-        }
+        Err(source) => Err(CopyError::Destination {
+            action: "create the directory",
+            path: Path::new("/").join(path),
+            source,
+        }),
     }
 }
 
@@ -191,7 +199,11 @@ impl Copier<'_> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.parents(target)?;
                 let fd = self.root.directory(target);
-                let fd = fd.map_err(|source| CopyError::Destination { action: "open", path: shown.clone(), source })?;
+                let fd = fd.map_err(|source| CopyError::Destination {
+                    action: "open",
+                    path: shown.clone(),
+                    source,
+                })?;
                 self.attributes(fd.as_fd(), OsStr::new("."), node, &shown)?;
                 self.directories.push((target.to_owned(), node.mtime));
                 fd
@@ -247,12 +259,17 @@ impl Copier<'_> {
             move |e: Errno| CopyError::Destination { action, path, source: e.into() }
         };
         let there = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).ok();
-        let there_directory = there.as_ref().is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory);
+        let there_directory =
+            there.as_ref().is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory);
         if node.kind == NodeKind::Directory {
             match there {
-                None => rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(failed("create the directory"))?,
+                None => {
+                    rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(failed("create the directory"))?
+                }
                 Some(_) if there_directory => {}
-                Some(_) => return Err(CopyError::Kind { what: "a directory", there: "the file", path: shown }),
+                Some(_) => {
+                    return Err(CopyError::Kind { what: "a directory", there: "the file", path: shown });
+                }
             }
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let directory = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(failed("open"))?;
@@ -267,18 +284,27 @@ impl Copier<'_> {
             rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(failed("replace"))?;
         }
         let device = |kind, major, minor| {
-            rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, rustix::fs::makedev(major, minor))
+            rustix::fs::mknodat(
+                parent,
+                name,
+                kind,
+                Mode::RUSR | Mode::WUSR,
+                rustix::fs::makedev(major, minor),
+            )
         };
         match &node.kind {
             NodeKind::File { .. } => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
                 return self.fill(source, node, &file.map_err(failed("create"))?, &shown);
             }
             NodeKind::Symlink { target } => rustix::fs::symlinkat(OsStr::from_bytes(target), parent, name),
             NodeKind::Fifo => device(FileType::Fifo, 0, 0),
             NodeKind::Device { block: true, major, minor } => device(FileType::BlockDevice, *major, *minor),
-            NodeKind::Device { block: false, major, minor } => device(FileType::CharacterDevice, *major, *minor),
+            NodeKind::Device { block: false, major, minor } => {
+                device(FileType::CharacterDevice, *major, *minor)
+            }
             NodeKind::Directory => Ok(()),
         }
         .map_err(failed("create"))?;
@@ -320,7 +346,8 @@ impl Copier<'_> {
         node: &Node,
         shown: &Path,
     ) -> Result<(), CopyError> {
-        let failed = |action| move |e: io::Error| CopyError::Destination { action, path: shown.to_owned(), source: e };
+        let failed =
+            |action| move |e: io::Error| CopyError::Destination { action, path: shown.to_owned(), source: e };
         let (uid, gid) = self.owner(node);
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)

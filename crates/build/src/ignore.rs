@@ -68,8 +68,8 @@ impl Ignore {
             if rules.len() == MAX_PATTERNS {
                 return Err(IgnoreError::TooMany);
             }
-            let pattern =
-                Pattern::for_ignore(&pattern).map_err(|source| IgnoreError::Pattern { line: line_number, source })?;
+            let pattern = Pattern::for_ignore(&pattern)
+                .map_err(|source| IgnoreError::Pattern { line: line_number, source })?;
             rules.push((pattern, back));
         }
         Ok(Ignore { rules })
@@ -128,7 +128,11 @@ mod tests {
     fn rules_of_docker() {
         let paths = ["a.md", "README.md", "d/a.md", "d/e/a.md", "temp", "temp/x", "d/temp", "foo/bar"];
         check("*.md", &paths, &["d/a.md", "d/e/a.md", "temp", "temp/x", "d/temp", "foo/bar"]);
-        check("*.md\n!README.md", &paths, &["README.md", "d/a.md", "d/e/a.md", "temp", "temp/x", "d/temp", "foo/bar"]);
+        check(
+            "*.md\n!README.md",
+            &paths,
+            &["README.md", "d/a.md", "d/e/a.md", "temp", "temp/x", "d/temp", "foo/bar"],
+        );
         check("!README.md\n*.md", &paths, &["d/a.md", "d/e/a.md", "temp", "temp/x", "d/temp", "foo/bar"]);
         check("**/*.md", &paths, &["temp", "temp/x", "d/temp", "foo/bar"]);
         check("*/temp", &paths, &["a.md", "README.md", "d/a.md", "d/e/a.md", "temp", "temp/x", "foo/bar"]);
@@ -144,7 +148,10 @@ mod tests {
     #[test]
     fn bad_rules_name_their_line() {
         assert_eq!(Ignore::parse("a\n!").unwrap_err().to_string(), "line 2: illegal exclusion pattern: `!`");
-        assert_eq!(sampan_base::chain(&Ignore::parse("\n[a").unwrap_err()), "line 2: syntax error in pattern `[a`");
+        assert_eq!(
+            sampan_base::chain(&Ignore::parse("\n[a").unwrap_err()),
+            "line 2: syntax error in pattern `[a`"
+        );
     }
 
     proptest::proptest! {

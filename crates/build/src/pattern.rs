@@ -28,7 +28,10 @@ enum Token {
     /// `*`
     Name,
     /// `[…]`
-    Class { negated: bool, ranges: Vec<(char, char)> },
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
     /// `**/`: nothing, or whole directories.
     Directories,
     /// `**`: anything.
@@ -157,16 +160,35 @@ mod tests {
     #[test]
     fn fits_as_go_does() {
         for (pattern, text, expected) in [
-            ("*.go", "a.go", true), ("*.go", "d/a.go", false), ("d/*", "d/a", true), ("d/*", "d/a/b", false),
-            ("a?c", "abc", true), ("a?c", "a/c", false), ("[a-c]x", "bx", true), ("[^a-c]x", "bx", false),
-            ("[]a]", "]", true), ("a\\*", "a*", true), ("a\\*", "ab", false), ("", "", true), ("ab*b*b", "abbxb", true),
-            ("a**b", "axyb", true), ("a**b", "a/b", false),
+            ("*.go", "a.go", true),
+            ("*.go", "d/a.go", false),
+            ("d/*", "d/a", true),
+            ("d/*", "d/a/b", false),
+            ("a?c", "abc", true),
+            ("a?c", "a/c", false),
+            ("[a-c]x", "bx", true),
+            ("[^a-c]x", "bx", false),
+            ("[]a]", "]", true),
+            ("a\\*", "a*", true),
+            ("a\\*", "ab", false),
+            ("", "", true),
+            ("ab*b*b", "abbxb", true),
+            ("a**b", "axyb", true),
+            ("a**b", "a/b", false),
         ] {
             assert_eq!(Pattern::for_copy(pattern).unwrap().matches(text), expected, "{pattern} {text}");
         }
         for (pattern, text, expected) in [
-            ("**/x", "x", true), ("**/x", "a/b/x", true), ("**/x", "a/bx", false), ("a/**", "a/b/c", true), ("a/**", "a", false),
-            ("**", "a/b", true), ("a**b", "a/x/b", true), ("**/*.md", "r/a.md", true), ("a/**/b", "a/b", true), ("a/**/b", "a/x/y/b", true),
+            ("**/x", "x", true),
+            ("**/x", "a/b/x", true),
+            ("**/x", "a/bx", false),
+            ("a/**", "a/b/c", true),
+            ("a/**", "a", false),
+            ("**", "a/b", true),
+            ("a**b", "a/x/b", true),
+            ("**/*.md", "r/a.md", true),
+            ("a/**/b", "a/b", true),
+            ("a/**/b", "a/x/y/b", true),
         ] {
             assert_eq!(Pattern::for_ignore(pattern).unwrap().matches(text), expected, "{pattern} {text}");
         }

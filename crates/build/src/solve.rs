@@ -23,7 +23,9 @@ use crate::change::{self, Words};
 use crate::config;
 use crate::context::{Context, Entry};
 use crate::copy::{self, Look};
-use crate::dockerfile::{Command, Copy, Dockerfile, Heredoc, Instruction, Located, Problem, Stage, expand, parse_instruction};
+use crate::dockerfile::{
+    Command, Copy, Dockerfile, Heredoc, Instruction, Located, Problem, Stage, expand, parse_instruction,
+};
 use crate::error::{At, BuildError};
 use crate::graph;
 use crate::run::{Cancel, NetworkMode, RunStep, StepMount, StepRunner, Stream};
@@ -205,8 +207,16 @@ struct Outcome {
 
 /// Set for every command if given, and kept out of the history: they are about the builder, not the image.
 const PROXY_ARGS: [&str; 10] = [
-    "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy",
-    "ALL_PROXY", "all_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
 ];
 
 struct Builder<'a> {
@@ -267,7 +277,8 @@ impl<'a> Builder<'a> {
     fn set_globals(&mut self) -> Result<()> {
         let host = sampan_oci::image::Platform::host();
         for prefix in ["TARGET", "BUILD"] {
-            let mut set = |name: &str, value: String| self.globals.insert(format!("{prefix}{name}"), Some(value));
+            let mut set =
+                |name: &str, value: String| self.globals.insert(format!("{prefix}{name}"), Some(value));
             set("PLATFORM", format!("{}/{}", host.os, host.architecture));
             set("OS", host.os.clone());
             set("ARCH", host.architecture.clone());
@@ -305,12 +316,15 @@ impl<'a> Builder<'a> {
             let base = expand(&stage.base)?;
             if base.is_empty() {
                 let (instruction, what) = ("FROM".to_owned(), "base name (it is empty when expanded)");
-                return Err(self.wrong(stage.line, Problem::Invalid { instruction, what, value: stage.base.clone() }));
+                return Err(
+                    self.wrong(stage.line, Problem::Invalid { instruction, what, value: stage.base.clone() })
+                );
             }
             if let Some(platform) = &stage.platform {
                 let platform = expand(platform)?;
                 let host = sampan_oci::image::Platform::host();
-                let own = [format!("{}/{}", host.os, host.architecture), host.architecture, host.os, String::new()];
+                let own =
+                    [format!("{}/{}", host.os, host.architecture), host.architecture, host.os, String::new()];
                 if !own.contains(&platform) {
                     let what = format!("FROM --platform={platform} on this machine");
                     return Err(self.wrong(stage.line, Problem::Unsupported { what }));
@@ -362,7 +376,10 @@ impl<'a> Builder<'a> {
                 untouched: None,
             });
         }
-        let image = self.store.resolve(base).map_err(|source| BuildError::Base { at: self.at(stage.line), source })?;
+        let image = self
+            .store
+            .resolve(base)
+            .map_err(|source| BuildError::Base { at: self.at(stage.line), source })?;
         self.store.hold(&image, &self.lease);
         Ok(State {
             image: image.config.clone(),
@@ -491,9 +508,17 @@ impl<'a> Builder<'a> {
     }
 
     /// Makes what a step changed a layer, and remembers it.
-    fn freeze(&mut self, state: &mut State, scratch: Scratch, key: &Digest, by: String, line: usize) -> Result<()> {
-        let layer =
-            scratch.freeze(&self.lease).map_err(|source| BuildError::Snapshot { at: self.at(line), source })?;
+    fn freeze(
+        &mut self,
+        state: &mut State,
+        scratch: Scratch,
+        key: &Digest,
+        by: String,
+        line: usize,
+    ) -> Result<()> {
+        let layer = scratch
+            .freeze(&self.lease)
+            .map_err(|source| BuildError::Snapshot { at: self.at(line), source })?;
         let created = Timestamp::now();
         let outcome = Outcome { created, layer: layer.as_ref().map(|l| l.diff_id.clone()) };
         let chain = layer.as_ref().map(|l| &l.chain_id).or(state.chain());
@@ -515,7 +540,8 @@ impl<'a> Builder<'a> {
         let scratch = self.scratch(state, &InitLayer::empty(), line)?;
         let failed = |source| BuildError::Workdir { at: self.at(line), source };
         let root = open_root(scratch.rootfs()).map_err(failed)?;
-        let owner = users::ids(&root, &user).map_err(|source| BuildError::User { at: self.at(line), source })?;
+        let owner =
+            users::ids(&root, &user).map_err(|source| BuildError::User { at: self.at(line), source })?;
         copy::make_directories(&root, directory.trim_start_matches('/').as_ref(), owner).map_err(failed)?;
         drop(root);
         self.freeze(state, scratch, &key, by, line)
@@ -583,7 +609,11 @@ impl<'a> Builder<'a> {
         let command = step.args.join(" ");
         let ended = match ended {
             Err(_) if self.options.cancel.is_set() => return Err(BuildError::Cancelled),
-            other => other.map_err(|source| BuildError::Runner { at: self.at(line), command: command.clone(), source })?,
+            other => other.map_err(|source| BuildError::Runner {
+                at: self.at(line),
+                command: command.clone(),
+                source,
+            })?,
         };
         if ended.code != 0 {
             return Err(BuildError::Command { at: self.at(line), command, code: ended.code });
@@ -613,8 +643,10 @@ impl<'a> Builder<'a> {
             let lookup = state.lookup();
             let words = Words { escape: self.file.escape, lookup: &lookup };
             let wrong = |e: expand::WordError| self.wrong(line, e.into());
-            let optional = |text: &Option<String>| text.as_deref().map(|t| words.one(t)).transpose().map_err(wrong);
-            let sources = copy.sources.iter().map(|s| words.one(s)).collect::<std::result::Result<Vec<_>, _>>();
+            let optional =
+                |text: &Option<String>| text.as_deref().map(|t| words.one(t)).transpose().map_err(wrong);
+            let sources =
+                copy.sources.iter().map(|s| words.one(s)).collect::<std::result::Result<Vec<_>, _>>();
             let mut inline = Vec::new();
             for heredoc in &copy.heredocs {
                 let text = if heredoc.expand {
@@ -642,7 +674,9 @@ impl<'a> Builder<'a> {
             None => None,
         };
         let mut absolute = config::join_workdir(&state.image.config, &destination);
-        if (destination.ends_with('/') || destination.ends_with("/.") || destination == ".") && absolute != "/" {
+        if (destination.ends_with('/') || destination.ends_with("/.") || destination == ".")
+            && absolute != "/"
+        {
             absolute.push('/');
         }
         let at = self.at(line);
@@ -690,7 +724,10 @@ impl<'a> Builder<'a> {
         let owner = match (&chown, &from) {
             (Some(text), _) => {
                 let root = open_root(scratch.rootfs()).map_err(failed)?;
-                Some(users::ids(&root, text).map_err(|source| BuildError::User { at: self.at(line), source })?)
+                Some(
+                    users::ids(&root, text)
+                        .map_err(|source| BuildError::User { at: self.at(line), source })?,
+                )
             }
             (None, _) => None,
         };
@@ -709,7 +746,8 @@ impl<'a> Builder<'a> {
                 return Ok(state.chain().cloned());
             }
         }
-        let image = self.store.resolve(from).map_err(|source| BuildError::Base { at: self.at(line), source })?;
+        let image =
+            self.store.resolve(from).map_err(|source| BuildError::Base { at: self.at(line), source })?;
         self.store.hold(&image, &self.lease);
         Ok(image.chain_id().cloned())
     }
@@ -763,7 +801,12 @@ impl<'a> Builder<'a> {
 
 /// Puts a step into the history, with its layer.
 fn record(state: &mut State, created: Timestamp, created_by: String, layer: Option<Layer>) {
-    state.key = key_of(&["state", state.key.as_str(), &created_by, layer.as_ref().map_or("", |l| l.chain_id.0.as_str())]);
+    state.key = key_of(&[
+        "state",
+        state.key.as_str(),
+        &created_by,
+        layer.as_ref().map_or("", |l| l.chain_id.0.as_str()),
+    ]);
     state.untouched = None;
     state.image.created = Some(created);
     state.image.history.push(History {
@@ -811,11 +854,15 @@ fn run_arguments(state: &State, command: &Command, heredocs: &[Heredoc]) -> (Vec
 }
 
 fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "ftp://", "git://", "ssh://", "git@"].iter().any(|scheme| source.starts_with(scheme))
+    ["http://", "https://", "ftp://", "git://", "ssh://", "git@"]
+        .iter()
+        .any(|scheme| source.starts_with(scheme))
 }
 
 /// The digest of everything to be copied, and what it is in history: one file, one directory, or several.
-fn digest_of(work: &[(Tree<'_>, Vec<PathBuf>)]) -> std::result::Result<(Digest, &'static str), copy::CopyError> {
+fn digest_of(
+    work: &[(Tree<'_>, Vec<PathBuf>)],
+) -> std::result::Result<(Digest, &'static str), copy::CopyError> {
     let mut hasher = Hasher::new();
     let mut kinds = Vec::new();
     for (tree, paths) in work {
@@ -823,7 +870,8 @@ fn digest_of(work: &[(Tree<'_>, Vec<PathBuf>)]) -> std::result::Result<(Digest, 
             let resolved = tree.resolve(path).unwrap_or_else(|| path.clone());
             let directory = tree.node(&resolved)?.kind == crate::tree::NodeKind::Directory;
             // A directory's own name is not copied, a file's is, if it goes into a directory.
-            let name = if directory { Path::new("") } else { Path::new(path.file_name().unwrap_or_default()) };
+            let name =
+                if directory { Path::new("") } else { Path::new(path.file_name().unwrap_or_default()) };
             tree.hash(&resolved, name, &mut hasher)?;
             kinds.push(if directory { "dir" } else { "file" });
         }
@@ -833,6 +881,9 @@ fn digest_of(work: &[(Tree<'_>, Vec<PathBuf>)]) -> std::result::Result<(Digest, 
 }
 
 fn open_root(rootfs: &Path) -> std::result::Result<RootDir, copy::CopyError> {
-    RootDir::open(rootfs)
-        .map_err(|source| copy::CopyError::Destination { action: "open", path: rootfs.to_owned(), source })
+    RootDir::open(rootfs).map_err(|source| copy::CopyError::Destination {
+        action: "open",
+        path: rootfs.to_owned(),
+        source,
+    })
 }

@@ -96,7 +96,8 @@ impl Tree<'_> {
     /// If a path that is no pattern leads nowhere, or it is malformed.
     pub(crate) fn select(&self, source: &str) -> Result<Vec<PathBuf>, TreeError> {
         let not_found = || TreeError::NotFound { place: self.place(), path: source.to_owned() };
-        let path = relative(Path::new(source)).ok_or_else(|| TreeError::Outside { path: source.to_owned() })?;
+        let path =
+            relative(Path::new(source)).ok_or_else(|| TreeError::Outside { path: source.to_owned() })?;
         if !is_pattern(source) || matches!(self, Tree::Inline(_)) {
             return self.resolve(&path).map(|_| vec![path]).ok_or_else(not_found);
         }
@@ -182,7 +183,8 @@ impl Tree<'_> {
                 _ => TreeError::Read { path: path.to_owned(), source: e },
             }),
             Tree::Inline(files) => {
-                let (_, text) = files.iter().find(|(name, _)| Path::new(name) == path).ok_or_else(not_found)?;
+                let (_, text) =
+                    files.iter().find(|(name, _)| Path::new(name) == path).ok_or_else(not_found)?;
                 Ok(Node { kind: NodeKind::File { size: text.len() as u64 }, mode: 0o644, ..root })
             }
         }

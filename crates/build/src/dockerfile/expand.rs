@@ -207,7 +207,11 @@ impl<'a> Expander<'a> {
         }
         if self.peek() != Some('{') {
             let name = self.name();
-            return Ok(if name.is_empty() { "$".to_owned() } else { (self.lookup)(&name).unwrap_or_default() });
+            return Ok(if name.is_empty() {
+                "$".to_owned()
+            } else {
+                (self.lookup)(&name).unwrap_or_default()
+            });
         }
         self.next();
         let bad = |e: &Self| WordError::BadSubstitution { text: e.text.chars().take(200).collect() };
@@ -263,7 +267,8 @@ impl<'a> Expander<'a> {
             ('-', None) | ('+', Some(_)) => Ok(argument),
             ('+', None) => Ok(String::new()),
             ('?', None) => {
-                let message = if argument.is_empty() { "is not allowed to be unset".to_owned() } else { argument };
+                let message =
+                    if argument.is_empty() { "is not allowed to be unset".to_owned() } else { argument };
                 Err(WordError::Required { name: name.to_owned(), message })
             }
             (other, _) => {
@@ -305,7 +310,11 @@ fn matches(pattern: &[char], text: &[char]) -> bool {
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {
         let escaped = pattern.get(p) == Some(&'\\') && p + 1 < pattern.len();
-        let fits = if escaped { pattern[p + 1] == text[t] } else { pattern.get(p).is_some_and(|c| *c == text[t] || *c == '?') };
+        let fits = if escaped {
+            pattern[p + 1] == text[t]
+        } else {
+            pattern.get(p).is_some_and(|c| *c == text[t] || *c == '?')
+        };
         if pattern.get(p) == Some(&'*') {
             star = Some((p, t));
             p += 1;
@@ -349,7 +358,11 @@ fn replace(value: &str, pattern: &str, by: &str, all: bool) -> String {
     let mut at = 0;
     let mut done = false;
     while at < value.len() {
-        let end = if done { None } else { (at + 1..=value.len()).rev().find(|end| matches(&pattern, &value[at..*end])) };
+        let end = if done {
+            None
+        } else {
+            (at + 1..=value.len()).rev().find(|end| matches(&pattern, &value[at..*end]))
+        };
         match end {
             Some(end) => {
                 out.push_str(by);
@@ -416,30 +429,64 @@ mod tests {
     #[test]
     fn variables_in_all_their_forms() {
         for (text, expected) in [
-            ("$x", "value"), ("${x}", "value"), ("a${x}b$x.c", "avalueb$x.c".replace("$x", "value").as_str()), ("$none", ""),
-            ("${none:-d}", "d"), ("${empty:-d}", "d"), ("${empty-d}", ""), ("${x:-d}", "value"),
-            ("${x:+alt}", "alt"), ("${none:+alt}", ""), ("${empty+alt}", "alt"), ("${empty:+alt}", ""),
-            ("${none:-${x}}", "value"), ("${none:-$none2}", ""), ("${none:-'a b'}", "a b"),
-            ("${path#*/}", "usr/local/lib/a.tar.gz"), ("${path##*/}", "a.tar.gz"),
-            ("${path%.*}", "/usr/local/lib/a.tar"), ("${path%%.*}", "/usr/local/lib/a"), ("${path%nothing}", "/usr/local/lib/a.tar.gz"),
-            ("${path/local/opt}", "/usr/opt/lib/a.tar.gz"), ("${path//a/A}", "/usr/locAl/lib/A.tAr.gz"),
+            ("$x", "value"),
+            ("${x}", "value"),
+            ("a${x}b$x.c", "avalueb$x.c".replace("$x", "value").as_str()),
+            ("$none", ""),
+            ("${none:-d}", "d"),
+            ("${empty:-d}", "d"),
+            ("${empty-d}", ""),
+            ("${x:-d}", "value"),
+            ("${x:+alt}", "alt"),
+            ("${none:+alt}", ""),
+            ("${empty+alt}", "alt"),
+            ("${empty:+alt}", ""),
+            ("${none:-${x}}", "value"),
+            ("${none:-$none2}", ""),
+            ("${none:-'a b'}", "a b"),
+            ("${path#*/}", "usr/local/lib/a.tar.gz"),
+            ("${path##*/}", "a.tar.gz"),
+            ("${path%.*}", "/usr/local/lib/a.tar"),
+            ("${path%%.*}", "/usr/local/lib/a"),
+            ("${path%nothing}", "/usr/local/lib/a.tar.gz"),
+            ("${path/local/opt}", "/usr/opt/lib/a.tar.gz"),
+            ("${path//a/A}", "/usr/locAl/lib/A.tAr.gz"),
             ("${x?needed}", "value"),
-            ("\\$x", "$x"), ("'$x'", "$x"), ("\"$x y\"", "value y"), ("\"\\$x \\n\"", "$x \\n"), ("a\\ b", "a b"),
-            ("$", "$"), ("a$", "a$"), ("$.", "$."), ("5$1x", "5x"), ("it\"'\"s", "it's"), ("", ""), ("end\\", "end"),
+            ("\\$x", "$x"),
+            ("'$x'", "$x"),
+            ("\"$x y\"", "value y"),
+            ("\"\\$x \\n\"", "$x \\n"),
+            ("a\\ b", "a b"),
+            ("$", "$"),
+            ("a$", "a$"),
+            ("$.", "$."),
+            ("5$1x", "5x"),
+            ("it\"'\"s", "it's"),
+            ("", ""),
+            ("end\\", "end"),
         ] {
             check(text, expected);
         }
         assert_eq!(words("$two \"$two\" c", '\\', &lookup).unwrap(), ["a", "b", "a b", "c"]);
         assert_eq!(word("C:\\$x`$x", '`', &lookup).unwrap(), "C:\\value$x");
-        assert_eq!(document("\"$x\" 'y' \\$x \\n ${none:-z}", '\\', &lookup).unwrap(), "\"value\" 'y' $x \\n z");
+        assert_eq!(
+            document("\"$x\" 'y' \\$x \\n ${none:-z}", '\\', &lookup).unwrap(),
+            "\"value\" 'y' $x \\n z"
+        );
     }
 
     #[test]
     fn what_does_not_end_is_told() {
         for (text, why) in [
-            ("'a", "single-quote"), ("\"a", "double-quote"), ("${x", "bad substitution"), ("${}", "bad substitution"),
-            ("${x:-a", "bad substitution"), ("${x:a}", "unsupported modifier (:a)"), ("${x!}", "unsupported modifier (!)"),
-            ("${none:?must be there}", "none: must be there"), (&"${a:-".repeat(100), "nested too deep"),
+            ("'a", "single-quote"),
+            ("\"a", "double-quote"),
+            ("${x", "bad substitution"),
+            ("${}", "bad substitution"),
+            ("${x:-a", "bad substitution"),
+            ("${x:a}", "unsupported modifier (:a)"),
+            ("${x!}", "unsupported modifier (!)"),
+            ("${none:?must be there}", "none: must be there"),
+            (&"${a:-".repeat(100), "nested too deep"),
         ] {
             let error = word(text, '\\', &lookup).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");

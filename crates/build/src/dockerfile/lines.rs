@@ -71,7 +71,9 @@ pub(super) fn lines(text: &str) -> Result<(char, Vec<Logical>), ParseError> {
 fn directives(lines: &[&str]) -> Result<char, ParseError> {
     let mut escape = None;
     for (i, line) in lines.iter().enumerate() {
-        let Some((name, value)) = line.trim_start().strip_prefix('#').and_then(|l| l.split_once('=')) else { break };
+        let Some((name, value)) = line.trim_start().strip_prefix('#').and_then(|l| l.split_once('=')) else {
+            break;
+        };
         let (name, value) = (name.trim().to_ascii_lowercase(), value.trim());
         let fail = |why| Err(ParseError { line: i + 1, problem: Problem::Directive { why } });
         match name.as_str() {
@@ -136,7 +138,8 @@ fn heredoc_words(line: &str) -> Vec<(String, bool, bool)> {
                         None => ("", true),
                     },
                     _ => {
-                        let end = after.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.' | '-')));
+                        let end =
+                            after.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.' | '-')));
                         (&after[..end.unwrap_or(after.len())], false)
                     }
                 };
@@ -164,12 +167,10 @@ mod tests {
 
     #[test]
     fn lines_continue_over_comments_and_empty_lines() {
-        check("\u{feff}# c\nFROM a\r\n\n  RUN a \\\n  # no\n\n    b \\  \n  c\nRUN x\\\\\nCMD y", &[
-            (2, "FROM a"),
-            (4, "RUN a     b   c"),
-            (9, "RUN x\\\\"),
-            (10, "CMD y"),
-        ]);
+        check(
+            "\u{feff}# c\nFROM a\r\n\n  RUN a \\\n  # no\n\n    b \\  \n  c\nRUN x\\\\\nCMD y",
+            &[(2, "FROM a"), (4, "RUN a     b   c"), (9, "RUN x\\\\"), (10, "CMD y")],
+        );
         check("RUN a \\", &[(1, "RUN a")]);
         check("# escape=`\nRUN a `\n b\\", &[(2, "RUN a  b\\")]);
         check("# comment\n# escape=`\nRUN a \\\nb", &[(3, "RUN a b")]);
@@ -180,10 +181,13 @@ mod tests {
         let text = "RUN cat <<A && cat <<-\"B\" <<<no $((1 << 2))\n$x\nA\n\ty\n\tB\nCMD z\nENV a=<<EOF";
         let (_, lines) = lines(text).unwrap();
         assert_eq!(lines.len(), 3);
-        assert_eq!(lines[0].heredocs, [
-            Heredoc { name: "A".into(), expand: true, content: "$x\n".into() },
-            Heredoc { name: "B".into(), expand: false, content: "y\n".into() },
-        ]);
+        assert_eq!(
+            lines[0].heredocs,
+            [
+                Heredoc { name: "A".into(), expand: true, content: "$x\n".into() },
+                Heredoc { name: "B".into(), expand: false, content: "y\n".into() },
+            ]
+        );
         let error = super::lines("FROM a\nRUN <<EOF\nx").unwrap_err();
         assert_eq!((error.line, error.to_string().as_str()), (2, "unterminated heredoc `EOF`"));
     }

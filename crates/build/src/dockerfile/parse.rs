@@ -8,8 +8,24 @@ use super::{
 };
 
 const INSTRUCTIONS: [&str; 18] = [
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER",
-    "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 ];
 
 /// A line after its flags.
@@ -37,7 +53,9 @@ pub(super) fn parse(text: &str) -> Result<Dockerfile, ParseError> {
         let at = |problem| ParseError { line, problem };
         match instruction(&text, heredocs, escape).map_err(at)? {
             Parsed::From { base, name, platform } => {
-                if let Some(name) = name.as_ref().filter(|n| file.stages.iter().any(|s| s.name.as_ref() == Some(n))) {
+                if let Some(name) =
+                    name.as_ref().filter(|n| file.stages.iter().any(|s| s.name.as_ref() == Some(n)))
+                {
                     return Err(at(Problem::DuplicateStage { name: name.clone() }));
                 }
                 if file.stages.len() == MAX_STAGES {
@@ -100,7 +118,10 @@ fn instruction(text: &str, heredocs: Vec<Heredoc>, escape: char) -> Result<Parse
         "ONBUILD" => parts.onbuild(heredocs)?,
         _ => {
             let name = text.split_whitespace().next().unwrap_or("").chars().take(50).collect::<String>();
-            return Err(Problem::UnknownInstruction { suggestion: suggest(&name.to_ascii_uppercase()), name });
+            return Err(Problem::UnknownInstruction {
+                suggestion: suggest(&name.to_ascii_uppercase()),
+                name,
+            });
         }
     }))
 }
@@ -170,7 +191,12 @@ impl Parts<'_> {
             match known.iter().position(|k| k == key) {
                 Some(i) if found[i].is_none() => found[i] = Some(value.clone()),
                 Some(_) => return Err(self.invalid("repeated flag", key)),
-                None => return Err(Problem::UnknownFlag { instruction: self.name.clone(), flag: format!("--{key}") }),
+                None => {
+                    return Err(Problem::UnknownFlag {
+                        instruction: self.name.clone(),
+                        flag: format!("--{key}"),
+                    });
+                }
             }
         }
         Ok(found)
@@ -182,7 +208,11 @@ impl Parts<'_> {
     }
 
     fn whole(&self) -> Result<String, Problem> {
-        if self.rest.is_empty() { Err(self.wrong("requires exactly one argument")) } else { Ok(self.rest.to_owned()) }
+        if self.rest.is_empty() {
+            Err(self.wrong("requires exactly one argument"))
+        } else {
+            Ok(self.rest.to_owned())
+        }
     }
 
     fn json(&self, text: &str) -> Option<Vec<String>> {
@@ -229,7 +259,8 @@ impl Parts<'_> {
 
     fn run(&self, heredocs: Vec<Heredoc>) -> Result<Instruction, Problem> {
         let [network] = self.flags(["network"], &["mount", "security"])?;
-        if let Some(network) = network.as_ref().filter(|n| !matches!(n.as_str(), "default" | "none" | "host")) {
+        if let Some(network) = network.as_ref().filter(|n| !matches!(n.as_str(), "default" | "none" | "host"))
+        {
             return Err(self.invalid("network", network));
         }
         if self.rest.is_empty() {
@@ -302,10 +333,13 @@ impl Parts<'_> {
             return Ok(vec![(key.to_owned(), value.trim_start().to_owned())]);
         }
         let pair = |word: &String| {
-            let (key, value) = word
-                .split_once('=')
-                .ok_or_else(|| self.invalid("argument without `=`", word))?;
-            if key.is_empty() { Err(self.invalid("name", word)) } else { Ok((key.to_owned(), value.to_owned())) }
+            let (key, value) =
+                word.split_once('=').ok_or_else(|| self.invalid("argument without `=`", word))?;
+            if key.is_empty() {
+                Err(self.invalid("name", word))
+            } else {
+                Ok((key.to_owned(), value.to_owned()))
+            }
         };
         words.iter().map(pair).collect()
     }
@@ -351,7 +385,11 @@ impl Parts<'_> {
             None => Ok(0),
         };
         let retries = match retries {
-            Some(text) => text.parse().ok().filter(|n: &i64| *n >= 0).ok_or_else(|| self.invalid("number of retries", &text))?,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|n: &i64| *n >= 0)
+                .ok_or_else(|| self.invalid("number of retries", &text))?,
             None => 0,
         };
         let rest = rest.trim();
@@ -385,7 +423,8 @@ fn duration(text: &str) -> Option<i64> {
         let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
         let value: f64 = rest[..end].parse().ok()?;
         rest = &rest[end..];
-        let units = [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("h", 3.6e12), ("m", 6e10), ("s", 1e9)];
+        let units =
+            [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("h", 3.6e12), ("m", 6e10), ("s", 1e9)];
         let (unit, factor) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
         nanos += value * factor;
         rest = &rest[unit.len()..];

@@ -74,7 +74,8 @@ fn an_unchanged_context_of_2000_files_takes_no_time() {
     let test = Test::new();
     let names: Vec<String> = (0..2000).map(|i| format!("src/d{}/f{i}", i % 50)).collect();
     let content = "some text\n".repeat(400);
-    let mut files: Vec<FileSpec<'_>> = vec![("Dockerfile", "FROM busybox\nCOPY . /src\nRUN ls /src > /list\nCMD [\"x\"]")];
+    let mut files: Vec<FileSpec<'_>> =
+        vec![("Dockerfile", "FROM busybox\nCOPY . /src\nRUN ls /src > /list\nCMD [\"x\"]")];
     files.extend(names.iter().map(|n| (n.as_str(), content.as_str())));
     let tar = crate::support::tar(&files, 1);
     let spool = test.dir.path().join("spool");

@@ -15,23 +15,53 @@ fn errors_name_the_place_and_the_thing() {
         ("FROM nothing:1", "Dockerfile:1: no such image: `nothing:1`"),
         ("FROM No/Such", "Dockerfile:1: invalid image reference `No/Such`: "),
         ("ARG B\nFROM $B", "Dockerfile:2: FROM: invalid base name (it is empty when expanded) `$B`"),
-        ("FROM busybox\nCOPY missing /x", "Dockerfile:2: COPY failed: file not found in build context or excluded by .dockerignore: missing"),
-        ("FROM busybox\nCOPY hidden /x", "Dockerfile:2: COPY failed: file not found in build context or excluded by .dockerignore: hidden"),
-        ("FROM busybox\nCOPY ../x /x", "Dockerfile:2: COPY failed: forbidden path outside the build context: ../x"),
+        (
+            "FROM busybox\nCOPY missing /x",
+            "Dockerfile:2: COPY failed: file not found in build context or excluded by .dockerignore: missing",
+        ),
+        (
+            "FROM busybox\nCOPY hidden /x",
+            "Dockerfile:2: COPY failed: file not found in build context or excluded by .dockerignore: hidden",
+        ),
+        (
+            "FROM busybox\nCOPY ../x /x",
+            "Dockerfile:2: COPY failed: forbidden path outside the build context: ../x",
+        ),
         ("FROM busybox\nCOPY *.none /x/", "Dockerfile:2: COPY failed: no source files were specified"),
-        ("FROM busybox\nCOPY a d /x", "Dockerfile:2: when using COPY with more than one source file, the destination must be a directory and end with a /: `/x`"),
+        (
+            "FROM busybox\nCOPY a d /x",
+            "Dockerfile:2: when using COPY with more than one source file, the destination must be a directory and end with a /: `/x`",
+        ),
         ("FROM busybox\nCOPY [a- /x", "Dockerfile:2: COPY failed: syntax error in pattern `[a-`"),
-        ("FROM busybox\nCOPY d /etc/passwd", "Dockerfile:2: COPY failed: cannot copy a directory over the file `/etc/passwd`"),
-        ("FROM busybox\nCOPY --from=busybox /none /x", "Dockerfile:2: COPY failed: file not found in the stage or image: /none"),
+        (
+            "FROM busybox\nCOPY d /etc/passwd",
+            "Dockerfile:2: COPY failed: cannot copy a directory over the file `/etc/passwd`",
+        ),
+        (
+            "FROM busybox\nCOPY --from=busybox /none /x",
+            "Dockerfile:2: COPY failed: file not found in the stage or image: /none",
+        ),
         ("FROM busybox\nCOPY --from=nobody /none /x", "Dockerfile:2: no such image: `nobody`"),
-        ("FROM busybox\nCOPY --chown=nobody a /x", "Dockerfile:2: no user `nobody` in the image's /etc/passwd"),
+        (
+            "FROM busybox\nCOPY --chown=nobody a /x",
+            "Dockerfile:2: no user `nobody` in the image's /etc/passwd",
+        ),
         ("FROM busybox\nCOPY --chmod=9 a /x", "Dockerfile:2: COPY: invalid value of --chmod `9`"),
-        ("FROM busybox\nADD https://x/y /z", "Dockerfile:2: ADD of the remote `https://x/y` is not supported yet"),
-        ("FROM busybox\nRUN echo x && \\\n  false", "Dockerfile:2: the command `/bin/sh -c echo x &&   false` returned a non-zero code: 1"),
+        (
+            "FROM busybox\nADD https://x/y /z",
+            "Dockerfile:2: ADD of the remote `https://x/y` is not supported yet",
+        ),
+        (
+            "FROM busybox\nRUN echo x && \\\n  false",
+            "Dockerfile:2: the command `/bin/sh -c echo x &&   false` returned a non-zero code: 1",
+        ),
         ("FROM busybox\nENV A=${B", "Dockerfile:2: bad substitution: `${B`"),
         ("FROM busybox\nEXPOSE x", "Dockerfile:2: EXPOSE: invalid port `x`"),
         ("FROM busybox\nSTOPSIGNAL no", "Dockerfile:2: STOPSIGNAL: invalid signal `no`"),
-        ("FROM busybox\nWORKDIR /etc/passwd", "Dockerfile:2: WORKDIR failed: cannot create the directory `/etc/passwd`: "),
+        (
+            "FROM busybox\nWORKDIR /etc/passwd",
+            "Dockerfile:2: WORKDIR failed: cannot create the directory `/etc/passwd`: ",
+        ),
         ("FROM busybox\nRUN touch /made\nCOPY missing /x", "Dockerfile:3: COPY failed: "),
     ] {
         let error = test.fails(dockerfile, &files);
@@ -39,14 +69,18 @@ fn errors_name_the_place_and_the_thing() {
         assert!(!error.contains('\n'), "one line: {error}");
     }
     let context = test.context("FROM busybox", &[]);
-    let fails = |options: BuildOptions| sampan_base::chain(&test.build_with(&context, &options).0.unwrap_err());
+    let fails =
+        |options: BuildOptions| sampan_base::chain(&test.build_with(&context, &options).0.unwrap_err());
     let options = BuildOptions { dockerfile: "sub/Dockerfile".into(), ..Default::default() };
     assert_eq!(fails(options), "no Dockerfile: the build context has no file `sub/Dockerfile`");
     let options = BuildOptions { target: Some("x".into()), ..Default::default() };
     assert_eq!(fails(options), "target stage `x` could not be found");
     let context = test.context("FROM busybox", &[(".dockerignore", "a\n[b")]);
     let (result, _) = test.build_with(&context, &BuildOptions::default());
-    assert_eq!(sampan_base::chain(&result.unwrap_err()), "cannot read `.dockerignore`: line 2: syntax error in pattern `[b`");
+    assert_eq!(
+        sampan_base::chain(&result.unwrap_err()),
+        "cannot read `.dockerignore`: line 2: syntax error in pattern `[b`"
+    );
     assert_eq!(test.store().list().unwrap().len(), 1, "no image was made");
 }
 
@@ -64,16 +98,20 @@ fn a_cancelled_build_leaves_nothing() {
 fn a_full_disk_in_a_build_is_told_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let size = c"size=12m";
-    rustix::mount::mount("tmpfs", dir.path(), "tmpfs", rustix::mount::MountFlags::empty(), Some(size)).unwrap();
+    rustix::mount::mount("tmpfs", dir.path(), "tmpfs", rustix::mount::MountFlags::empty(), Some(size))
+        .unwrap();
     let result = std::panic::catch_unwind(|| {
         let store = sampan_image::Store::open(&dir.path().join("root")).unwrap();
         let spool = tempfile::tempdir().unwrap();
         let big = "x".repeat(9 << 20);
-        let tar = crate::support::tar(&[("Dockerfile", "FROM scratch\nCOPY small /\nCOPY big /"), ("small", "s"), ("big", &big)], 1);
+        let tar = crate::support::tar(
+            &[("Dockerfile", "FROM scratch\nCOPY small /\nCOPY big /"), ("small", "s"), ("big", &big)],
+            1,
+        );
         let context = sampan_build::Context::from_tar(&mut &*tar, spool.path()).unwrap();
         let runner = crate::support::Chroot::default();
-        let error =
-            sampan_build::build(&store, &context, &BuildOptions::default(), &runner, &mut |_| {}).unwrap_err();
+        let error = sampan_build::build(&store, &context, &BuildOptions::default(), &runner, &mut |_| {})
+            .unwrap_err();
         let text = sampan_base::chain(&error);
         assert_eq!(error.class(), Class::Exhausted, "{text}");
         assert!(text.starts_with("Dockerfile:3"), "{text}");

@@ -3,5 +3,6 @@
 
 mod builds;
 mod cache;
+mod docker;
 mod errors;
 mod support;

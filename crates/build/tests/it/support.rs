@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use sampan_build::{
-    BuildError, BuildEvent, BuildOptions, BuildResult, Context, ExitStatus, RunStep, RunnerError, StepRunner, Stream,
-    build,
+    BuildError, BuildEvent, BuildOptions, BuildResult, Context, ExitStatus, RunStep, RunnerError, StepRunner,
+    Stream, build,
 };
 use sampan_image::tar::{Kind, Member, Mtime, Writer};
 use sampan_image::{Image, ImportOptions, InitLayer, Store};
@@ -27,7 +27,11 @@ pub(crate) struct Chroot {
 }
 
 impl StepRunner for Chroot {
-    fn run(&self, step: &RunStep<'_>, output: &mut dyn FnMut(Stream, &[u8])) -> Result<ExitStatus, RunnerError> {
+    fn run(
+        &self,
+        step: &RunStep<'_>,
+        output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<ExitStatus, RunnerError> {
         self.ran.lock().unwrap().push(step.args.join(" "));
         let mut script = "set -e; cd \"$1\"; mount --make-rprivate /; mount -t proc proc proc; ".to_owned();
         for mount in &step.mounts {
@@ -120,9 +124,10 @@ impl Test {
         add("tmp", Kind::Directory, 0o1777, b"");
         add("link", Kind::Symlink { target: b"tmp".to_vec() }, 0o777, b"");
         add("bin/busybox", Kind::File { size: busybox.len() as u64, pieces: None }, 0o755, &busybox);
-        for applet in
-            ["sh", "cat", "echo", "env", "rm", "mkdir", "touch", "true", "false", "ls", "id", "ln", "pwd", "test", "chown", "chmod", "mv", "cp", "tee"]
-        {
+        for applet in [
+            "sh", "cat", "echo", "env", "rm", "mkdir", "touch", "true", "false", "ls", "id", "ln", "pwd",
+            "test", "chown", "chmod", "mv", "cp", "tee",
+        ] {
             add(&format!("bin/{applet}"), Kind::HardLink { target: b"bin/busybox".to_vec() }, 0o755, b"");
         }
         let passwd = b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:44:web:/:/bin/sh\n";
@@ -149,10 +154,16 @@ impl Test {
         Context::from_tar(&mut &*tar(&all, mtime), &self.dir.path().join("spool")).unwrap()
     }
 
-    pub(crate) fn build_with(&self, context: &Context, options: &BuildOptions) -> (Result<BuildResult, BuildError>, Log) {
+    pub(crate) fn build_with(
+        &self,
+        context: &Context,
+        options: &BuildOptions,
+    ) -> (Result<BuildResult, BuildError>, Log) {
         let mut log = Log::default();
         let result = build(self.store(), context, options, &self.runner, &mut |event| match event {
-            BuildEvent::StepStarted { step, total, text, .. } => log.steps.push(format!("{step}/{total} {text}")),
+            BuildEvent::StepStarted { step, total, text, .. } => {
+                log.steps.push(format!("{step}/{total} {text}"))
+            }
             BuildEvent::Cached { .. } => log.cached += 1,
             BuildEvent::Output { bytes, .. } => log.output.push_str(&String::from_utf8_lossy(bytes)),
             BuildEvent::Warning { text } => log.warnings.push(text.to_owned()),
@@ -179,7 +190,8 @@ impl Test {
     pub(crate) fn files(&self, image: &Image) -> String {
         let lease = self.store().lease();
         let base = self.store().resolve("busybox").unwrap();
-        let scratch = |image: &Image| self.store().scratch(image.chain_id(), &InitLayer::empty(), &lease).unwrap();
+        let scratch =
+            |image: &Image| self.store().scratch(image.chain_id(), &InitLayer::empty(), &lease).unwrap();
         let (base, new) = (scratch(&base), scratch(image));
         let list = |scratch: &sampan_image::Scratch| {
             let mut out = Vec::new();
@@ -232,7 +244,8 @@ fn list(root: &Path, directory: &Path, out: &mut Vec<String>) {
             out.push(format!("{shown} -> {}\n", std::fs::read_link(&path).unwrap().display()));
         } else {
             let content = std::fs::read(&path).unwrap();
-            let content = String::from_utf8_lossy(&content[..content.len().min(200)]).replace('\n', "|");
+            let text = content.split(|b| *b == 0).next().unwrap_or_default();
+            let content = String::from_utf8_lossy(&text[..text.len().min(200)]).replace('\n', "|");
             out.push(format!("{shown} {mode:o} {owner} {content}\n"));
         }
     }
