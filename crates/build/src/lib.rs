@@ -1,1 +1,33 @@
-//! Dockerfile builds: parse, plan, cache, solve; steps are run by whoever implements StepRunner.
+//! Dockerfile builds: parse, plan, cache, solve; steps are run by whoever implements [`StepRunner`].
+//!
+//! ```text
+//! Context (an indexed tar) + Dockerfile ─▶ stages that the target needs ─▶ step by step:
+//!     cached?  ─ yes ─▶ its layer
+//!              ─ no ──▶ scratch file system ─▶ copy or StepRunner::run ─▶ freeze: a layer
+//! ─▶ image
+//! ```
+//!
+//! * [`solve`]: [`build`] itself, its options and events. [`error`]: how it fails.
+//! * [`run`]: what a [`StepRunner`] is asked for.
+//! * [`context`], [`ignore`], [`pattern`]: the files. [`dockerfile`]: the text.
+//! * [`change`]: instructions for `docker commit --change`.
+
+pub mod change;
+mod config;
+pub mod context;
+pub mod copy;
+pub mod dockerfile;
+pub mod error;
+mod graph;
+pub mod ignore;
+pub mod pattern;
+pub mod run;
+pub mod solve;
+pub mod tree;
+pub mod users;
+
+pub use change::{ChangeError, apply_changes};
+pub use context::{Context, ContextError};
+pub use error::{At, BuildError};
+pub use run::{Cancel, ExitStatus, NetworkMode, RunStep, RunnerError, StepMount, StepRunner, Stream};
+pub use solve::{BuildEvent, BuildOptions, BuildResult, build};

@@ -45,7 +45,7 @@ pub use cache::Cached;
 pub use gc::Collected;
 pub use image::{Image, ImageError, ImageId, ResolveError};
 pub use import::{ImportError, ImportOptions};
-pub use layer::apply::{ApplyError, EntryError};
+pub use layer::apply::{ApplyError, EntryError, extract};
 pub use layer::changes::{Change, ChangeKind};
 pub use metadata::MetadataError;
 pub use snapshot::{InitLayer, Scratch, Snapshot, SnapshotError};

@@ -140,14 +140,50 @@ fn on_io(action: &'static str) -> impl Fn(io::Error) -> EntryError {
 /// # Errors
 /// If the archive is damaged or hostile or the file system refuses; `target` then holds a part of the layer.
 pub(crate) fn apply(input: &mut dyn Read, target: &Path, below: &[PathBuf]) -> Result<Applied, ApplyError> {
-    let open = |path: &PathBuf| {
-        RootDir::open(path).map_err(|source| ApplyError::Target { path: path.clone(), source })
+    let root = open(target)?;
+    let below = below.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+    run(input, Applier::new(root, below, true), Ok)
+}
+
+/// Unpacks the tar `input`, bare or packed, into the directory `under` of the file system mounted at `rootfs`: what
+/// `ADD` of a local archive does. Entries named like whiteouts are plain files. With `owner`, everything is theirs.
+///
+/// # Errors
+/// If the archive is damaged or hostile or the file system refuses; a part may be unpacked then.
+pub fn extract(
+    input: &mut dyn Read,
+    rootfs: &Path,
+    under: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<(), ApplyError> {
+    let unpacked = crate::compression::unpacked(input);
+    let mut input = unpacked.map_err(|source| ApplyError::Archive { source: TarError::Read { source } })?;
+    let inside = |raw: &[u8]| -> Result<Vec<u8>, EntryError> {
+        Ok(under.join(clean_path(raw)?).into_os_string().into_vec())
     };
-    let root = open(&target.to_owned())?;
-    let below = below.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    run(&mut *input, Applier::new(open(rootfs)?, Vec::new(), false), |mut member| {
+        member.path = inside(&member.path)?;
+        if let Kind::HardLink { target } = &mut member.kind {
+            *target = inside(target)?;
+        }
+        if let Some((uid, gid)) = owner {
+            (member.uid, member.gid) = (uid, gid);
+        }
+        Ok(member)
+    })?;
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<RootDir, ApplyError> {
+    RootDir::open(path).map_err(|source| ApplyError::Target { path: path.to_owned(), source })
+}
+
+fn run(
+    input: &mut dyn Read,
+    mut applier: Applier,
+    adjust: impl Fn(Member) -> Result<Member, EntryError>,
+) -> Result<Applied, ApplyError> {
     let archive = |source| ApplyError::Archive { source };
-    let mut applier =
-        Applier { root, below, parent: None, directories: Vec::new(), buffer: vec![0; 128 * 1024], bytes: 0 };
     let mut reader = Reader::new(input);
     let mut entries = 0u64;
     while let Some(member) = reader.next_member().map_err(archive)? {
@@ -158,10 +194,9 @@ pub(crate) fn apply(input: &mut dyn Read, target: &Path, below: &[PathBuf]) -> R
         if applier.bytes.saturating_add(member.stored_bytes()) > limits::MAX_LAYER_BYTES {
             return Err(ApplyError::Limit { what: "bytes", limit: limits::MAX_LAYER_BYTES });
         }
-        applier.member(&member, &mut reader).map_err(|source| ApplyError::Entry {
-            path: String::from_utf8_lossy(&member.path).chars().take(200).collect(),
-            source,
-        })?;
+        let path: String = String::from_utf8_lossy(&member.path).chars().take(200).collect();
+        let applied = adjust(member).and_then(|member| applier.member(&member, &mut reader));
+        applied.map_err(|source| ApplyError::Entry { path, source })?;
     }
     let mut rest = reader.into_inner();
     io::copy(&mut rest, &mut io::sink()).map_err(|source| archive(TarError::Read { source }))?;
@@ -199,9 +234,16 @@ struct Applier {
     directories: Vec<(PathBuf, Mtime)>,
     buffer: Vec<u8>,
     bytes: u64,
+    /// Whether names that mark deletions do so.
+    whiteouts: bool,
 }
 
 impl Applier {
+    fn new(root: RootDir, below: Vec<RootDir>, whiteouts: bool) -> Applier {
+        let buffer = vec![0; 128 * 1024];
+        Applier { root, below, parent: None, directories: Vec::new(), buffer, bytes: 0, whiteouts }
+    }
+
     fn member(&mut self, member: &Member, content: &mut impl Read) -> Result<(), EntryError> {
         let path = clean_path(&member.path)?;
         let Some(name) = path.file_name() else {
@@ -215,7 +257,7 @@ impl Applier {
             };
         };
         let parent_path = path.parent().unwrap_or(Path::new(""));
-        if name.as_bytes().starts_with(WHITEOUT) {
+        if self.whiteouts && name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(parent_path, name);
         }
         let entered = self.enter(parent_path)?;

@@ -1,0 +1,180 @@
+//! Why a build ends without an image: each error has its place, `Dockerfile:7`.
+
+use sampan_base::Class;
+use sampan_image::{ImageError, MetadataError, ResolveError, SnapshotError};
+
+use crate::context::ContextError;
+use crate::copy::CopyError;
+use crate::dockerfile::{ParseError, Problem};
+use crate::run::RunnerError;
+use crate::users::UnknownUser;
+
+/// A place in a Dockerfile.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct At {
+    /// The file.
+    pub file: String,
+    /// The line, from 1; 0: none in particular.
+    pub line: usize,
+}
+
+impl At {
+    pub(crate) fn new(file: &str, line: usize) -> At {
+        At { file: file.to_owned(), line }
+    }
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.file),
+            line => write!(f, "{}:{line}", self.file),
+        }
+    }
+}
+
+/// Why a build ends without an image.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The context, or its Dockerfile or `.dockerignore`.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// A line can't be understood.
+    #[error("{at}")]
+    Parse {
+        /// Where.
+        at: At,
+        /// What is wrong.
+        source: ParseError,
+    },
+    /// An instruction makes no sense once its variables are expanded, or can't be done.
+    #[error("{at}")]
+    Instruction {
+        /// Where.
+        at: At,
+        /// What is wrong.
+        source: Problem,
+    },
+    /// There is no such stage to build.
+    #[error("target stage `{name}` could not be found")]
+    NoTarget {
+        /// The name.
+        name: String,
+    },
+    /// An image to start or copy from is not in the store.
+    #[error("{at}")]
+    Base {
+        /// Where.
+        at: At,
+        /// Why.
+        source: ResolveError,
+    },
+    /// Files can't be copied.
+    #[error("{at}: {instruction} failed")]
+    Copy {
+        /// Where.
+        at: At,
+        /// `COPY` or `ADD`.
+        instruction: &'static str,
+        /// Why.
+        source: CopyError,
+    },
+    /// Patterns that fit nothing.
+    #[error("{at}: {instruction} failed: no source files were specified")]
+    NoSources {
+        /// Where.
+        at: At,
+        /// `COPY` or `ADD`.
+        instruction: &'static str,
+    },
+    /// Several files to a name that is no directory's.
+    #[error(
+        "{at}: when using {instruction} with more than one source file, the destination must be a directory and end with a /: `{destination}`"
+    )]
+    NotADirectory {
+        /// Where.
+        at: At,
+        /// `COPY` or `ADD`.
+        instruction: &'static str,
+        /// As written.
+        destination: String,
+    },
+    /// A work directory can't be made.
+    #[error("{at}: WORKDIR failed")]
+    Workdir {
+        /// Where.
+        at: At,
+        /// Why.
+        source: CopyError,
+    },
+    /// A user or group is not in the image.
+    #[error("{at}")]
+    User {
+        /// Where.
+        at: At,
+        /// Which.
+        source: UnknownUser,
+    },
+    /// A command failed.
+    #[error("{at}: the command `{command}` returned a non-zero code: {code}")]
+    Command {
+        /// Where.
+        at: At,
+        /// The command.
+        command: String,
+        /// Its exit code.
+        code: i32,
+    },
+    /// A command could not be run.
+    #[error("{at}: cannot run `{command}`")]
+    Runner {
+        /// Where.
+        at: At,
+        /// The command.
+        command: String,
+        /// Why.
+        source: RunnerError,
+    },
+    /// The file system of a step.
+    #[error("{at}")]
+    Snapshot {
+        /// Where.
+        at: At,
+        /// What is wrong.
+        source: SnapshotError,
+    },
+    /// The image can't be made.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The cache can't be read.
+    #[error(transparent)]
+    Cache(#[from] MetadataError),
+    /// Nobody wants the result any more.
+    #[error("the build was cancelled")]
+    Cancelled,
+}
+
+impl BuildError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        match self {
+            BuildError::Context(e) => e.class(),
+            BuildError::Instruction { source: Problem::Unsupported { .. }, .. } => Class::Unsupported,
+            BuildError::Parse { .. }
+            | BuildError::Instruction { .. }
+            | BuildError::NoTarget { .. }
+            | BuildError::NoSources { .. }
+            | BuildError::NotADirectory { .. }
+            | BuildError::User { .. }
+            | BuildError::Command { .. } => Class::Invalid,
+            BuildError::Base { source, .. } => source.class(),
+            BuildError::Copy { source, .. } | BuildError::Workdir { source, .. } => source.class(),
+            BuildError::Runner { source, .. } => source.class,
+            BuildError::Snapshot { source, .. } => source.class(),
+            BuildError::Image(e) => e.class(),
+            BuildError::Cache(e) => e.class(),
+            BuildError::Cancelled => Class::Unavailable,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The same Dockerfiles by Docker's classic builder: trees, configurations and histories side by side. On request, with a
+//! daemon of one's own: `DOCKER_HOST=unix:///… cargo test -p sampan-build --test it docker -- --ignored`.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use sampan_build::BuildOptions;
+use sampan_image::Image;
+
+use crate::support::{FileSpec, Test, tar};
+
+const FILES: &[FileSpec<'_>] = &[
+    ("a", "a"), ("b@755", "b"), ("d/", ""), ("d/x@755", "x"), ("d/sub/@700", ""), ("d/sub/y", "y"), ("l", "-> a"), ("d/l", "-> x"),
+    ("s p", "space"), ("e/", ""), ("z.md", "z"),
+];
+
+/// Each on top of `FROM busybox`, unless it has its own.
+const CASES: &[&str] = &[
+    "ENV A=1",
+    "ENV A=1 B=\"2 3\" C=4\\ 5\nENV A=${A}x D=${B} E=${none:-def} F=${A:+alt}\nENV old  form  x",
+    "ENV P=/usr/lib Q='single $P' R=\"double $P\" S=\\$P",
+    "LABEL a=b c=\"d e\" \"f g\"=h\nLABEL x y z",
+    "WORKDIR /a\nWORKDIR b\nWORKDIR ../c\nRUN pwd > p",
+    "WORKDIR /tmp",
+    "EXPOSE 80 443/tcp 53/udp 7000-7002",
+    "ENV P=81\nEXPOSE $P",
+    "USER web\nRUN id -u > /tmp/u",
+    "USER 12:34",
+    "VOLUME /data\nVOLUME [\"/x\", \"/y\"]",
+    "CMD echo hi",
+    "CMD [\"echo\", \"hi \\\"q\\\"\"]",
+    "ENTRYPOINT [\"x\"]\nCMD [\"y\"]",
+    "CMD [\"y\"]\nENTRYPOINT x y",
+    "ENTRYPOINT [\"x\"]",
+    "SHELL [\"/bin/sh\", \"-ec\"]\nRUN true\nCMD z",
+    "STOPSIGNAL SIGUSR1\nSTOPSIGNAL 9",
+    "HEALTHCHECK --interval=5m --timeout=1.5s --retries=3 --start-period=90s CMD test -f /x",
+    "HEALTHCHECK CMD [\"a\", \"b\"]\nHEALTHCHECK NONE",
+    "HEALTHCHECK --retries=10 CMD x",
+    "MAINTAINER me <me@example.org>\nRUN touch /m",
+    "ONBUILD RUN echo x\nONBUILD COPY a /b",
+    "ARG A=1\nARG B\nRUN echo $A$B > /o\nENV A=2\nRUN echo $A > /o2",
+    "ARG A=1\nENV E=$A\nLABEL l=$A-${E}\nCOPY $A /x",
+    "COPY a /x",
+    "COPY a /x/",
+    "COPY a b /x/",
+    "COPY a .",
+    "WORKDIR /w\nCOPY a .\nCOPY b ./c\nCOPY d e/",
+    "COPY d /x",
+    "COPY d/ /x/",
+    "COPY d /tmp",
+    "COPY d a /x/",
+    "COPY d/* /x/",
+    "COPY d/sub/y /x/y/z/",
+    "COPY [ab] /x/",
+    "COPY ? /x/",
+    "COPY e /x",
+    "COPY l /x",
+    "COPY l /x/",
+    "COPY [\"s p\", \"/t u\"]",
+    "COPY --chown=web a /x",
+    "COPY --chown=web:staff d /x",
+    "COPY --chown=5:6 a /new/dir/",
+    "COPY --chown=7 a b /x/",
+    "COPY . /all/",
+    "COPY . .",
+    "COPY a /etc/passwd",
+    "COPY a /link/",
+    "COPY a /link/new/x",
+    "ADD a /x",
+    "ADD in.tar /x/",
+    "ADD in.tar /x",
+    "ADD d/ /x",
+    "RUN rm -r /home && mkdir /home && echo 1 > /home/f",
+    "RUN rm /etc/group\nRUN ln /bin/sh /bin/other\nRUN ln -s /nowhere /dangling && chmod 4755 /bin/other",
+    "RUN [\"touch\", \"/with space\"]",
+    "RUN echo a \\\n  # comment\n  && echo b > /f",
+    "RUN true\nRUN true && true",
+    "FROM busybox AS one\nRUN echo 1 > /one && chown 5:6 /one\nFROM busybox\nCOPY --from=one --chown=0:0 /one /two\nCOPY --from=0 --chown=1:1 /etc/group /g/",
+    "FROM scratch\nCOPY a /\nENV X=1",
+    "FROM busybox AS base\nENV A=base\nCMD [\"c\"]\nFROM base\nENV B=$A\nENTRYPOINT [\"e\"]",
+    "ARG T=busybox\nFROM $T\nARG T\nENV T2=$T",
+    // Errors: both must refuse.
+    "COPY nothing /x",
+    "COPY a b /x",
+    "COPY ../x /y",
+    "COPY d /etc/passwd",
+    "RUN false",
+    "EXPOSE x",
+    "COPY --chown=nobody1 a /x",
+    "STOPSIGNAL no",
+    "ENV x",
+    "FOO",
+    "WORKDIR /etc/passwd/x",
+    "VOLUME [\"\"]",
+    "FROM busybox AS 1x",
+    "ONBUILD FROM x",
+    "HEALTHCHECK --interval=1x CMD a",
+    "COPY --from=9 a /b",
+    "USER",
+    "ARG",
+    "LABEL x",
+];
+
+#[test]
+#[ignore = "needs DOCKER_HOST, a daemon of one's own"]
+fn builds_are_dockers() {
+    assert!(std::env::var_os("DOCKER_HOST").is_some());
+    let test = Test::new();
+    let base = test.store().resolve("busybox").unwrap();
+    let mut rootfs = Vec::new();
+    {
+        let lease = test.store().lease();
+        let view = test.store().view(base.chain_id(), &lease).unwrap();
+        test.store().export(view.rootfs(), &mut rootfs).unwrap();
+    }
+    docker(&["import", "-", "busybox"], &rootfs).unwrap();
+    let mut different = 0;
+    for case in CASES {
+        let dockerfile = if case.contains("FROM ") && !case.starts_with("ONBUILD") {
+            (*case).to_owned()
+        } else {
+            format!("FROM busybox\n{case}")
+        };
+        let inner = String::from_utf8(tar(&[("i/", ""), ("i/f", "inner"), ("g", "top")], 5)).unwrap();
+        let mut files = vec![("Dockerfile", dockerfile.as_str()), ("in.tar", inner.as_str())];
+        files.extend(FILES);
+        let context = tar(&files, 1_700_000_000);
+        let theirs = docker(&["build", "--network=none", "--no-cache", "-q", "-t", "theirs", "-"], &context).map(|_| {
+            let saved = docker(&["save", "theirs"], b"").unwrap();
+            test.store().load(&mut &*saved).unwrap().remove(0)
+        });
+        let indexed = sampan_build::Context::from_tar(&mut &*context, &test.dir.path().join("spool")).unwrap();
+        let ours = test.build_with(&indexed, &BuildOptions { no_cache: true, ..Default::default() }).0;
+        let shown = |image: &Image| format!("{}{}", describe(image), test.files(image));
+        match (ours, theirs) {
+            (Ok(ours), Ok(theirs)) => {
+                let (ours, theirs) = (shown(&ours.image), shown(&theirs));
+                if ours != theirs {
+                    different += 1;
+                    println!("=== {case}");
+                    for line in theirs.lines().filter(|l| !ours.lines().any(|o| o == *l)) {
+                        println!("  docker {line}");
+                    }
+                    for line in ours.lines().filter(|l| !theirs.lines().any(|o| o == *l)) {
+                        println!("  sampan {line}");
+                    }
+                }
+            }
+            (Err(_), Err(_)) => {}
+            (Ok(_), Err(e)) => {
+                different += 1;
+                println!("=== {case}\n  docker fails: {e}");
+            }
+            (Err(e), Ok(_)) => {
+                different += 1;
+                println!("=== {case}\n  sampan fails: {}", sampan_base::chain(&e));
+            }
+        }
+    }
+    println!("{different} of {} differ", CASES.len());
+}
+
+/// Configuration and history, without times and hashes.
+fn describe(image: &Image) -> String {
+    let mut config = image.config.config.clone();
+    config.other.clear();
+    let mut out = serde_json::to_string_pretty(&config).unwrap() + "\n";
+    for step in image.config.history.iter().filter(|h| !h.comment.starts_with("Imported")).filter(|h| !h.created_by.is_empty()) {
+        let mut by = step.created_by.clone();
+        for kind in ["file:", "dir:", "multi:"] {
+            if let Some(at) = by.find(kind) {
+                by.replace_range(at + kind.len()..at + kind.len() + 64, "…");
+            }
+        }
+        out.push_str(&format!("{} {by} author={}\n", if step.empty_layer { "-" } else { "*" }, step.author));
+    }
+    out
+}
+
+fn docker(args: &[&str], input: &[u8]) -> Result<Vec<u8>, String> {
+    let mut child = Command::new("docker")
+        .args(args)
+        .env("DOCKER_BUILDKIT", "0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A daemon that refuses early closes the pipe; its answer says why.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let out = child.wait_with_output().unwrap();
+    let last = || String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or("").to_owned();
+    if out.status.success() { Ok(out.stdout) } else { Err(last()) }
+}
