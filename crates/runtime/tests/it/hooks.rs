@@ -1,0 +1,86 @@
+//! Hooks: when they run, where, with what, and what their failure does.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::harness::{Fixture, eventually};
+
+/// Every kind of hook appends a line about where it is to a file of the host or of the container.
+fn with_hooks(f: Fixture) -> Fixture {
+    let log = f.path("log").display().to_string();
+    let state = r#"sed 's/.*"status":"\([a-z]*\)".*/\1/'"#;
+    let host = |name: &str| {
+        let script = format!("echo {name} $({state}) $([ -e /created ] && echo inside) >> {log}");
+        json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]})
+    };
+    let inside = json!({"path": "/bin/sh", "args": ["sh", "-c", "echo startContainer $(cat | grep -o '\"status\":\"[a-z]*\"') > /created"],
+        "env": ["PATH=/bin"]});
+    f.with(|c| {
+        c["hooks"] = json!({
+            "prestart": [host("prestart")], "createRuntime": [host("createRuntime")],
+            "createContainer": [host("createContainer")], "startContainer": [inside],
+            "poststart": [host("poststart")], "poststop": [host("poststop")],
+        });
+    })
+}
+
+#[test]
+fn all_kinds_run_in_order() {
+    let f = with_hooks(Fixture::new("exec sleep 100"));
+    let log = || fs::read_to_string(f.path("log")).unwrap_or_default();
+    f.call(&["create", "c"]).ok();
+    assert_eq!(log(), "prestart creating\ncreateRuntime creating\ncreateContainer creating\n");
+    assert!(!f.rootfs().join("created").exists());
+    f.call(&["start", "c"]).ok();
+    assert_eq!(
+        fs::read_to_string(f.rootfs().join("created")).unwrap(),
+        "startContainer \"status\":\"created\"\n"
+    );
+    assert!(log().ends_with("poststart running\n"), "{}", log());
+    f.call(&["kill", "c", "9"]).ok();
+    eventually("it has ended", || f.status() == "stopped");
+    f.call(&["delete", "c"]).ok();
+    assert!(log().ends_with("poststop stopped\n"), "{}", log());
+}
+
+#[test]
+fn create_container_hooks_see_the_containers_mounts() {
+    let f = Fixture::new("true");
+    let found = f.path("found").display().to_string();
+    let f = f.with(|c| {
+        let script =
+            format!("readlink /proc/self/ns/mnt > {found}; grep -c mqueue /proc/self/mountinfo >> {found}");
+        c["hooks"] = json!({"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    });
+    f.run().ok();
+    let text = fs::read_to_string(f.path("found")).unwrap();
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap().display().to_string();
+    assert!(!text.starts_with(&own) && text.lines().nth(1) != Some("0"), "{text}");
+}
+
+#[test]
+fn a_hook_that_fails_ends_the_container() {
+    for kind in ["prestart", "createRuntime", "createContainer", "startContainer"] {
+        let f = Fixture::new("true").with(|c| {
+            c["hooks"][kind] = json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo no moon >&2; exit 3"]}]);
+        });
+        f.run().fails(1, &format!("the {kind} hook `/bin/sh` failed: exit status: 3: no moon"));
+        f.assert_gone();
+    }
+    for kind in ["poststart", "poststop"] {
+        let f = Fixture::new("true").with(|c| c["hooks"][kind] = json!([{"path": "/bin/false"}]));
+        let output = f.run();
+        assert!(output.code == 0 && output.err.contains(&format!("the {kind} hook")), "{output:?}");
+        f.assert_gone();
+    }
+}
+
+#[test]
+fn a_hook_that_does_not_end_is_ended() {
+    let f = Fixture::new("true").with(|c| {
+        c["hooks"]["prestart"] = json!([{"path": "/bin/sleep", "args": ["sleep", "100"], "timeout": 1}]);
+    });
+    f.run().fails(1, "did not end within 1 s");
+    f.assert_gone();
+}

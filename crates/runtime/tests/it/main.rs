@@ -1,0 +1,15 @@
+//! The runtime's command line, on real bundles with the kernel of this host. Needs root and a static busybox.
+
+mod attacks;
+mod cgroups;
+mod errors;
+mod exec;
+mod harness;
+mod hooks;
+mod lifecycle;
+mod mounts;
+mod namespaces;
+mod peers;
+mod process;
+mod seccomp;
+mod terminal;
