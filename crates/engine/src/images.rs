@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sampan_base::{Class, ImageRef, Timestamp};
 use sampan_image::{InitLayer, Store};
-use sampan_oci::image::History;
+use sampan_oci::image::{History, ImageConfig};
 
 pub use sampan_image::{Change, ChangeKind, Image, ImageError, ImageId, ResolveError, SnapshotError};
 /// What an image says about the process.
@@ -181,12 +181,12 @@ impl Engine {
     pub async fn import(&self, mut tar: Box<dyn Read + Send>, new: NewImage) -> Result<Image> {
         let inner = self.inner.clone();
         long_blocking(move || {
-            let mut config = ImageProcess::default();
-            crate::build::apply_changes(&mut config, &new.changes)?;
+            let mut changed = ImageConfig::for_host();
+            crate::build::apply_changes(&mut changed, &new.changes)?;
             let options = sampan_image::ImportOptions {
                 names: new.name.iter().cloned().collect(),
                 message: new.message,
-                config,
+                config: changed.config,
                 created: None,
             };
             let imported = inner.images.store.import_rootfs(&mut tar, &options);
@@ -349,7 +349,7 @@ fn commit(
     let now = Timestamp::now();
     made.created = Some(now);
     made.author.clone_from(&new.author);
-    crate::build::apply_changes(&mut made.config, &new.changes)?;
+    crate::build::apply_changes(&mut made, &new.changes)?;
     made.history.push(History {
         created: Some(now),
         created_by: record.args.join(" "),

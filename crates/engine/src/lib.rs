@@ -30,6 +30,7 @@ pub mod network;
 mod restore;
 pub mod shim;
 pub mod spec;
+mod step;
 mod user;
 pub mod volumes;
 

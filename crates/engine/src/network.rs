@@ -83,7 +83,7 @@ pub(crate) async fn detach(inner: &Arc<Inner>, id: &str) {
     .await;
 }
 
-fn attach_bridge(_inner: &Inner, _id: &str, _wanted: &[Publish]) -> Result<Endpoint> {
+pub(crate) fn attach_bridge(_inner: &Inner, _id: &str, _wanted: &[Publish]) -> Result<Endpoint> {
     Err(EngineError::Unsupported("bridge".to_owned()))
 }
 

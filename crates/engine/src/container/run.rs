@@ -257,7 +257,7 @@ fn write_files(
 }
 
 /// A file of the host's that may be missing (a host without resolver is a host without name servers).
-fn read_host_file(path: &str) -> Result<String> {
+pub(crate) fn read_host_file(path: &str) -> Result<String> {
     match disk::read_limited(Path::new(path), 1 << 20) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
@@ -265,7 +265,7 @@ fn read_host_file(path: &str) -> Result<String> {
     }
 }
 
-fn write_bundle(bundle: &Path, spec: &ContainerSpec, facts: &Facts) -> Result<()> {
+pub(crate) fn write_bundle(bundle: &Path, spec: &ContainerSpec, facts: &Facts) -> Result<()> {
     let config = bundle::plan(spec, facts)?;
     let bytes = serde_json::to_vec(&config)
         .map_err(EngineError::layer(Class::Internal, "cannot encode the container's config.json"))?;

@@ -1,0 +1,241 @@
+//! A build's RUN instructions, run as containers are: the same runtime, the same network, the same profile.
+//!
+//! A step has no shim: the build waits for it and takes its output. If the daemon dies meanwhile, the next one finds the
+//! step's bundle without a record and removes what is left of it, as of any unfinished container.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use sampan_base::{Class, files as disk};
+use sampan_build::run::{ExitStatus, NetworkMode as StepNetwork, RunStep, RunnerError, StepRunner, Stream};
+use sampan_oci::runtime::NamespaceKind;
+
+use crate::bundle::{self, Facts};
+use crate::container::{files, run};
+use crate::error::{EngineError, Result};
+use crate::spec::{ContainerSpec, MountSource, MountSpec, NetworkMode};
+use crate::{Inner, network, shim, user};
+
+/// The longest log of the runtime's that is read.
+const MAX_LOG_BYTES: u64 = 1 << 20;
+
+/// Runs the steps of one build.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    inner: Arc<Inner>,
+    /// The container of the step that runs, for whoever cancels the build.
+    running: Mutex<Option<String>>,
+}
+
+impl Steps {
+    pub(crate) fn new(inner: Arc<Inner>) -> Steps {
+        Steps { inner, running: Mutex::default() }
+    }
+
+    /// Kills the step that runs.
+    pub(crate) async fn kill(&self) {
+        let running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if let Some(id) = running {
+            run::force_delete(&self.inner, &id).await;
+        }
+    }
+
+    fn set_running(&self, id: Option<&str>) {
+        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *running = id.map(str::to_owned);
+    }
+
+    fn run_step(&self, step: &RunStep<'_>, output: &mut dyn FnMut(Stream, &[u8])) -> Result<ExitStatus> {
+        let random = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
+        let id = format!("build-{}", &random[..24]);
+        let bundle = self.inner.config.bundle(&id);
+        disk::create_directories(&bundle, 0o711).map_err(EngineError::file)?;
+        let result = self.run_in(&id, &bundle, step, output);
+        self.set_running(None);
+        // All of it is tried; what fails is logged, and the next daemon tries again.
+        if let Err(error) = self.inner.net.detach(&id) {
+            tracing::warn!(step = id, error = sampan_base::chain(&error), "cannot detach from the network");
+        }
+        if let Err(error) = disk::remove_if_exists(&bundle) {
+            tracing::warn!(step = id, error = sampan_base::chain(&error), "cannot remove the bundle");
+        }
+        result
+    }
+
+    fn run_in(
+        &self,
+        id: &str,
+        bundle: &Path,
+        step: &RunStep<'_>,
+        output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<ExitStatus> {
+        let inner = &self.inner;
+        let spec = ContainerSpec {
+            network: match &step.network {
+                StepNetwork::Default => NetworkMode::Bridge,
+                StepNetwork::None => NetworkMode::None,
+                StepNetwork::Host => NetworkMode::Host,
+                StepNetwork::Named(name) => {
+                    return Err(EngineError::NoSuchNetwork { name: name.clone() });
+                }
+            },
+            mounts: step
+                .mounts
+                .iter()
+                .map(|mount| MountSpec {
+                    source: MountSource::Bind { path: mount.source.clone(), recursive: true },
+                    target: mount.target.clone(),
+                    read_only: true,
+                    mode: String::new(),
+                    propagation: String::new(),
+                })
+                .collect(),
+            ..ContainerSpec::default()
+        };
+        let (mut join, mut share) = bundle::namespaces(&spec, inner.host.cgroup_v1, |id| inner.process_of(id))?;
+        let mut endpoint = None;
+        match spec.network {
+            NetworkMode::Bridge => {
+                let attached = network::attach_bridge(inner, id, &[])?;
+                join.insert(NamespaceKind::Network, attached.namespace.clone());
+                endpoint = Some(attached);
+            }
+            NetworkMode::Host => share.push(NamespaceKind::Network),
+            _ => {}
+        }
+        let hostname = "buildkitsandbox";
+        let own_network = spec.network != NetworkMode::Host;
+        let hosts = files::hosts(
+            endpoint.as_ref().map(|e| e.address),
+            hostname,
+            None,
+            // The builder's lines are `address name`, the engine's `name:address`.
+            &step.extra_hosts.iter().filter_map(|l| l.split_once(' ')).map(|(a, n)| format!("{n}:{a}")).collect::<Vec<_>>(),
+            endpoint.as_ref().map(|e| e.gateway),
+        )
+        .map_err(EngineError::Invalid)?;
+        let host_resolv = run::read_host_file("/etc/resolv.conf")?;
+        let resolv = files::resolv_conf(&host_resolv, &spec.dns, own_network, &inner.config.fallback_dns);
+        let mut bound = Vec::new();
+        for (inside, name, text) in
+            [("/etc/hosts", "hosts", hosts), ("/etc/resolv.conf", "resolv.conf", resolv)]
+        {
+            let path = bundle.join(name);
+            disk::write_atomic_volatile(&path, text.as_bytes(), 0o644).map_err(EngineError::file)?;
+            bound.push((inside, path));
+        }
+        let facts = Facts {
+            id: id.to_owned(),
+            rootfs: step.rootfs.to_owned(),
+            args: step.args.clone(),
+            image_env: step.env.clone(),
+            cwd: step.cwd.clone(),
+            user: Some(user::resolve(step.rootfs, &step.user, &[])?),
+            hostname: Some(hostname.to_owned()),
+            join,
+            share_with_host: share,
+            files: bound,
+            volumes: BTreeMap::new(),
+            all_capabilities: inner.host.capabilities.clone(),
+            ..Facts::default()
+        };
+        run::write_bundle(bundle, &spec, &facts)?;
+        if step.cancel.is_set() {
+            return Err(EngineError::Conflict("the build was cancelled".to_owned()));
+        }
+        let log = bundle.join("log.json");
+        let root = inner.config.runtime_root().join(shim::NAMESPACE);
+        disk::create_directories(&root, 0o711).map_err(EngineError::file)?;
+        let mut command = Command::new(&inner.config.runtime);
+        command.arg("--root").arg(&root).arg("--log").arg(&log).args(["--log-format", "json", "run", "--bundle"]);
+        command.arg(bundle).arg(id);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().map_err(EngineError::io("cannot start the OCI runtime"))?;
+        self.set_running(Some(id));
+        let status = pass_output(child, output)?;
+        if step.cancel.is_set() {
+            return Err(EngineError::Conflict("the build was cancelled".to_owned()));
+        }
+        if status.code != 0 && let Some(said) = runtime_error(&log) {
+            return Err(run::command_error(&said));
+        }
+        Ok(status)
+    }
+}
+
+impl StepRunner for Steps {
+    fn run(
+        &self,
+        step: &RunStep<'_>,
+        output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> std::result::Result<ExitStatus, RunnerError> {
+        self.run_step(step, output).map_err(|error| RunnerError { class: error.class(), source: error.into() })
+    }
+}
+
+/// Passes on what the child writes, as it comes, until it has ended.
+fn pass_output(mut child: Child, output: &mut dyn FnMut(Stream, &[u8])) -> Result<ExitStatus> {
+    let failed = || EngineError::io("cannot read the step's output");
+    let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(EngineError::layer(Class::Internal, "cannot read the step's output")("it has none"));
+    };
+    let (mut out_open, mut err_open) = (true, true);
+    let mut buffer = vec![0u8; 32 << 10];
+    while out_open || err_open {
+        let mut waiting = Vec::with_capacity(2);
+        if out_open {
+            waiting.push(PollFd::new(&stdout, PollFlags::IN));
+        }
+        if err_open {
+            waiting.push(PollFd::new(&stderr, PollFlags::IN));
+        }
+        match poll(&mut waiting, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(failed()(errno.into())),
+        }
+        let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+        let out_ready = out_open && ready(&waiting[0]);
+        let err_ready = err_open && waiting.last().is_some_and(ready);
+        drop(waiting);
+        if out_ready {
+            out_open = read_some(&mut stdout, &mut buffer, Stream::Stdout, output).map_err(failed())?;
+        }
+        if err_ready {
+            err_open = read_some(&mut stderr, &mut buffer, Stream::Stderr, output).map_err(failed())?;
+        }
+    }
+    let status = child.wait().map_err(EngineError::io("cannot wait for the OCI runtime"))?;
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Ok(ExitStatus { code })
+}
+
+fn read_some(
+    from: &mut (impl Read + AsFd),
+    buffer: &mut [u8],
+    stream: Stream,
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> std::io::Result<bool> {
+    let n = from.read(buffer)?;
+    if n > 0 {
+        output(stream, &buffer[..n]);
+    }
+    Ok(n > 0)
+}
+
+/// What the runtime logged as an error: then not the command failed, but starting it.
+fn runtime_error(log: &Path) -> Option<String> {
+    let bytes = disk::read_limited(log, MAX_LOG_BYTES).ok()?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let errors = text.lines().filter_map(|line| {
+        let entry: serde_json::Value = serde_json::from_str(line).ok()?;
+        let fatal = matches!(entry.get("level")?.as_str()?, "error" | "fatal");
+        if fatal { entry.get("msg")?.as_str().map(str::to_owned) } else { None }
+    });
+    errors.last()
+}
