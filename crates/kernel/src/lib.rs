@@ -3,6 +3,7 @@
 //!
 //! * [`beneath`]: paths inside a tree that someone else filled.
 //! * [`inherit`]: descriptors that a child program finds at fixed numbers.
+//! * [`netns`]: network namespaces that live by a file.
 //! * [`signals`]: signals as a descriptor to poll.
 //! * [`process`]: children in new namespaces, exec, what only the calling process can do to itself.
 //! * [`mount`]: attributes of mounts; the rest of the new mount API is in rustix.
@@ -19,6 +20,7 @@ pub mod mount;
 pub mod process;
 pub mod seccomp;
 pub mod inherit;
+pub mod netns;
 pub mod signals;
 
 /// What a system call returned, or its error.

@@ -1,7 +1,39 @@
-//! Container networks: bridge, addresses, nftables, published ports.
+//! Container networks: bridges, addresses, published ports.
+//!
+//! ```text
+//!   container                      host
+//!   eth0 172.30.0.2  == veth ==  sv4f0a…  --+-- sampan0 172.30.0.1 -- forwarding, NAT -- the world
+//!   eth0 172.30.0.3  == veth ==  sv91bc…  --+
+//! ```
+//! A container's network namespace is a file that outlives daemons: [`Net::create_namespace`], to be made ahead of
+//! time. [`Net::attach`] gives it a link to a network's bridge, an address, routes, and published ports;
+//! [`Net::detach`] takes them back; [`Net::reconcile`] removes what a killed daemon has left.
+//!
+//! * [`NetConfig`], [`NetworkConfig`], [`EndpointSpec`], [`Endpoint`], [`PortMapping`]: what is asked for and told.
+//! * [`Net`], [`OpenError`], [`NamespaceError`]: an instance, its networks and namespaces.
+//! * [`AttachError`], [`DetachError`]: an endpoint's life.
+//! * [`Reconciled`]: what was mended.
+//! * `records`: what is on disk. `nft`: the packet filter. `docker`: other owners of rules. `ports`: reserved ports.
+//!   `links`, `conntrack`, `netlink`: the kernel's side.
+//!
+//! Everything is over netlink and synchronous; no program is run, and no tokio. Several instances live side by side if
+//! their state directories, tables, bridges and subnets differ. IPv4 only, for now.
 
-/// Placeholder until the net helper's work lands.
-#[derive(Debug)]
-pub struct Net;
-#[allow(missing_docs)]
-impl Net { pub fn detach(&self, _: &str) -> Result<(), std::io::Error> { Ok(()) } }
+mod attach;
+mod conntrack;
+mod docker;
+mod links;
+mod names;
+mod net;
+mod netlink;
+mod nft;
+mod ports;
+mod reconcile;
+mod records;
+mod spec;
+
+pub use attach::{AttachError, DetachError};
+pub use names::{InvalidMac, Mac};
+pub use net::{NamespaceError, Net, OpenError};
+pub use reconcile::Reconciled;
+pub use spec::{DEFAULT_NETWORK, Endpoint, EndpointSpec, NetConfig, NetworkConfig, PortMapping, Protocol};

@@ -1,0 +1,342 @@
+//! An endpoint's life: attached, detached.
+//!
+//! ```text
+//! attach: reserve ports -> address, record -> veth pair -> address and routes inside -> rules -> (attached)
+//! detach: rules -> veth pair -> remembered connections -> record -> ports
+//! ```
+//! The record comes before anything that it speaks of and goes after it. So a daemon that is killed at any point leaves
+//! a record of whatever there is, and [`crate::Net::reconcile`] finishes the detachment; a second attachment under the
+//! same name begins with the detachment of what the first has left.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use sampan_base::{Class, FileError, error::class_of_io};
+use sampan_kernel::netns;
+
+use crate::links::Links;
+use crate::names::{Mac, is_key, is_link_name, veth_name};
+use crate::net::{Inner, Net, published};
+use crate::ports;
+use crate::records::EndpointId;
+use crate::spec::{Endpoint, EndpointSpec, NetworkConfig, PortMapping, Protocol};
+
+/// A container that can't be attached. Nothing of the attempt is left.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The key or the interface's name can't be used.
+    #[error("`{name}` cannot name an endpoint or its interface")]
+    InvalidName {
+        /// As given.
+        name: String,
+    },
+    /// There is no such network.
+    #[error("network {network} not found")]
+    NoSuchNetwork {
+        /// As given.
+        network: String,
+    },
+    /// The container has no network namespace of ours.
+    #[error("cannot open network namespace `{}`", path.display())]
+    Namespace {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why it can't be opened.
+        source: io::Error,
+    },
+    /// The address asked for is somebody's.
+    #[error("address {ip} is in use by {holder}")]
+    AddressInUse {
+        /// The address.
+        ip: Ipv4Addr,
+        /// Who has it.
+        holder: String,
+    },
+    /// The address asked for is none of the network's.
+    #[error("address {ip} is not one for containers in subnet {subnet}")]
+    AddressOutside {
+        /// The address.
+        ip: Ipv4Addr,
+        /// The network's addresses.
+        subnet: Ipv4Net,
+    },
+    /// All addresses are taken.
+    #[error("no address is left in subnet {subnet} of network {network}")]
+    NoAddressLeft {
+        /// The network.
+        network: String,
+        /// Its addresses.
+        subnet: Ipv4Net,
+    },
+    /// The port is published by another container.
+    #[error("Bind for {ip}:{port} failed: port is already allocated")]
+    PortAllocated {
+        /// The host's address.
+        ip: Ipv4Addr,
+        /// The host's port.
+        port: u16,
+    },
+    /// The port can't be bound: a process of the host has it, or the address is not the host's.
+    #[error("cannot publish port {ip}:{port}/{protocol} on the host")]
+    Port {
+        /// The host's address.
+        ip: Ipv4Addr,
+        /// The host's port.
+        port: u16,
+        /// TCP or UDP.
+        protocol: Protocol,
+        /// Why.
+        source: io::Error,
+    },
+    /// The record can't be written.
+    #[error(transparent)]
+    Record(#[from] FileError),
+    /// The kernel refused something.
+    #[error("cannot {action}")]
+    Kernel {
+        /// What was tried on what.
+        action: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// What is left of an earlier attachment of the same name can't be removed.
+    #[error("cannot take over from an earlier attachment")]
+    Earlier(#[source] DetachError),
+}
+
+impl AttachError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        match self {
+            AttachError::InvalidName { .. } | AttachError::AddressOutside { .. } => Class::Invalid,
+            AttachError::NoSuchNetwork { .. } => Class::NotFound,
+            AttachError::AddressInUse { .. } | AttachError::PortAllocated { .. } => Class::Conflict,
+            AttachError::NoAddressLeft { .. } => Class::Exhausted,
+            AttachError::Port { source, .. } => match source.kind() {
+                io::ErrorKind::AddrInUse => Class::Conflict,
+                io::ErrorKind::AddrNotAvailable => Class::Invalid,
+                _ => Class::Internal,
+            },
+            AttachError::Record(error) => error.class(),
+            AttachError::Namespace { source, .. } | AttachError::Kernel { source, .. } => class_of_io(source),
+            AttachError::Earlier(error) => error.class(),
+        }
+    }
+
+    fn on(action: impl Into<String>) -> impl FnOnce(io::Error) -> AttachError {
+        let action = action.into();
+        move |source| AttachError::Kernel { action, source }
+    }
+}
+
+/// An endpoint of which something could not be removed; the rest has been. Trying again tries what is left.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot detach {key} completely: {}", failures.join("; "))]
+pub struct DetachError {
+    /// Whose endpoint.
+    pub key: String,
+    /// All that failed, each with its reason.
+    pub failures: Vec<String>,
+}
+
+impl DetachError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        Class::Internal
+    }
+}
+
+impl Net {
+    /// Attaches the namespace of `key` to a network. If it has been attached to it before, that ends first.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn attach(&self, key: &str, spec: &EndpointSpec) -> Result<Endpoint, AttachError> {
+        for (name, good) in [(key, is_key(key)), (&spec.interface, is_link_name(&spec.interface))] {
+            if !good {
+                return Err(AttachError::InvalidName { name: name.chars().take(100).collect() });
+            }
+        }
+        let path = self.namespaces().join(key);
+        let namespace = netns::open(&path).map_err(|source| AttachError::Namespace { path, source })?;
+        let mut inner = self.lock();
+        let Some(network) = inner.networks.get(&spec.network).cloned() else {
+            return Err(AttachError::NoSuchNetwork { network: spec.network.clone() });
+        };
+        let id: EndpointId = (key.to_owned(), network.name.clone());
+        if inner.records.get(&id).is_some() {
+            inner.detach(&id).map_err(AttachError::Earlier)?;
+        }
+        let (ports, sockets) = inner.reserve(&spec.ports)?;
+        let ip = inner.choose_address(&network, spec.ip)?;
+        let endpoint = Endpoint {
+            network: network.name.clone(),
+            interface: spec.interface.clone(),
+            host_interface: veth_name(&inner.table, key, &network.name),
+            ip,
+            prefix: network.subnet.prefix_len(),
+            gateway: network.gateway(),
+            mac: spec.mac.unwrap_or_else(|| Mac::of(ip)),
+            ports,
+        };
+        inner.records.insert(key, &endpoint)?;
+        inner.reserved.insert(id.clone(), sockets);
+        let gateway = (spec.default_route && !network.internal).then(|| network.gateway());
+        match inner.connect(&network, &endpoint, gateway, &namespace) {
+            Ok(()) => Ok(endpoint),
+            Err(error) => {
+                if let Err(left) = inner.detach(&id) {
+                    // The record stays, so the next reconciliation tries again.
+                    inner.complaints.push(left.to_string());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Detaches `key` from all networks. Its namespace stays. No error if it is attached to none.
+    ///
+    /// # Errors
+    /// If something can't be removed; everything else has been.
+    pub fn detach(&self, key: &str) -> Result<(), DetachError> {
+        let mut inner = self.lock();
+        let mut failures = Vec::new();
+        for id in inner.records.of_key(key) {
+            if let Err(error) = inner.detach(&id) {
+                failures.extend(error.failures);
+            }
+        }
+        if failures.is_empty() { Ok(()) } else { Err(DetachError { key: key.to_owned(), failures }) }
+    }
+
+    /// Detaches `key` from one network; no error if it is not attached to it.
+    ///
+    /// # Errors
+    /// As [`Net::detach`].
+    pub fn detach_from(&self, key: &str, network: &str) -> Result<(), DetachError> {
+        self.lock().detach(&(key.to_owned(), network.to_owned()))
+    }
+}
+
+impl Inner {
+    /// Binds the ports on the host, and so picks those that are to be picked.
+    fn reserve(&self, wanted: &[PortMapping]) -> Result<(Vec<PortMapping>, Vec<OwnedFd>), AttachError> {
+        let (mut ports, mut sockets) = (Vec::new(), Vec::new());
+        for port in wanted {
+            let ip = port.host_ip;
+            let meets = |other: &PortMapping| {
+                other.protocol == port.protocol
+                    && other.host_port == port.host_port
+                    && ports::overlap(other.host_ip, ip)
+            };
+            let theirs = self.records.iter().flat_map(|(_, e)| &e.ports);
+            if port.host_port != 0 && theirs.chain(&ports).any(meets) {
+                return Err(AttachError::PortAllocated { ip, port: port.host_port });
+            }
+            let (socket, host_port) = ports::reserve(port.protocol, port.host()).map_err(|source| {
+                AttachError::Port { ip, port: port.host_port, protocol: port.protocol, source }
+            })?;
+            sockets.push(socket);
+            ports.push(PortMapping { host_port, ..*port });
+        }
+        Ok((ports, sockets))
+    }
+
+    fn choose_address(
+        &self,
+        network: &NetworkConfig,
+        wanted: Option<Ipv4Addr>,
+    ) -> Result<Ipv4Addr, AttachError> {
+        let subnet = network.subnet;
+        let Some(ip) = wanted else {
+            return self
+                .records
+                .free_address(network)
+                .ok_or_else(|| AttachError::NoAddressLeft { network: network.name.clone(), subnet });
+        };
+        if !subnet.contains(&ip) || [subnet.network(), subnet.broadcast(), network.gateway()].contains(&ip) {
+            return Err(AttachError::AddressOutside { ip, subnet });
+        }
+        match self.records.holder(&network.name, ip) {
+            Some(holder) => Err(AttachError::AddressInUse { ip, holder: holder.to_owned() }),
+            None => Ok(ip),
+        }
+    }
+
+    /// Makes what the record of `endpoint` speaks of.
+    fn connect(
+        &mut self,
+        network: &NetworkConfig,
+        endpoint: &Endpoint,
+        gateway: Option<Ipv4Addr>,
+        namespace: &impl AsFd,
+    ) -> Result<(), AttachError> {
+        let host = &endpoint.host_interface;
+        let (bridge, mtu) = self
+            .ensure_bridge(network)
+            .map_err(AttachError::on(format!("set up bridge `{}`", network.bridge)))?;
+        // A link of that name can only be of an attachment of this key whose record was lost.
+        self.links.delete(host).map_err(AttachError::on(format!("remove stale link `{host}`")))?;
+        self.links
+            .create_veth(host, bridge, mtu, &endpoint.interface, endpoint.mac, namespace.as_fd())
+            .map_err(AttachError::on(format!("make link `{}` and its peer `{host}`", endpoint.interface)))?;
+        let mut inside = netns::within(namespace.as_fd(), Links::open)
+            .map_err(AttachError::on("enter the container's network namespace"))?;
+        let address = Ipv4Net::new_assert(endpoint.ip, endpoint.prefix);
+        inside
+            .configure(&endpoint.interface, address, gateway)
+            .map_err(AttachError::on(format!("give `{}` address {address}", endpoint.interface)))?;
+        if !endpoint.ports.is_empty() {
+            self.links.reflect(host).map_err(AttachError::on(format!("set up bridge port `{host}`")))?;
+        }
+        let publish = self.ruleset().add(&published(endpoint));
+        // If somebody has flushed our table, or an element was left in it, all of it is put in place anew.
+        if self.tables.has_chain(&self.table, "forward").is_ok_and(|there| there)
+            && self.tables.commit(publish).is_ok()
+        {
+            self.admit_to_docker();
+        } else {
+            self.apply().map_err(AttachError::on("put nftables rules in place"))?;
+        }
+        if endpoint.ports.iter().any(|p| p.protocol == Protocol::Udp)
+            && let Err(error) = self.connections.forget(endpoint.ip, &endpoint.ports)
+        {
+            self.complaints.push(format!("cannot forget connections to {}: {error}", endpoint.ip));
+        }
+        Ok(())
+    }
+
+    /// Removes what the record `id` speaks of, and then the record. All is tried.
+    pub(crate) fn detach(&mut self, id: &EndpointId) -> Result<(), DetachError> {
+        let Some(endpoint) = self.records.get(id).cloned() else { return Ok(()) };
+        let mut failures = Vec::new();
+        let withdraw = self.ruleset().remove(&published(&endpoint));
+        let mut rules_are_stale = self.tables.commit(withdraw).is_err();
+        if let Err(error) = self.links.delete(&endpoint.host_interface) {
+            failures.push(format!("link `{}`: {error}", endpoint.host_interface));
+        }
+        if failures.is_empty()
+            && let Err(error) = self.records.remove(id)
+        {
+            failures.push(sampan_base::chain(&error));
+        }
+        if rules_are_stale && failures.is_empty() {
+            // An element was not there: put in place what all other records say.
+            match self.apply() {
+                Ok(()) => rules_are_stale = false,
+                Err(error) => failures.push(format!("nftables rules: {error}")),
+            }
+        }
+        if !endpoint.ports.is_empty()
+            && !rules_are_stale
+            && let Err(error) = self.connections.forget(endpoint.ip, &endpoint.ports)
+        {
+            self.complaints.push(format!("cannot forget connections to {}: {error}", endpoint.ip));
+        }
+        self.reserved.remove(id);
+        if failures.is_empty() { Ok(()) } else { Err(DetachError { key: id.0.clone(), failures }) }
+    }
+}

@@ -1,0 +1,409 @@
+//! [`Net`]: one instance's networks, from opening to removal.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use netlink_packet_route::link::InfoKind;
+use rustix::fs::{FlockOperation, flock};
+use sampan_base::files::create_directories;
+use sampan_base::{Class, FileError, error::class_of_io};
+use sampan_kernel::netns;
+
+use crate::conntrack::Connections;
+use crate::docker;
+use crate::links::Links;
+use crate::names::{Mac, is_key, is_link_name};
+use crate::nft::rules::{NetworkRules, Published, Ruleset};
+use crate::nft::table::Tables;
+use crate::records::{EndpointId, Records};
+use crate::spec::{Endpoint, NetConfig, NetworkConfig};
+
+/// The largest packet if the host has no way out to take it from.
+const DEFAULT_MTU: u32 = 1500;
+/// A network's or table's name becomes part of file names and comments.
+const MAX_NAME_BYTES: usize = 128;
+
+/// One instance's networks: bridges, namespaces, endpoints, rules.
+///
+/// It works in the network namespace of the thread that opened it, and must be used from threads in that one. All
+/// methods may be called from several threads; they take turns.
+#[derive(Debug)]
+pub struct Net {
+    state: PathBuf,
+    pub(crate) inner: Mutex<Inner>,
+    /// Locked for as long as we live: two owners would hand out one address twice.
+    _lock: File,
+}
+
+/// What is behind the lock.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) table: String,
+    pub(crate) networks: BTreeMap<String, NetworkConfig>,
+    pub(crate) records: Records,
+    /// The sockets that reserve each endpoint's ports.
+    pub(crate) reserved: BTreeMap<EndpointId, Vec<OwnedFd>>,
+    pub(crate) links: Links,
+    pub(crate) tables: Tables,
+    pub(crate) connections: Connections,
+    /// What went wrong without being anyone's error, until the next reconciliation tells.
+    pub(crate) complaints: Vec<String>,
+}
+
+/// Networks that can't be opened or added.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The state directory can't be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Another process owns the state directory.
+    #[error("`{}` is in use by another process", state.display())]
+    InUse {
+        /// The state directory.
+        state: PathBuf,
+    },
+    /// A name or subnet that makes no sense, or meets another network's.
+    #[error("invalid network `{network}`: {reason}")]
+    Invalid {
+        /// The network.
+        network: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The kernel refused something.
+    #[error("cannot {action}")]
+    Kernel {
+        /// What was tried on what.
+        action: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        match self {
+            OpenError::File(error) => error.class(),
+            OpenError::InUse { .. } => Class::Conflict,
+            OpenError::Invalid { .. } => Class::Invalid,
+            OpenError::Kernel { source, .. } => class_of_io(source),
+        }
+    }
+
+    pub(crate) fn on(action: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
+        let action = action.into();
+        move |source| OpenError::Kernel { action, source }
+    }
+}
+
+/// A network namespace that can't be made or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    /// The key can't be a file's name.
+    #[error("`{key}` cannot name a network namespace")]
+    InvalidKey {
+        /// As given.
+        key: String,
+    },
+    /// There is one of that name.
+    #[error("network namespace `{key}` exists already")]
+    Exists {
+        /// Its key.
+        key: String,
+    },
+    /// The kernel refused.
+    #[error("cannot {action} network namespace `{}`", path.display())]
+    Kernel {
+        /// What was tried.
+        action: &'static str,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl NamespaceError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        match self {
+            NamespaceError::InvalidKey { .. } => Class::Invalid,
+            NamespaceError::Exists { .. } => Class::Conflict,
+            NamespaceError::Kernel { source, .. } => class_of_io(source),
+        }
+    }
+}
+
+impl Net {
+    /// Opens the networks of `config`: makes bridges that are missing, and puts the rules in place for all endpoints
+    /// that are recorded. Containers of a daemon that was killed keep their connections meanwhile.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(config: NetConfig) -> Result<Net, OpenError> {
+        let NetConfig { state, table, networks } = config;
+        create_directories(&state.join("netns"), 0o711)?;
+        let path = state.join("lock");
+        let lock = File::options().write(true).create(true).truncate(false).open(&path);
+        let lock = lock.map_err(FileError::on("open", path))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(OpenError::InUse { state });
+        }
+        if !is_link_name(&table) {
+            return Err(OpenError::Invalid { network: table, reason: "not a table's name".into() });
+        }
+        let (records, complaints) = Records::load(state.join("endpoints"))?;
+        let mut inner = Inner {
+            table,
+            networks: BTreeMap::new(),
+            records,
+            reserved: BTreeMap::new(),
+            links: Links::open().map_err(OpenError::on("open a netlink socket"))?,
+            tables: Tables::open().map_err(OpenError::on("open a netlink socket"))?,
+            connections: Connections::open().map_err(OpenError::on("open a netlink socket"))?,
+            complaints,
+        };
+        forward_packets().map_err(OpenError::on("let the kernel forward packets"))?;
+        for network in networks {
+            inner.admit_network(network)?;
+        }
+        inner.apply().map_err(OpenError::on("put nftables rules in place"))?;
+        inner.reserve_again();
+        Ok(Net { state, inner: Mutex::new(inner), _lock: lock })
+    }
+
+    /// Adds a network.
+    ///
+    /// # Errors
+    /// If its name, bridge or addresses are another's, or the kernel refuses.
+    pub fn add_network(&self, network: NetworkConfig) -> Result<(), OpenError> {
+        let mut inner = self.lock();
+        inner.admit_network(network)?;
+        inner.apply().map_err(OpenError::on("put nftables rules in place"))
+    }
+
+    /// Removes a network that nobody is attached to, and its bridge. No error if there is no such network.
+    ///
+    /// # Errors
+    /// If someone is attached to it, or the kernel refuses.
+    pub fn remove_network(&self, name: &str) -> Result<(), OpenError> {
+        let mut inner = self.lock();
+        if let Some(((key, _), _)) = inner.records.iter().find(|((_, n), _)| n == name) {
+            let reason = format!("{key} is attached to it");
+            return Err(OpenError::Invalid { network: name.to_owned(), reason });
+        }
+        let Some(network) = inner.networks.remove(name) else { return Ok(()) };
+        inner.apply().map_err(OpenError::on("put nftables rules in place"))?;
+        let table = inner.table.clone();
+        docker::withdraw(&mut inner.tables, &table, Some(&network.bridge))
+            .map_err(OpenError::on("take rules out of DOCKER-USER"))?;
+        inner
+            .links
+            .delete(&network.bridge)
+            .map_err(OpenError::on(format!("remove bridge `{}`", network.bridge)))
+    }
+
+    /// The networks there are.
+    pub fn networks(&self) -> Vec<NetworkConfig> {
+        self.lock().networks.values().cloned().collect()
+    }
+
+    /// Makes a network namespace with only `lo` in it. It lives by the file that is returned until
+    /// [`Net::remove_namespace`], whoever dies.
+    ///
+    /// # Errors
+    /// See [`NamespaceError`].
+    pub fn create_namespace(&self, key: &str) -> Result<PathBuf, NamespaceError> {
+        let path = self.namespace(key)?;
+        match netns::create(&path) {
+            Ok(()) => Ok(path),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                Err(NamespaceError::Exists { key: key.to_owned() })
+            }
+            Err(source) => Err(NamespaceError::Kernel { action: "create", path, source }),
+        }
+    }
+
+    /// Removes a network namespace's file; no error if there is none. The namespace ends with the last process in it.
+    ///
+    /// # Errors
+    /// See [`NamespaceError`].
+    pub fn remove_namespace(&self, key: &str) -> Result<(), NamespaceError> {
+        let path = self.namespace(key)?;
+        netns::remove(&path).map_err(|source| NamespaceError::Kernel { action: "remove", path, source })
+    }
+
+    /// Where the namespace of `key` is or would be.
+    ///
+    /// # Errors
+    /// If the key can't be a file's name.
+    pub fn namespace(&self, key: &str) -> Result<PathBuf, NamespaceError> {
+        if is_key(key) {
+            Ok(self.namespaces().join(key))
+        } else {
+            Err(NamespaceError::InvalidKey { key: key.chars().take(100).collect() })
+        }
+    }
+
+    /// The endpoints of `key`, in each network that it is attached to.
+    pub fn endpoints(&self, key: &str) -> Vec<Endpoint> {
+        let inner = self.lock();
+        inner.records.of_key(key).iter().filter_map(|id| inner.records.get(id)).cloned().collect()
+    }
+
+    pub(crate) fn namespaces(&self) -> PathBuf {
+        self.state.join("netns")
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // What is behind the lock is only a view of the disk and the kernel, and stays one when a caller panics.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Checks a network against the others and makes its bridge.
+    fn admit_network(&mut self, mut network: NetworkConfig) -> Result<(), OpenError> {
+        let gateway = network.gateway();
+        let invalid = |reason: String| OpenError::Invalid { network: network.name.clone(), reason };
+        if !is_key(&network.name) || network.name.len() > MAX_NAME_BYTES {
+            return Err(invalid("its name must be of letters, digits and _ + . -".into()));
+        }
+        if !is_link_name(&network.bridge) {
+            return Err(invalid(format!("`{}` cannot be a bridge's name", network.bridge)));
+        }
+        if network.subnet.prefix_len() > 30 || !network.subnet.contains(&gateway) {
+            return Err(invalid(format!("subnet {} has no room for gateway {gateway}", network.subnet)));
+        }
+        for other in self.networks.values() {
+            if other.name == network.name || other.bridge == network.bridge {
+                return Err(invalid(format!(
+                    "network `{}` with bridge `{}` is there",
+                    other.name, other.bridge
+                )));
+            }
+            if other.subnet.contains(&network.subnet) || network.subnet.contains(&other.subnet) {
+                return Err(invalid(format!(
+                    "its subnet overlaps with network `{}`'s, {}",
+                    other.name, other.subnet
+                )));
+            }
+        }
+        network.subnet = network.subnet.trunc();
+        self.ensure_bridge(&network).map_err(OpenError::on(format!("set up bridge `{}`", network.bridge)))?;
+        self.networks.insert(network.name.clone(), network);
+        Ok(())
+    }
+
+    /// Sees to it that a network's bridge is there, up, and has its address. Returns its index and its largest packet.
+    pub(crate) fn ensure_bridge(&mut self, network: &NetworkConfig) -> io::Result<(u32, u32)> {
+        let name = &network.bridge;
+        if let Some(link) = self.links.find(name)? {
+            if link.kind != Some(InfoKind::Bridge) {
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a link of that name is no bridge"));
+            }
+            self.links.raise(link.index)?;
+            self.settle_bridge(link.index, network)?;
+            return Ok((link.index, link.mtu.unwrap_or(DEFAULT_MTU)));
+        }
+        let mtu = match network.mtu {
+            Some(mtu) => mtu,
+            None => self.links.uplink_mtu()?.unwrap_or(DEFAULT_MTU).min(DEFAULT_MTU),
+        };
+        self.links.create_bridge(name, Mac::of(network.gateway()), mtu)?;
+        let link = self.links.find(name)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        self.settle_bridge(link.index, network)?;
+        Ok((link.index, mtu))
+    }
+
+    fn settle_bridge(&mut self, index: u32, network: &NetworkConfig) -> io::Result<()> {
+        let address =
+            ipnet::Ipv4Net::new(network.gateway(), network.subnet.prefix_len()).map_err(io::Error::other)?;
+        self.links.add_address(index, address)?;
+        // Published ports are reached from 127.0.0.1, too; that the bridge's containers don't reach what listens
+        // there is the business of our chain `raw`.
+        set_sysctl(&format!("net/ipv4/conf/{}/route_localnet", network.bridge), "1")
+    }
+
+    /// Puts the rules in place, for all networks and all recorded endpoints, in one step.
+    pub(crate) fn apply(&mut self) -> io::Result<()> {
+        let steps = self.ruleset().replace();
+        self.tables.commit(steps)?;
+        self.admit_to_docker();
+        Ok(())
+    }
+
+    /// Docker's chain is Docker's: that it can't be changed must not keep our containers from running.
+    pub(crate) fn admit_to_docker(&mut self) {
+        let bridges = self.networks.values().map(|n| n.bridge.as_str());
+        if let Err(error) = docker::admit(&mut self.tables, &self.table, bridges) {
+            self.complaints.push(format!("cannot insert rules into DOCKER-USER: {error}"));
+        }
+    }
+
+    pub(crate) fn ruleset(&self) -> Ruleset {
+        let networks = self.networks.values().map(|n| NetworkRules {
+            bridge: n.bridge.clone(),
+            subnet: n.subnet,
+            internal: n.internal,
+            between_containers: n.between_containers,
+        });
+        Ruleset {
+            table: self.table.clone(),
+            networks: networks.collect(),
+            published: self.records.iter().flat_map(|(_, endpoint)| published(endpoint)).collect(),
+        }
+    }
+
+    /// Binds the ports of endpoints that an earlier daemon has attached.
+    pub(crate) fn reserve_again(&mut self) {
+        for (id, endpoint) in self.records.iter() {
+            if self.reserved.contains_key(id) || endpoint.ports.is_empty() {
+                continue;
+            }
+            let mut sockets = Vec::new();
+            for port in &endpoint.ports {
+                match crate::ports::reserve(port.protocol, port.host()) {
+                    Ok((socket, _)) => sockets.push(socket),
+                    Err(error) => self.complaints.push(format!(
+                        "{}: published port {}/{} cannot be reserved again: {error}",
+                        id.0,
+                        port.host(),
+                        port.protocol
+                    )),
+                }
+            }
+            self.reserved.insert(id.clone(), sockets);
+        }
+    }
+}
+
+/// An endpoint's published ports, as rules have them.
+pub(crate) fn published(endpoint: &Endpoint) -> Vec<Published> {
+    let to = |port| std::net::SocketAddrV4::new(endpoint.ip, port);
+    let of = |p: &crate::spec::PortMapping| Published {
+        protocol: p.protocol,
+        host: p.host(),
+        to: to(p.container_port),
+    };
+    endpoint.ports.iter().map(of).collect()
+}
+
+fn forward_packets() -> io::Result<()> {
+    set_sysctl("net/ipv4/ip_forward", "1")
+}
+
+/// Writes a kernel setting if it is another: some hosts have it right and read-only.
+fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
+    let path = Path::new("/proc/sys").join(name);
+    if std::fs::read_to_string(&path)?.trim() == value { Ok(()) } else { std::fs::write(&path, value) }
+}

@@ -1,0 +1,130 @@
+//! What a killed daemon has left, and the end of everything.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use sampan_base::files::remove_if_exists;
+use sampan_kernel::netns;
+
+use crate::docker;
+use crate::net::{Net, OpenError};
+
+/// What a reconciliation has found and mended.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Reconciled {
+    /// Keys whose endpoints were removed.
+    pub detached: Vec<String>,
+    /// Keys whose namespaces were removed.
+    pub namespaces: Vec<String>,
+    /// Links on our bridges that no record knew.
+    pub links: Vec<String>,
+    /// Live keys whose link is gone: they must be attached again to be reachable.
+    pub broken: Vec<String>,
+    /// What could not be mended, and what went wrong unnoticed before.
+    pub complaints: Vec<String>,
+}
+
+impl Net {
+    /// Compares what there is with the keys that are alive, and removes the rest: endpoints, namespaces, links, rules.
+    /// Puts the rules in place anew, in case someone has flushed them, and binds published ports again. May be called
+    /// at any time, but not between a key's [`Net::create_namespace`] and its becoming alive in the caller's eyes.
+    ///
+    /// # Errors
+    /// If the kernel does not answer or the rules can't be put in place. What else fails is a complaint.
+    pub fn reconcile(&self, live: &[&str]) -> Result<Reconciled, OpenError> {
+        let live: BTreeSet<&str> = live.iter().copied().collect();
+        let mut inner = self.lock();
+        let mut result = Reconciled::default();
+
+        let dead: Vec<_> = inner
+            .records
+            .iter()
+            .map(|(id, _)| id)
+            .filter(|(key, _)| !live.contains(key.as_str()))
+            .cloned()
+            .collect();
+        for id in dead {
+            match inner.detach(&id) {
+                Ok(()) => result.detached.push(id.0),
+                Err(error) => result.complaints.push(error.to_string()),
+            }
+        }
+
+        let directory = self.namespaces();
+        let list = std::fs::read_dir(&directory);
+        for entry in list.map_err(OpenError::on(format!("list `{}`", directory.display())))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if live.contains(name.as_str()) {
+                continue;
+            }
+            match netns::remove(&entry.path()) {
+                Ok(()) => result.namespaces.push(name),
+                Err(error) => result.complaints.push(format!("network namespace `{name}`: {error}")),
+            }
+        }
+
+        let known: BTreeSet<String> = inner.records.iter().map(|(_, e)| e.host_interface.clone()).collect();
+        let mut present = BTreeSet::new();
+        for network in inner.networks.values().cloned().collect::<Vec<_>>() {
+            let bridge = inner
+                .ensure_bridge(&network)
+                .map_err(OpenError::on(format!("set up bridge `{}`", network.bridge)))?;
+            let ports = inner.links.ports_of(bridge.0).map_err(OpenError::on("list links"))?;
+            for link in ports {
+                if known.contains(&link.name) || !is_ours(&link.name) {
+                    present.insert(link.name);
+                    continue;
+                }
+                match inner.links.delete(&link.name) {
+                    Ok(()) => result.links.push(link.name),
+                    Err(error) => result.complaints.push(format!("link `{}`: {error}", link.name)),
+                }
+            }
+        }
+        result.broken = inner
+            .records
+            .iter()
+            .filter(|(_, endpoint)| !present.contains(&endpoint.host_interface))
+            .map(|((key, _), _)| key.clone())
+            .collect();
+
+        inner.apply().map_err(OpenError::on("put nftables rules in place"))?;
+        inner.reserve_again();
+        result.complaints.append(&mut inner.complaints);
+        Ok(result)
+    }
+
+    /// Removes everything of this instance: endpoints, namespaces, bridges, the table, the state directory.
+    ///
+    /// # Errors
+    /// The first of what failed; all has been tried.
+    pub fn remove_all(self) -> Result<(), OpenError> {
+        let mut first = self.reconcile(&[]).err();
+        let mut inner = self.lock();
+        let mut note = |result: Result<(), OpenError>| {
+            if let (Err(error), None) = (result, &first) {
+                first = Some(error);
+            }
+        };
+        let table = inner.table.clone();
+        let withdrawn = docker::withdraw(&mut inner.tables, &table, None);
+        note(withdrawn.map_err(OpenError::on("take rules out of DOCKER-USER")));
+        let steps = inner.ruleset().remove_table();
+        let removed = match inner.tables.commit(steps) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        note(removed.map_err(OpenError::on(format!("remove nftables table `{table}`"))));
+        for network in std::mem::take(&mut inner.networks).into_values() {
+            let deleted = inner.links.delete(&network.bridge);
+            note(deleted.map_err(OpenError::on(format!("remove bridge `{}`", network.bridge))));
+        }
+        note(remove_if_exists(self.state()).map_err(OpenError::from));
+        first.map_or(Ok(()), Err)
+    }
+}
+
+/// Whether a link has a name as we give them; others on our bridge are someone's who knows why.
+fn is_ours(name: &str) -> bool {
+    name.len() == 14 && name.strip_prefix("sv").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}
