@@ -44,7 +44,7 @@ async fn serve(config: config::Config) -> Result<()> {
     // Bound only now: whoever connects finds all containers restored.
     let listener = listen(&socket)?;
     tracing::info!(socket = %socket.display(), "listening");
-    let router = docker::router(engine);
+    let router = docker::router(engine.clone());
     let app = tower::util::MapRequestLayer::new(docker::strip_version).layer(router);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -54,6 +54,7 @@ async fn serve(config: config::Config) -> Result<()> {
         _ = terminate.recv() => tracing::info!("terminated"),
         _ = interrupt.recv() => tracing::info!("interrupted"),
     }
+    engine.close().await;
     // It may be a new daemon's by now, or gone.
     let _ = std::fs::remove_file(&socket);
     Ok(())

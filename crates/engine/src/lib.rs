@@ -105,6 +105,20 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Before the daemon ends: if no container runs, the network goes too. What runs goes on, with its network.
+    pub async fn close(&self) {
+        if self.containers().iter().any(|view| view.record.phase.is_alive()) {
+            return;
+        }
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            if let Err(error) = inner.net.remove_all() {
+                tracing::warn!(error = sampan_base::chain(&error), "cannot remove the network");
+            }
+        })
+        .await;
+    }
+
     /// Its configuration.
     pub fn config(&self) -> &EngineConfig {
         &self.inner.config

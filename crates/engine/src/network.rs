@@ -1,12 +1,16 @@
 //! A container's place in the network: what its mode means, and the endpoint on the bridge.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sampan_base::Class;
+use sampan_net::{EndpointSpec, Net, NetConfig, PortMapping};
+
 use crate::error::{EngineError, Result};
-use crate::spec::{ContainerSpec, NetworkMode, Port, Publish};
-use crate::{Inner, blocking};
+use crate::spec::{ContainerSpec, NetworkMode, Port, Protocol, Publish};
+use crate::{EngineConfig, Inner, blocking};
 
 /// A container's place on the default bridge.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,27 +79,97 @@ fn published(spec: &ContainerSpec) -> Vec<Publish> {
 /// Takes a container out of the network. What fails is logged; the next daemon tries again.
 pub(crate) async fn detach(inner: &Arc<Inner>, id: &str) {
     let (inner, id) = (Arc::clone(inner), id.to_owned());
-    blocking(move || {
-        if let Err(error) = inner.net.detach(&id) {
-            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot detach from the network");
-        }
+    blocking(move || detach_bridge(&inner, &id)).await;
+}
+
+/// As [`detach`], where one may block.
+pub(crate) fn detach_bridge(inner: &Inner, id: &str) {
+    if let Err(error) = inner.net.detach(id) {
+        tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot detach from the network");
+    }
+    if let Err(error) = inner.net.remove_namespace(id) {
+        tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the network namespace");
+    }
+}
+
+/// Gives a container a namespace on the default bridge and publishes its ports.
+pub(crate) fn attach_bridge(inner: &Inner, id: &str, wanted: &[Publish]) -> Result<Endpoint> {
+    let ports = wanted.iter().map(mapping).collect::<Result<Vec<_>>>()?;
+    let failed = "cannot make a network namespace";
+    inner.net.create_namespace(id).map_err(|e| EngineError::layer(e.class(), failed)(e))?;
+    let spec = EndpointSpec { ports, ..EndpointSpec::default() };
+    let attached = inner.net.attach(id, &spec).map_err(|error| {
+        let class = match error.class() {
+            // Docker answers 500 to a port in use; clients only look at the words.
+            Class::Conflict => Class::Internal,
+            class => class,
+        };
+        EngineError::layer(class, "failed to set up container networking")(error)
+    })?;
+    endpoint(inner, id, attached)
+}
+
+fn mapping(publish: &Publish) -> Result<PortMapping> {
+    let host_ip = match publish.host_ip.as_str() {
+        "" => Ipv4Addr::UNSPECIFIED,
+        text => text.parse().map_err(|_| {
+            EngineError::Unsupported(format!("cannot publish on `{text}`: only IPv4 addresses are supported yet"))
+        })?,
+    };
+    Ok(PortMapping {
+        protocol: match publish.port.protocol {
+            Protocol::Tcp => sampan_net::Protocol::Tcp,
+            Protocol::Udp => sampan_net::Protocol::Udp,
+        },
+        host_ip,
+        host_port: publish.host_port,
+        container_port: publish.port.number,
     })
-    .await;
 }
 
-pub(crate) fn attach_bridge(_inner: &Inner, _id: &str, _wanted: &[Publish]) -> Result<Endpoint> {
-    Err(EngineError::Unsupported("bridge".to_owned()))
+fn endpoint(inner: &Inner, id: &str, attached: sampan_net::Endpoint) -> Result<Endpoint> {
+    let namespace = inner.net.namespace(id);
+    let published = attached.ports.iter().map(|port| Publish {
+        port: Port {
+            number: port.container_port,
+            protocol: match port.protocol {
+                sampan_net::Protocol::Tcp => Protocol::Tcp,
+                sampan_net::Protocol::Udp => Protocol::Udp,
+            },
+        },
+        host_ip: if port.host_ip.is_unspecified() { String::new() } else { port.host_ip.to_string() },
+        host_port: port.host_port,
+    });
+    Ok(Endpoint {
+        address: attached.ip,
+        prefix: attached.prefix,
+        gateway: attached.gateway,
+        mac: attached.mac.to_string(),
+        published: published.collect(),
+        namespace: namespace.map_err(|e| EngineError::layer(e.class(), "cannot name the network namespace")(e))?,
+    })
 }
 
-pub(crate) fn open(_config: &crate::EngineConfig) -> Result<sampan_net::Net> {
-    Ok(sampan_net::Net)
+/// Opens the network: bridges and rules that are missing are put in place.
+pub(crate) fn open(config: &EngineConfig) -> Result<Net> {
+    let state = config.state.join("net");
+    let net = NetConfig::single(state, &config.bridge, config.subnet, &config.table);
+    Net::open(net).map_err(|e| EngineError::layer(e.class(), "cannot set up the network")(e))
 }
 
 /// The endpoint of a container that runs, as an earlier daemon made it.
-pub(crate) fn find(_inner: &Inner, _id: &str) -> Option<Endpoint> {
-    None
+pub(crate) fn find(inner: &Inner, id: &str) -> Option<Endpoint> {
+    let attached = inner.net.endpoints(id).into_iter().next()?;
+    endpoint(inner, id, attached).ok()
 }
 
-pub(crate) fn reconcile(_inner: &Inner, _known: &std::collections::BTreeSet<String>) -> Result<()> {
+/// Removes what belongs to no known container.
+pub(crate) fn reconcile(inner: &Inner, known: &BTreeSet<String>) -> Result<()> {
+    let live: Vec<&str> = known.iter().map(String::as_str).collect();
+    let mended = inner.net.reconcile(&live);
+    let mended = mended.map_err(|e| EngineError::layer(e.class(), "cannot put the network in order")(e))?;
+    if mended != sampan_net::Reconciled::default() {
+        tracing::warn!(?mended, "put the network in order after an earlier daemon");
+    }
     Ok(())
 }

@@ -58,9 +58,7 @@ impl Steps {
         let result = self.run_in(&id, &bundle, step, output);
         self.set_running(None);
         // All of it is tried; what fails is logged, and the next daemon tries again.
-        if let Err(error) = self.inner.net.detach(&id) {
-            tracing::warn!(step = id, error = sampan_base::chain(&error), "cannot detach from the network");
-        }
+        network::detach_bridge(&self.inner, &id);
         if let Err(error) = disk::remove_if_exists(&bundle) {
             tracing::warn!(step = id, error = sampan_base::chain(&error), "cannot remove the bundle");
         }

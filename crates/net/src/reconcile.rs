@@ -98,7 +98,7 @@ impl Net {
     ///
     /// # Errors
     /// The first of what failed; all has been tried.
-    pub fn remove_all(self) -> Result<(), OpenError> {
+    pub fn remove_all(&self) -> Result<(), OpenError> {
         let mut first = self.reconcile(&[]).err();
         let mut inner = self.lock();
         let mut note = |result: Result<(), OpenError>| {
