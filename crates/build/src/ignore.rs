@@ -80,6 +80,11 @@ impl Ignore {
         self.rules.is_empty()
     }
 
+    /// Whether a rule takes back what others leave out: then an excluded directory may hold files that stay.
+    pub fn takes_back(&self) -> bool {
+        self.rules.iter().any(|(_, back)| *back)
+    }
+
     /// Whether `path`, relative and without `.` or `..`, is left out.
     pub fn excludes(&self, path: &str) -> bool {
         let mut excluded = false;

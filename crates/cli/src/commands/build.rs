@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use http::Method;
+use sampan_build::ignore::Ignore;
 
 use super::{say, show_progress, tell, upload};
 use crate::client::{Client, channel, encode, query};
@@ -114,7 +115,7 @@ fn context(command: &Build) -> Result<(Upload, String)> {
     if given == Some("-") {
         let mut text = Vec::new();
         io::stdin().read_to_end(&mut text)?;
-        return Ok((send_directory(directory, Some(text)), OUTSIDE_DOCKERFILE.to_owned()));
+        return Ok((send_directory(directory, None, Some(text))?, OUTSIDE_DOCKERFILE.to_owned()));
     }
     // As docker: a Dockerfile is looked for from where one is, not from the context.
     let dockerfile = given.map_or_else(|| directory.join("Dockerfile"), PathBuf::from);
@@ -124,11 +125,11 @@ fn context(command: &Build) -> Result<(Upload, String)> {
     match real.strip_prefix(&root) {
         Ok(inside) => {
             let name = inside.to_str().context("the Dockerfile's name is not UTF-8")?.to_owned();
-            Ok((send_directory(root, None), name))
+            Ok((send_directory(root, Some(name.clone()), None)?, name))
         }
         Err(_) => {
             let text = std::fs::read(&real).with_context(missing)?;
-            Ok((send_directory(root, Some(text)), OUTSIDE_DOCKERFILE.to_owned()))
+            Ok((send_directory(root, None, Some(text))?, OUTSIDE_DOCKERFILE.to_owned()))
         }
     }
 }
@@ -162,29 +163,62 @@ fn append_text<W: Write>(tar: &mut tar::Builder<W>, name: &str, text: &[u8]) -> 
     tar.append_data(&mut header, name, text)
 }
 
-fn send_directory(directory: PathBuf, dockerfile: Option<Vec<u8>>) -> Upload {
-    upload(move |out| {
+fn send_directory(directory: PathBuf, name: Option<String>, outside: Option<Vec<u8>>) -> Result<Upload> {
+    let ignore = ignore_file(&directory, name.as_deref())?;
+    let mut needed = vec![".dockerignore".to_owned()];
+    // The Dockerfile is sent even if it is ignored: the daemon needs it, and leaves it out of COPY.
+    needed.extend(name.map(|n| [format!("{n}.dockerignore"), n]).into_iter().flatten());
+    Ok(upload(move |out| {
         let mut tar = tar::Builder::new(out);
         tar.follow_symlinks(false);
-        append_directory(&mut tar, &directory, Path::new(""))?;
-        if let Some(text) = dockerfile {
+        append_directory(&mut tar, &directory, Path::new(""), &ignore, &needed)?;
+        if let Some(text) = outside {
             append_text(&mut tar, OUTSIDE_DOCKERFILE, &text)?;
         }
         tar.finish()
-    })
+    }))
+}
+
+/// The rules of what not to send: the Dockerfile's own ones if it has some, else the context's.
+fn ignore_file(directory: &Path, dockerfile: Option<&str>) -> Result<Ignore> {
+    let own = dockerfile.map(|name| directory.join(format!("{name}.dockerignore")));
+    for path in own.into_iter().chain([directory.join(".dockerignore")]) {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => return Ignore::parse(&text).with_context(|| format!("cannot read `{}`", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+        }
+    }
+    Ok(Ignore::default())
 }
 
 /// Appends what is in a directory, by name, so that the same context is the same tar.
-fn append_directory<W: Write>(tar: &mut tar::Builder<W>, root: &Path, inside: &Path) -> io::Result<()> {
+fn append_directory<W: Write>(
+    tar: &mut tar::Builder<W>,
+    root: &Path,
+    inside: &Path,
+    ignore: &Ignore,
+    needed: &[String],
+) -> io::Result<()> {
     let mut entries = std::fs::read_dir(root.join(inside))?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let name = inside.join(entry.file_name());
         let path = entry.path();
         let kind = entry.file_type()?;
+        let text = name.to_string_lossy();
+        let ignored = ignore.excludes(&text) && !needed.iter().any(|n| *n == text);
         if kind.is_dir() {
-            tar.append_dir(&name, &path)?;
-            append_directory(tar, root, &name)?;
+            // What is in an ignored directory may be wanted by a later rule, or needed.
+            let inside_needed = needed.iter().any(|n| Path::new(n).starts_with(&name));
+            if ignored && !ignore.takes_back() && !inside_needed {
+                continue;
+            }
+            if !ignored {
+                tar.append_dir(&name, &path)?;
+            }
+            append_directory(tar, root, &name, ignore, needed)?;
+        } else if ignored {
         } else if kind.is_file() || kind.is_symlink() {
             tar.append_path_with_name(&path, &name)?;
         } else {
