@@ -102,7 +102,9 @@ pub(crate) fn apply(
             format!("USER {}", config.user)
         }
         Instruction::Expose(ports) => {
-            let ports = words.several(ports)?;
+            let mut ports = words.several(ports)?;
+            // Docker's history has them in order.
+            ports.sort();
             for port in &ports {
                 let ports = config::ports(port).ok_or_else(|| invalid("EXPOSE", "port", port))?;
                 config.exposed_ports.extend(ports.into_iter().map(|p| (p, Map::new())));

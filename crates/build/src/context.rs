@@ -300,11 +300,7 @@ pub(crate) fn relative(path: &Path) -> Option<PathBuf> {
     for component in path.components() {
         match component {
             Component::Normal(name) => out.push(name),
-            Component::ParentDir => {
-                if !out.pop() {
-                    return None;
-                }
-            }
+            Component::ParentDir if !out.pop() => return None,
             _ => {}
         }
     }

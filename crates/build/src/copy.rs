@@ -122,11 +122,11 @@ pub(crate) fn copy(
         if look.unpack && copier.unpacked(&resolved, &node, &target)? {
             continue;
         }
-        let there = copier.root.directory(&target).is_ok();
+        let inside = into_directory || copier.root.directory(&target).is_ok();
         let name = source.file_name().unwrap_or_default();
-        let target = if into_directory || there { target.join(name) } else { target.clone() };
+        let target = if inside { target.join(name) } else { target.clone() };
         copier.parents(target.parent().unwrap_or(Path::new("")))?;
-        copier.file_to(&resolved, &node, &target)?;
+        copier.file_to(&resolved, &node, &target, !inside)?;
     }
     copier.finish()
 }
@@ -225,8 +225,9 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// One source that is no directory, to exactly `target`; a link that is there is written through.
-    fn file_to(&mut self, source: &Path, node: &Node, target: &Path) -> Result<(), CopyError> {
+    /// One source that is no directory, to exactly `target`. A link that is there is replaced, or written through if
+    /// the Dockerfile named it.
+    fn file_to(&mut self, source: &Path, node: &Node, target: &Path, named: bool) -> Result<(), CopyError> {
         let shown = Path::new("/").join(target);
         let fail = |source| CopyError::Destination { action: "write", path: shown.clone(), source };
         let parent = self.root.directory(target.parent().unwrap_or(Path::new(""))).map_err(fail)?;
@@ -237,7 +238,7 @@ impl Copier<'_> {
         })?;
         let is_link = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Symlink);
-        if is_link && matches!(node.kind, NodeKind::File { .. }) {
+        if named && is_link && matches!(node.kind, NodeKind::File { .. }) {
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::NOCTTY | OFlags::NONBLOCK;
             let file = self.root.open_at(target, flags, Mode::RUSR | Mode::WUSR).map_err(fail)?;
             return self.fill(source, node, &file, &shown);

@@ -227,7 +227,7 @@ fn the_configuration_and_history_are_dockers() {
           /bin/sh -c #(nop)  ENV NAME=World
           /bin/sh -c #(nop)  ENV A=b c D=World
           /bin/sh -c #(nop)  LABEL x=y k k=v v
-          /bin/sh -c #(nop)  EXPOSE 80 53/udp
+          /bin/sh -c #(nop)  EXPOSE 53/udp 80
           /bin/sh -c #(nop)  VOLUME [/data /d2]
         * /bin/sh -c #(nop) WORKDIR /app
           |1 V=1 /bin/sh -c true

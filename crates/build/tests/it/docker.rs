@@ -10,8 +10,17 @@ use sampan_image::Image;
 use crate::support::{FileSpec, Test, tar};
 
 const FILES: &[FileSpec<'_>] = &[
-    ("a", "a"), ("b@755", "b"), ("d/", ""), ("d/x@755", "x"), ("d/sub/@700", ""), ("d/sub/y", "y"), ("l", "-> a"), ("d/l", "-> x"),
-    ("s p", "space"), ("e/", ""), ("z.md", "z"),
+    ("a", "a"),
+    ("b@755", "b"),
+    ("d/", ""),
+    ("d/x@755", "x"),
+    ("d/sub/@700", ""),
+    ("d/sub/y", "y"),
+    ("l", "-> a"),
+    ("d/l", "-> x"),
+    ("s p", "space"),
+    ("e/", ""),
+    ("z.md", "z"),
 ];
 
 /// Each on top of `FROM busybox`, unless it has its own.
@@ -126,11 +135,13 @@ fn builds_are_dockers() {
         let mut files = vec![("Dockerfile", dockerfile.as_str()), ("in.tar", inner.as_str())];
         files.extend(FILES);
         let context = tar(&files, 1_700_000_000);
-        let theirs = docker(&["build", "--network=none", "--no-cache", "-q", "-t", "theirs", "-"], &context).map(|_| {
-            let saved = docker(&["save", "theirs"], b"").unwrap();
-            test.store().load(&mut &*saved).unwrap().remove(0)
-        });
-        let indexed = sampan_build::Context::from_tar(&mut &*context, &test.dir.path().join("spool")).unwrap();
+        let theirs = docker(&["build", "--network=none", "--no-cache", "-q", "-t", "theirs", "-"], &context)
+            .map(|_| {
+                let saved = docker(&["save", "theirs"], b"").unwrap();
+                test.store().load(&mut &*saved).unwrap().remove(0)
+            });
+        let indexed =
+            sampan_build::Context::from_tar(&mut &*context, &test.dir.path().join("spool")).unwrap();
         let ours = test.build_with(&indexed, &BuildOptions { no_cache: true, ..Default::default() }).0;
         let shown = |image: &Image| format!("{}{}", describe(image), test.files(image));
         match (ours, theirs) {
@@ -166,7 +177,13 @@ fn describe(image: &Image) -> String {
     let mut config = image.config.config.clone();
     config.other.clear();
     let mut out = serde_json::to_string_pretty(&config).unwrap() + "\n";
-    for step in image.config.history.iter().filter(|h| !h.comment.starts_with("Imported")).filter(|h| !h.created_by.is_empty()) {
+    for step in image
+        .config
+        .history
+        .iter()
+        .filter(|h| !h.comment.starts_with("Imported"))
+        .filter(|h| !h.created_by.is_empty())
+    {
         let mut by = step.created_by.clone();
         for kind in ["file:", "dir:", "multi:"] {
             if let Some(at) = by.find(kind) {

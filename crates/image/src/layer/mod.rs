@@ -6,6 +6,7 @@
 //! the same two are the empty files `.wh.NAME` and `.wh..wh..opq`.
 
 pub(crate) mod apply;
+pub(crate) mod below;
 pub(crate) mod changes;
 pub(crate) mod diff;
 

@@ -138,6 +138,48 @@ fn many_layers_mount() {
     assert_eq!(std::fs::read_dir(view.rootfs()).unwrap().count(), 201);
 }
 
+/// Threads that make, use, remove and collect the same layers at once: nothing in use is ever missing.
+#[test]
+fn work_at_once_never_loses_what_is_in_use() {
+    let test = TestStore::new();
+    let store = test.store.as_ref().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let at = test.mount_point(&format!("m{thread}"));
+            scope.spawn(move || {
+                for round in 0..25 {
+                    // Threads meet on the same layers, as two of them use each content.
+                    let layer = tar(&format!("f file = {}\nd dir\nd/x file = x", (thread + round) % 2));
+                    let message = format!("{thread}-{round}");
+                    let options = ImportOptions { message, ..ImportOptions::default() };
+                    let image = store.import_rootfs(&mut &*layer, &options).unwrap();
+                    let key = format!("{thread}-{round}");
+                    store.prepare(&key, image.chain_id(), &InitLayer::docker()).unwrap();
+                    store.remove(&image.id).unwrap();
+                    store.mount(&key, &at).unwrap();
+                    assert!(at.join("d/x").exists());
+                    store.unmount(&at).unwrap();
+                    let lease = store.lease();
+                    let scratch = store.scratch(image.chain_id(), &InitLayer::empty(), &lease).unwrap();
+                    std::fs::write(scratch.rootfs().join("d/new"), (round % 3).to_string()).unwrap();
+                    let frozen = scratch.freeze(&lease).unwrap().unwrap();
+                    store.gc().unwrap();
+                    let layers: Vec<_> = image.layers.iter().cloned().chain([frozen]).collect();
+                    let built = store.create_image(image.config.clone(), &layers, &[]).unwrap();
+                    drop(lease);
+                    store.remove_snapshot(&key).unwrap();
+                    let lease = store.lease();
+                    assert!(store.view(built.chain_id(), &lease).unwrap().rootfs().join("d/new").exists());
+                    drop(lease);
+                    store.remove(&built.id).unwrap();
+                }
+            });
+        }
+    });
+    test.gc().unwrap();
+    assert_eq!(test.files(), [] as [&str; 0]);
+}
+
 /// A tmpfs of 8 MiB for the store: each verb meets a full disk, says so, and leaves a store that works on.
 #[test]
 fn a_full_disk_is_told_and_leaves_nothing() {
@@ -218,7 +260,7 @@ fn check_whole(root: &Path) -> usize {
     for image in &images {
         let lease = store.lease();
         let view = store.view(image.chain_id(), &lease).unwrap();
-        assert_eq!(std::fs::metadata(view.rootfs().join("d/x")).unwrap().len() > 0, true);
+        assert!(std::fs::metadata(view.rootfs().join("d/x")).unwrap().len() > 0);
         for layer in &image.layers {
             let bytes = std::fs::read(store.blob_path(&layer.blob)).unwrap();
             assert_eq!(sampan_base::Digest::of(&bytes), layer.blob);
