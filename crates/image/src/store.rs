@@ -377,7 +377,7 @@ fn sweep_directories(root: &Path, metadata: &Metadata) -> Result<u64, OpenError>
     for mount in overlay::mounts_below(&path).map_err(FileError::on("read", "/proc/self/mountinfo"))? {
         let part = mount.strip_prefix(&path).ok().and_then(|p| p.iter().next()).map(|n| path.join(n));
         if part.is_some_and(|p| unnamed(&p).is_some()) {
-            overlay::unmount(&mount, true).map_err(FileError::on("unmount", mount))?;
+            overlay::unmount(&mount).map_err(FileError::on("unmount", mount))?;
         }
     }
     let listed = fs::read_dir(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);

@@ -234,7 +234,7 @@ fn a_killed_process_leaves_a_store_that_is_whole() {
     let root = test.root().join("crash");
     let exe = std::env::current_exe().unwrap();
     let mut images = 0;
-    for round in 0..12u64 {
+    for round in 0..16u64 {
         let mut child = std::process::Command::new(&exe)
             .args(["--ignored", "--exact", "store::crash_child"])
             .env("SAMPAN_CRASH_ROOT", &root)
@@ -243,7 +243,7 @@ fn a_killed_process_leaves_a_store_that_is_whole() {
             .spawn()
             .unwrap();
         // Long enough to open and do something, different each time, so that the kill hits different places.
-        std::thread::sleep(std::time::Duration::from_millis(40 + round * 37 % 200));
+        std::thread::sleep(std::time::Duration::from_millis(5 + round * 37 % 240));
         child.kill().unwrap();
         child.wait().unwrap();
         images = check_whole(&root).max(images);
