@@ -213,14 +213,22 @@ impl Copier<'_> {
             }
             Err(source) => return Err(CopyError::Destination { action: "open", path: shown, source }),
         };
-        self.content_of(source, &fd, target)
-    }
-
-    fn content_of(&mut self, source: &Path, parent: &OwnedFd, target: &Path) -> Result<(), CopyError> {
-        for name in self.tree.children(source)? {
-            let (source, target) = (source.join(&name), target.join(&name));
-            let node = self.tree.node(&source)?;
-            self.node(&source, &node, parent.as_fd(), &name, &target)?;
+        drop(fd);
+        // A list, not the stack: trees may be deep.
+        let mut next = vec![(source.to_owned(), target.to_owned())];
+        while let Some((source, target)) = next.pop() {
+            let parent = self.root.directory(&target).map_err(|source| {
+                let path = Path::new("/").join(&target);
+                CopyError::Destination { action: "open", path, source }
+            })?;
+            for name in self.tree.children(&source)? {
+                let (source, target) = (source.join(&name), target.join(&name));
+                let node = self.tree.node(&source)?;
+                self.node(&source, &node, parent.as_fd(), &name, &target)?;
+                if node.kind == NodeKind::Directory {
+                    next.push((source, target));
+                }
+            }
         }
         Ok(())
     }
@@ -246,6 +254,7 @@ impl Copier<'_> {
         self.node(source, node, parent.as_fd(), name, target)
     }
 
+    /// One file or bare directory, in place of what is there.
     fn node(
         &mut self,
         source: &Path,
@@ -272,11 +281,9 @@ impl Copier<'_> {
                     return Err(CopyError::Kind { what: "a directory", there: "the file", path: shown });
                 }
             }
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let directory = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(failed("open"))?;
             self.attributes(parent, name, node, &shown)?;
             self.directories.push((target.to_owned(), node.mtime));
-            return self.content_of(source, &directory, target);
+            return Ok(());
         }
         if there_directory {
             return Err(CopyError::Kind { what: "a file", there: "the directory", path: shown });

@@ -12,7 +12,8 @@ fn speed() {
     let test = Test::new();
     let names: Vec<String> = (0..2000).map(|i| format!("src/d{}/f{i}", i % 50)).collect();
     let content = "some text\n".repeat(400);
-    let mut files: Vec<FileSpec<'_>> = vec![("Dockerfile", "FROM busybox\nCOPY . /src\nRUN ls /src > /list\nCMD [\"x\"]")];
+    let mut files: Vec<FileSpec<'_>> =
+        vec![("Dockerfile", "FROM busybox\nCOPY . /src\nRUN ls /src > /list\nCMD [\"x\"]")];
     files.extend(names.iter().map(|n| (n.as_str(), content.as_str())));
     let tar = tar(&files, 1);
     for round in ["cold", "unchanged", "unchanged"] {

@@ -123,6 +123,27 @@ fn a_scratch_becomes_a_layer_or_vanishes() {
     assert_eq!(test.files(), before);
 }
 
+/// A container can nest directories as deep as it likes; whoever reads them has a stack.
+#[test]
+fn trees_too_deep_to_walk_are_refused_not_crashed_on() {
+    use rustix::fs::{CWD, Mode, OFlags};
+    let test = TestStore::new();
+    let base = test.import("base", "a file = 1");
+    for (depth, fits) in [(500, true), (5000, false)] {
+        let key = format!("c{depth}");
+        let snapshot = test.prepare(&key, base.chain_id(), &InitLayer::empty()).unwrap();
+        let mut at = rustix::fs::openat(CWD, &snapshot.upper, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..depth {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "d", OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        let lease = test.lease();
+        assert_eq!(test.commit(&key, &lease).is_ok(), fits);
+        assert_eq!(test.changes(&key).is_ok(), fits);
+        test.remove_snapshot(&key).unwrap();
+    }
+}
+
 #[test]
 fn many_layers_mount() {
     let test = TestStore::new();
