@@ -129,7 +129,8 @@ pub(crate) fn apply(
         Instruction::Entrypoint(command) => {
             let list = config::arguments(config, command);
             let text = format!("ENTRYPOINT {}", config::quoted_list(&list));
-            config.entrypoint = Some(list);
+            // An empty one resets that of the base.
+            config.entrypoint = Some(list).filter(|l| !l.is_empty());
             // A command of the base image was meant for the base image's entry point.
             if !*cmd_set {
                 config.cmd = None;

@@ -393,7 +393,8 @@ impl Copier<'_> {
         }
         self.parents(target)?;
         let mut content = self.tree.content(source)?;
-        sampan_image::extract(&mut content, self.rootfs, target, self.look.owner)
+        // As in BuildKit, `--chown` is not about what archives say.
+        sampan_image::extract(&mut content, self.rootfs, target)
             .map_err(|e| CopyError::Archive { path: source.to_owned(), source: e })?;
         Ok(true)
     }

@@ -37,7 +37,8 @@ impl Builder<'_> {
                 inline.push((heredoc.name.clone(), text));
             }
             let destination = words.one(&copy.destination).map_err(wrong)?;
-            (sources.map_err(wrong)?, destination, optional(&copy.chown)?, optional(&copy.chmod)?, inline)
+            let chown = optional(&copy.chown)?.filter(|c| !c.is_empty());
+            (sources.map_err(wrong)?, destination, chown, optional(&copy.chmod)?, inline)
         };
         let invalid = |what, value: &str| {
             let value = value.to_owned();

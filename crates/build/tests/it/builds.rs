@@ -126,9 +126,9 @@ fn add_unpacks_archives_and_only_them() {
             into/in/f 644 1000:1000 inner
             kept 644 0:0 in/
             owned/ 755 9:9
-            owned/.wh.x 644 9:9 plain
-            owned/in/ 755 9:9
-            owned/in/f 644 9:9 inner
+            owned/.wh.x 644 1000:1000 plain
+            owned/in/ 755 1000:1000
+            owned/in/f 644 1000:1000 inner
             t/ 755 0:0
             t/text.gz 644 0:0 not packed
         "#]],

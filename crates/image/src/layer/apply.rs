@@ -147,16 +147,11 @@ pub(crate) fn apply(input: &mut dyn Read, target: &Path, below: &[PathBuf]) -> R
 }
 
 /// Unpacks the tar `input`, bare or packed, into the directory `under` of the file system mounted at `rootfs`: what
-/// `ADD` of a local archive does. Entries named like whiteouts are plain files. With `owner`, everything is theirs.
+/// `ADD` of a local archive does. Entries named like whiteouts are plain files.
 ///
 /// # Errors
 /// If the archive is damaged or hostile or the file system refuses; a part may be unpacked then.
-pub fn extract(
-    input: &mut dyn Read,
-    rootfs: &Path,
-    under: &Path,
-    owner: Option<(u32, u32)>,
-) -> Result<(), ApplyError> {
+pub fn extract(input: &mut dyn Read, rootfs: &Path, under: &Path) -> Result<(), ApplyError> {
     let unpacked = crate::compression::unpacked(input);
     let mut input = unpacked.map_err(|source| ApplyError::Archive { source: TarError::Read { source } })?;
     let inside = |raw: &[u8]| -> Result<Vec<u8>, EntryError> {
@@ -166,9 +161,6 @@ pub fn extract(
         member.path = inside(&member.path)?;
         if let Kind::HardLink { target } = &mut member.kind {
             *target = inside(target)?;
-        }
-        if let Some((uid, gid)) = owner {
-            (member.uid, member.gid) = (uid, gid);
         }
         Ok(member)
     })?;
