@@ -102,7 +102,9 @@ pub(crate) fn apply(
             format!("USER {}", config.user)
         }
         Instruction::Expose(ports) => {
-            let ports = words.several(ports)?;
+            let mut ports = words.several(ports)?;
+            // Docker's history has them in order.
+            ports.sort();
             for port in &ports {
                 let ports = config::ports(port).ok_or_else(|| invalid("EXPOSE", "port", port))?;
                 config.exposed_ports.extend(ports.into_iter().map(|p| (p, Map::new())));
@@ -127,7 +129,8 @@ pub(crate) fn apply(
         Instruction::Entrypoint(command) => {
             let list = config::arguments(config, command);
             let text = format!("ENTRYPOINT {}", config::quoted_list(&list));
-            config.entrypoint = Some(list);
+            // An empty one resets that of the base.
+            config.entrypoint = Some(list).filter(|l| !l.is_empty());
             // A command of the base image was meant for the base image's entry point.
             if !*cmd_set {
                 config.cmd = None;

@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use sampan_base::{Class, Digest, FileError, digest::Hasher};
-use sampan_image::compression;
 use sampan_image::tar::{Kind, Member, Mtime, Reader, TarError};
+use sampan_image::{compression, limits};
 
 use crate::dockerfile::MAX_DOCKERFILE_BYTES;
 use crate::ignore::{Ignore, IgnoreError};
@@ -225,6 +225,9 @@ impl Index {
         if path.as_os_str().is_empty() {
             return Ok(());
         }
+        if path.as_os_str().len() > limits::MAX_PATH_BYTES || path.iter().count() > limits::MAX_PATH_DEPTH {
+            return Err(wrong("is too long or too deep"));
+        }
         if self.entries.len() >= MAX_CONTEXT_ENTRIES {
             return Err(ContextError::TooMany);
         }
@@ -300,11 +303,7 @@ pub(crate) fn relative(path: &Path) -> Option<PathBuf> {
     for component in path.components() {
         match component {
             Component::Normal(name) => out.push(name),
-            Component::ParentDir => {
-                if !out.pop() {
-                    return None;
-                }
-            }
+            Component::ParentDir if !out.pop() => return None,
             _ => {}
         }
     }

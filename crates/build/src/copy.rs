@@ -122,11 +122,11 @@ pub(crate) fn copy(
         if look.unpack && copier.unpacked(&resolved, &node, &target)? {
             continue;
         }
-        let there = copier.root.directory(&target).is_ok();
+        let inside = into_directory || copier.root.directory(&target).is_ok();
         let name = source.file_name().unwrap_or_default();
-        let target = if into_directory || there { target.join(name) } else { target.clone() };
+        let target = if inside { target.join(name) } else { target.clone() };
         copier.parents(target.parent().unwrap_or(Path::new("")))?;
-        copier.file_to(&resolved, &node, &target)?;
+        copier.file_to(&resolved, &node, &target, !inside)?;
     }
     copier.finish()
 }
@@ -213,20 +213,29 @@ impl Copier<'_> {
             }
             Err(source) => return Err(CopyError::Destination { action: "open", path: shown, source }),
         };
-        self.content_of(source, &fd, target)
-    }
-
-    fn content_of(&mut self, source: &Path, parent: &OwnedFd, target: &Path) -> Result<(), CopyError> {
-        for name in self.tree.children(source)? {
-            let (source, target) = (source.join(&name), target.join(&name));
-            let node = self.tree.node(&source)?;
-            self.node(&source, &node, parent.as_fd(), &name, &target)?;
+        drop(fd);
+        // A list, not the stack: trees may be deep.
+        let mut next = vec![(source.to_owned(), target.to_owned())];
+        while let Some((source, target)) = next.pop() {
+            let parent = self.root.directory(&target).map_err(|source| {
+                let path = Path::new("/").join(&target);
+                CopyError::Destination { action: "open", path, source }
+            })?;
+            for name in self.tree.children(&source)? {
+                let (source, target) = (source.join(&name), target.join(&name));
+                let node = self.tree.node(&source)?;
+                self.node(&source, &node, parent.as_fd(), &name, &target)?;
+                if node.kind == NodeKind::Directory {
+                    next.push((source, target));
+                }
+            }
         }
         Ok(())
     }
 
-    /// One source that is no directory, to exactly `target`; a link that is there is written through.
-    fn file_to(&mut self, source: &Path, node: &Node, target: &Path) -> Result<(), CopyError> {
+    /// One source that is no directory, to exactly `target`. A link that is there is replaced, or written through if
+    /// the Dockerfile named it.
+    fn file_to(&mut self, source: &Path, node: &Node, target: &Path, named: bool) -> Result<(), CopyError> {
         let shown = Path::new("/").join(target);
         let fail = |source| CopyError::Destination { action: "write", path: shown.clone(), source };
         let parent = self.root.directory(target.parent().unwrap_or(Path::new(""))).map_err(fail)?;
@@ -237,7 +246,7 @@ impl Copier<'_> {
         })?;
         let is_link = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Symlink);
-        if is_link && matches!(node.kind, NodeKind::File { .. }) {
+        if named && is_link && matches!(node.kind, NodeKind::File { .. }) {
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC | OFlags::NOCTTY | OFlags::NONBLOCK;
             let file = self.root.open_at(target, flags, Mode::RUSR | Mode::WUSR).map_err(fail)?;
             return self.fill(source, node, &file, &shown);
@@ -245,6 +254,7 @@ impl Copier<'_> {
         self.node(source, node, parent.as_fd(), name, target)
     }
 
+    /// One file or bare directory, in place of what is there.
     fn node(
         &mut self,
         source: &Path,
@@ -271,11 +281,9 @@ impl Copier<'_> {
                     return Err(CopyError::Kind { what: "a directory", there: "the file", path: shown });
                 }
             }
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let directory = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(failed("open"))?;
             self.attributes(parent, name, node, &shown)?;
             self.directories.push((target.to_owned(), node.mtime));
-            return self.content_of(source, &directory, target);
+            return Ok(());
         }
         if there_directory {
             return Err(CopyError::Kind { what: "a file", there: "the directory", path: shown });
@@ -385,7 +393,8 @@ impl Copier<'_> {
         }
         self.parents(target)?;
         let mut content = self.tree.content(source)?;
-        sampan_image::extract(&mut content, self.rootfs, target, self.look.owner)
+        // As in BuildKit, `--chown` is not about what archives say.
+        sampan_image::extract(&mut content, self.rootfs, target)
             .map_err(|e| CopyError::Archive { path: source.to_owned(), source: e })?;
         Ok(true)
     }

@@ -39,7 +39,7 @@ impl std::fmt::Display for At {
 pub enum BuildError {
     /// The context, or its Dockerfile or `.dockerignore`.
     #[error(transparent)]
-    Context(#[from] ContextError),
+    Context(#[from] Box<ContextError>),
     /// A line can't be understood.
     #[error("{at}")]
     Parse {
@@ -68,7 +68,7 @@ pub enum BuildError {
         /// Where.
         at: At,
         /// Why.
-        source: ResolveError,
+        source: Box<ResolveError>,
     },
     /// Files can't be copied.
     #[error("{at}: {instruction} failed")]
@@ -78,7 +78,7 @@ pub enum BuildError {
         /// `COPY` or `ADD`.
         instruction: &'static str,
         /// Why.
-        source: CopyError,
+        source: Box<CopyError>,
     },
     /// Patterns that fit nothing.
     #[error("{at}: {instruction} failed: no source files were specified")]
@@ -106,7 +106,7 @@ pub enum BuildError {
         /// Where.
         at: At,
         /// Why.
-        source: CopyError,
+        source: Box<CopyError>,
     },
     /// A user or group is not in the image.
     #[error("{at}")]
@@ -142,14 +142,14 @@ pub enum BuildError {
         /// Where.
         at: At,
         /// What is wrong.
-        source: SnapshotError,
+        source: Box<SnapshotError>,
     },
     /// The image can't be made.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(#[from] Box<ImageError>),
     /// The cache can't be read.
     #[error(transparent)]
-    Cache(#[from] MetadataError),
+    Cache(#[from] Box<MetadataError>),
     /// Nobody wants the result any more.
     #[error("the build was cancelled")]
     Cancelled,
@@ -178,3 +178,15 @@ impl BuildError {
         }
     }
 }
+
+/// Errors are boxed here, so that a result of a build is small; callers need not care.
+macro_rules! boxed {
+    ($($error:ty),*) => {$(
+        impl From<$error> for BuildError {
+            fn from(e: $error) -> Self {
+                Box::new(e).into()
+            }
+        }
+    )*};
+}
+boxed!(ContextError, ImageError, MetadataError);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 use sampan_base::Digest;
 use sampan_base::digest::Hasher;
+use sampan_image::limits::MAX_PATH_DEPTH;
 use sampan_image::tar::Mtime;
 use sampan_kernel::beneath::{self, RootDir};
 
@@ -192,6 +193,11 @@ impl Tree<'_> {
 
     /// The names in the directory `path`, in order.
     pub(crate) fn children(&self, path: &Path) -> Result<Vec<OsString>, TreeError> {
+        // A command can make trees deeper than any path can say.
+        if path.iter().count() > MAX_PATH_DEPTH {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "directories are nested too deep");
+            return Err(TreeError::Read { path: path.iter().take(10).collect(), source });
+        }
         match self {
             Tree::Context { visible, .. } => {
                 let below = visible.range(path..).map(|(p, _)| *p).skip_while(|p| *p == path);
@@ -228,25 +234,26 @@ impl Tree<'_> {
 
     /// Takes everything that copying `path` under `name` would copy into `hasher`; times do not count.
     pub(crate) fn hash(&self, path: &Path, name: &Path, hasher: &mut Hasher) -> Result<(), TreeError> {
-        let node = self.node(path)?;
         let mut add = |bytes: &[u8]| {
             // Lengths keep neighbours apart: nothing can be said in two ways.
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        add(name.as_os_str().as_bytes());
-        add(format!("{:o} {:?}", node.mode, node.owner).as_bytes());
-        for (key, value) in &node.xattrs {
-            add(key.as_bytes());
-            add(value);
-        }
-        match &node.kind {
-            NodeKind::File { .. } => add(self.digest(path)?.as_str().as_bytes()),
-            other => add(format!("{other:?}").as_bytes()),
-        }
-        if node.kind == NodeKind::Directory {
-            for child in self.children(path)? {
-                self.hash(&path.join(&child), &name.join(&child), hasher)?;
+        let mut next = vec![(path.to_owned(), name.to_owned())];
+        while let Some((path, name)) = next.pop() {
+            let node = self.node(&path)?;
+            add(name.as_os_str().as_bytes());
+            add(format!("{:o} {:?} {}", node.mode, node.owner, node.xattrs.len()).as_bytes());
+            for (key, value) in &node.xattrs {
+                add(key.as_bytes());
+                add(value);
+            }
+            match &node.kind {
+                NodeKind::File { .. } => add(self.digest(&path)?.as_str().as_bytes()),
+                other => add(format!("{other:?}").as_bytes()),
+            }
+            if node.kind == NodeKind::Directory {
+                next.extend(self.children(&path)?.iter().rev().map(|c| (path.join(c), name.join(c))));
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Blobs by digest: `content/blobs/sha256/<hex>`, with `content/oci-layout` beside them, as in an OCI layout.
+//! Blobs by digest: `content/blobs/sha256/<hex>`, with `content/oci-layout` and `content/index.json`: an OCI layout.
 //!
 //! A blob is written to `content/ingest/<random>`, hashed on the way, and renamed when it is whole and has the
 //! digest it should have. What is in `ingest` when the store opens was left by a crash and is removed. Syncing is

@@ -21,7 +21,8 @@ impl Store {
         let root = RootDir::open(view.rootfs()).map_err(FileError::on("open", view.rootfs()))?;
         let relative = path.strip_prefix("/").unwrap_or(path);
         let Ok(directory) = root.directory(relative) else { return Ok(()) };
-        let stat = rustix::fs::fstat(&directory).map_err(io::Error::from).map_err(FileError::on("read", path))?;
+        let stat =
+            rustix::fs::fstat(&directory).map_err(io::Error::from).map_err(FileError::on("read", path))?;
         // Held by its descriptor: what links lead to it can't change what is read.
         let source = path_in(&directory, ".".as_ref());
         let (mut reader, writer) = io::pipe().map_err(FileError::on("copy", path))?;
@@ -35,15 +36,15 @@ impl Store {
             // Ends the sender if the receiver failed.
             drop(reader);
             let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            applied.map_err(|error| {
-                FileError { action: "copy", path: path.to_owned(), source: io::Error::other(error) }
+            applied.map_err(|error| FileError {
+                action: "copy",
+                path: path.to_owned(),
+                source: io::Error::other(error),
             })?;
             sent
         })?;
-        let owner = (
-            Some(rustix::fs::Uid::from_raw(stat.st_uid)),
-            Some(rustix::fs::Gid::from_raw(stat.st_gid)),
-        );
+        let owner =
+            (Some(rustix::fs::Uid::from_raw(stat.st_uid)), Some(rustix::fs::Gid::from_raw(stat.st_gid)));
         rustix::fs::chown(into, owner.0, owner.1)
             .and_then(|()| rustix::fs::chmod(into, rustix::fs::Mode::from_raw_mode(stat.st_mode)))
             .map_err(io::Error::from)

@@ -35,6 +35,16 @@ struct Marked {
     diffs: BTreeSet<DiffId>,
 }
 
+impl Marked {
+    /// A blob that a lease holds may be a layer whose chain is about to be recorded.
+    fn keeps(&self, diff: &DiffId, record: &DiffRecord) -> bool {
+        self.diffs.contains(diff) || self.blobs.contains(&record.blob)
+    }
+}
+
+/// What is not: layers, and the records of where their tars are.
+type Unmarked = (Vec<(ChainId, ChainRecord)>, Vec<DiffId>);
+
 impl Store {
     /// Removes what nothing needs.
     ///
@@ -57,7 +67,7 @@ impl Store {
             {
                 let mut pending = self.metadata().pending();
                 pending.chains.retain(|chain, _| marked.chains.contains(chain));
-                pending.diffs.retain(|diff, _| marked.diffs.contains(diff));
+                pending.diffs.retain(|diff, record| marked.keeps(diff, record));
             }
             self.metadata().write(|t| {
                 for (chain, _) in &chains {
@@ -129,24 +139,24 @@ impl Store {
         Ok(())
     }
 
-    fn unmarked(&self, marked: &Marked) -> Result<(Vec<(ChainId, ChainRecord)>, Vec<DiffId>), ImageError> {
+    fn unmarked(&self, marked: &Marked) -> Result<Unmarked, ImageError> {
         let mut chains: Vec<(ChainId, ChainRecord)> = Vec::new();
         for (key, record) in self.metadata().all::<ChainRecord>(CHAINS)? {
             if let Ok(chain) = key.parse().map(ChainId) {
                 chains.push((chain, record));
             }
         }
-        let mut diffs: Vec<DiffId> = Vec::new();
-        for (key, _) in self.metadata().all::<DiffRecord>(DIFFS)? {
-            diffs.extend(key.parse().map(DiffId));
+        let mut diffs: Vec<(DiffId, DiffRecord)> = Vec::new();
+        for (key, record) in self.metadata().all::<DiffRecord>(DIFFS)? {
+            diffs.extend(key.parse().map(|digest| (DiffId(digest), record)));
         }
         {
             let pending = self.metadata().pending();
             chains.extend(pending.chains.iter().map(|(c, r)| (c.clone(), r.clone())));
-            diffs.extend(pending.diffs.keys().cloned());
+            diffs.extend(pending.diffs.iter().map(|(d, r)| (d.clone(), r.clone())));
         }
         chains.retain(|(chain, _)| !marked.chains.contains(chain));
-        diffs.retain(|diff| !marked.diffs.contains(diff));
-        Ok((chains, diffs))
+        diffs.retain(|(diff, record)| !marked.keeps(diff, record));
+        Ok((chains, diffs.into_iter().map(|(diff, _)| diff).collect()))
     }
 }

@@ -325,6 +325,7 @@ impl Store {
             }
             Ok(())
         })?;
+        self.write_index();
         self.image(&id)
     }
 
@@ -340,6 +341,7 @@ impl Store {
             .get::<ImageRecord>(IMAGES, id.as_str())?
             .ok_or_else(|| ImageError::NotFound { id: id.to_string() })?;
         self.metadata().write(|t| self.metadata().put(t, NAMES, &name.canonical(), id))?;
+        self.write_index();
         Ok(())
     }
 
@@ -351,6 +353,7 @@ impl Store {
         let id = self.metadata().get::<ImageId>(NAMES, &name.canonical())?;
         if id.is_some() {
             self.metadata().write(|t| self.metadata().delete(t, NAMES, &name.canonical()))?;
+            self.write_index();
         }
         Ok(id)
     }
@@ -370,6 +373,7 @@ impl Store {
             }
             self.metadata().delete(t, IMAGES, id.as_str())
         })?;
+        self.write_index();
         self.gc()?;
         Ok(())
     }

@@ -26,9 +26,9 @@
 pub mod archive;
 pub mod cache;
 pub mod commit;
-mod copy;
 pub mod compression;
 mod content;
+mod copy;
 pub mod gc;
 pub mod image;
 pub mod import;

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use sampan_base::{ChainId, Class, DiffId, Digest, FileError, Timestamp};
+use sampan_base::{ChainId, Class, DiffId, Digest, FileError, Timestamp, files};
 use serde::{Deserialize, Serialize};
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -165,6 +165,20 @@ type Result<T> = std::result::Result<T, MetadataError>;
 impl Metadata {
     pub(crate) fn open(root: &Path) -> Result<Metadata> {
         let path = root.join("image.redb");
+        if path.exists() {
+            return Metadata::open_file(root, path);
+        }
+        // A database that is killed while it is made is none: it is made beside, and gets its name when it is whole.
+        let new = root.join("image.redb.new");
+        files::remove_if_exists(&new)?;
+        let mut metadata = Metadata::open_file(root, new.clone())?;
+        std::fs::rename(&new, &path).map_err(FileError::on("create", &path))?;
+        files::sync_directory(root)?;
+        metadata.path = path;
+        Ok(metadata)
+    }
+
+    fn open_file(root: &Path, path: PathBuf) -> Result<Metadata> {
         let failed = |source: redb::Error| MetadataError::Database {
             action: "open",
             path: path.clone(),

@@ -3,7 +3,7 @@
 //! ```text
 //! <root>/image.lock        held (flock) by the process that has the store open
 //!        image.redb        what there is; see metadata.rs
-//!        content/          blobs by digest; an OCI layout without its index
+//!        content/          blobs by digest: an OCI layout, its index made from the database
 //!        snapshots/<n>/    fs: a layer unpacked (overlayfs's form), read-only once a chain id names it; or
 //!                          fs, work, init: a snapshot's parts, and rootfs: where a build step's is mounted
 //! ```
@@ -130,6 +130,7 @@ impl Store {
         }));
         // A record that can't be read must not keep the daemon from starting, nor let anything be collected.
         let _ = store.gc();
+        store.write_index();
         Ok(store)
     }
 
@@ -377,7 +378,7 @@ fn sweep_directories(root: &Path, metadata: &Metadata) -> Result<u64, OpenError>
     for mount in overlay::mounts_below(&path).map_err(FileError::on("read", "/proc/self/mountinfo"))? {
         let part = mount.strip_prefix(&path).ok().and_then(|p| p.iter().next()).map(|n| path.join(n));
         if part.is_some_and(|p| unnamed(&p).is_some()) {
-            overlay::unmount(&mount, true).map_err(FileError::on("unmount", mount))?;
+            overlay::unmount(&mount).map_err(FileError::on("unmount", mount))?;
         }
     }
     let listed = fs::read_dir(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);

@@ -72,9 +72,7 @@ pub fn document(text: &str, escape: char, lookup: Lookup<'_>) -> Result<String, 
     let mut expander = Expander::new(text, escape, lookup);
     let mut out = String::new();
     while let Some(c) = expander.next() {
-        if c == escape && matches!(expander.peek(), Some('$')) {
-            out.extend(expander.next());
-        } else if c == escape && expander.peek() == Some(escape) {
+        if c == escape && expander.peek().is_some_and(|next| next == '$' || next == escape) {
             out.extend(expander.next());
         } else if c == '$' {
             out.push_str(&expander.dollar(0)?);

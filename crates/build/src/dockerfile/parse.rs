@@ -284,9 +284,10 @@ impl Parts<'_> {
         if let Some(value) = link.filter(|l| !matches!(l.as_str(), "" | "true" | "false")) {
             return Err(self.invalid("value of --link", &value));
         }
+        // Names with blanks need the JSON form: quotes do not hold words together here.
         let mut words = match self.json(self.rest) {
             Some(list) => list,
-            None => split(self.rest, self.escape),
+            None => self.rest.split_whitespace().map(str::to_owned).collect(),
         };
         if words.len() < 2 {
             return Err(self.wrong("requires at least two arguments"));
@@ -524,7 +525,7 @@ F
                   3: Run { command: Shell("a \"b\" && c"), heredocs: [], network: None }
                   4: Run { command: Exec(["a", "b c"]), heredocs: [], network: None }
                   5: Run { command: Shell("[not json]"), heredocs: [], network: None }
-                  6: Copy(Copy { add: false, sources: ["a", "\"b c\""], heredocs: [], destination: "/d/", from: None, chown: Some("1:2"), chmod: Some("755") })
+                  6: Copy(Copy { add: false, sources: ["a", "\"b", "c\""], heredocs: [], destination: "/d/", from: None, chown: Some("1:2"), chmod: Some("755") })
                   7: Copy(Copy { add: false, sources: ["a b"], heredocs: [], destination: "c", from: None, chown: None, chmod: None })
                   8: Copy(Copy { add: true, sources: ["x.tar"], heredocs: [], destination: "/", from: None, chown: None, chmod: None })
                   9: Env([("a", "1"), ("b", "\"2 3\""), ("c", "4\\ 5")])

@@ -126,9 +126,9 @@ fn add_unpacks_archives_and_only_them() {
             into/in/f 644 1000:1000 inner
             kept 644 0:0 in/
             owned/ 755 9:9
-            owned/.wh.x 644 9:9 plain
-            owned/in/ 755 9:9
-            owned/in/f 644 9:9 inner
+            owned/.wh.x 644 1000:1000 plain
+            owned/in/ 755 1000:1000
+            owned/in/f 644 1000:1000 inner
             t/ 755 0:0
             t/text.gz 644 0:0 not packed
         "#]],
@@ -227,7 +227,7 @@ fn the_configuration_and_history_are_dockers() {
           /bin/sh -c #(nop)  ENV NAME=World
           /bin/sh -c #(nop)  ENV A=b c D=World
           /bin/sh -c #(nop)  LABEL x=y k k=v v
-          /bin/sh -c #(nop)  EXPOSE 80 53/udp
+          /bin/sh -c #(nop)  EXPOSE 53/udp 80
           /bin/sh -c #(nop)  VOLUME [/data /d2]
         * /bin/sh -c #(nop) WORKDIR /app
           |1 V=1 /bin/sh -c true

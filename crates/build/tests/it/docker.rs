@@ -10,8 +10,17 @@ use sampan_image::Image;
 use crate::support::{FileSpec, Test, tar};
 
 const FILES: &[FileSpec<'_>] = &[
-    ("a", "a"), ("b@755", "b"), ("d/", ""), ("d/x@755", "x"), ("d/sub/@700", ""), ("d/sub/y", "y"), ("l", "-> a"), ("d/l", "-> x"),
-    ("s p", "space"), ("e/", ""), ("z.md", "z"),
+    ("a", "a"),
+    ("b@755", "b"),
+    ("d/", ""),
+    ("d/x@755", "x"),
+    ("d/sub/@700", ""),
+    ("d/sub/y", "y"),
+    ("l", "-> a"),
+    ("d/l", "-> x"),
+    ("s p", "space"),
+    ("e/", ""),
+    ("z.md", "z"),
 ];
 
 /// Each on top of `FROM busybox`, unless it has its own.
@@ -80,6 +89,81 @@ const CASES: &[&str] = &[
     "FROM scratch\nCOPY a /\nENV X=1",
     "FROM busybox AS base\nENV A=base\nCMD [\"c\"]\nFROM base\nENV B=$A\nENTRYPOINT [\"e\"]",
     "ARG T=busybox\nFROM $T\nARG T\nENV T2=$T",
+    "ENV a=b\\ c d=\"e\\\"f\" g='h i' j=k\"l m\"n o=\"\"",
+    "ENV PATH=/x:$PATH\nENV PATH /y:$PATH",
+    "ENV A=1 \\\n  B=2 \\\n\n  # comment\n  C=3",
+    "LABEL multi.line=\"a \\\nb\" second=1",
+    "LABEL a='b\"c' \"d\"=$e f=${g:-h}",
+    "COPY \"a\" \"/x\"",
+    "COPY 's p' /x",
+    "COPY s\\ p /x",
+    "ENV N=a\nCOPY $N ${none:-b} /x/\nADD ${N} /y",
+    "ENV U=12 W=/w/d\nUSER $U\nWORKDIR $W/e\nWORKDIR \"f g\"",
+    "VOLUME $none/x \"/a b\"",
+    "RUN echo \"$HOME\" '$X' \\$Y `echo z` > /o",
+    "RUN   echo   spaced    >   /o",
+    "RUN echo 'a\tb' > /o # not a comment",
+    "CMD [ \"a\", 'b' ]",
+    "CMD [\"a\", \"b\"",
+    "CMD []",
+    "ENTRYPOINT []\nCMD []",
+    "CMD [\"x\"]\nENTRYPOINT []",
+    "RUN []",
+    "EXPOSE 80/TCP 0080",
+    "EXPOSE 8080:80",
+    "EXPOSE 80 80/tcp 80/udp",
+    "EXPOSE 7000-6000",
+    "env a=b\nrun true\nCmd x",
+    "FROM busybox:latest\nFROM busybox AS B\nRUN touch /b\nFROM B\nRUN touch /c",
+    "ARG X=1\nFROM busybox\nRUN echo x$X > /o",
+    "ARG X=1\nFROM busybox\nARG X=2\nARG Y=$X\nRUN echo x$X$Y > /o",
+    "ARG A=\"b c\" \nRUN echo $A > /o\nARG A=d\nRUN echo $A > /p",
+    "ARG A\nENV A=${A:-x}\nRUN echo $A > /o",
+    "COPY --from=busybox bin/busybox /bb\nCOPY --from=busybox /etc /etc2\nCOPY --from=busybox /etc/pass* /p/",
+    "COPY --from=busybox /link /l\nCOPY --from=busybox --chown=web /tmp /t2",
+    "FROM busybox AS s\nRUN mkdir -p /o/p && ln -s p /o/q && touch /o/p/f && chmod 700 /o && chown 3:4 /o/p/f\nFROM busybox\nCOPY --from=s --chown=0 /o /o\nCOPY --from=s --chown=0 /o/q /q\nCOPY --from=s --chown=0 /o/* /r/",
+    "ADD . /x/\nADD d /x\nADD e /x/e2",
+    "ADD in.tar d a /x/",
+    "ADD --chown=web in.tar /x/",
+    "WORKDIR /w\nADD in.tar .",
+    "COPY a /x/../y\nCOPY b ../z\nCOPY b ./",
+    "COPY a/ /x",
+    "COPY ./a /x\nCOPY /b /y\nCOPY ./d/../a /z",
+    "COPY d/l /x",
+    "COPY d /link",
+    "COPY d/x /link",
+    "RUN mkdir /r && ln -s /r /r2\nCOPY a /r2/\nCOPY d /r2/n\nCOPY a /r2",
+    "RUN ln -s nowhere /dang\nCOPY a /dang",
+    "COPY a /etc",
+    "COPY a /bin/sh/x",
+    "COPY e /etc/passwd/",
+    "COPY *.md a* /x/",
+    "COPY *.none a /x/",
+    "COPY d/*/y /x",
+    "COPY [\"a\"]",
+    "COPY [\"a\", \"b\", \"/x/\"]",
+    "STOPSIGNAL SIGRTMIN+3",
+    "STOPSIGNAL term",
+    "HEALTHCHECK --interval=0s --timeout=100ms CMD a b",
+    "HEALTHCHECK --retries=-1 CMD a",
+    "HEALTHCHECK NONE x",
+    "HEALTHCHECK FOO",
+    "SHELL [\"/bin/sh\"]\nRUN x\nCMD y",
+    "SHELL /bin/sh -c",
+    "USER web\nWORKDIR /nw\nUSER root",
+    "ONBUILD ENV A=1\nONBUILD RUN a && b",
+    "ONBUILD ONBUILD RUN x",
+    "MAINTAINER",
+    "LABEL",
+    "LABEL a",
+    "ENV =x",
+    "WORKDIR",
+    "COPY --foo a /x",
+    "COPY --chown= a /x",
+    "FROM busybox AS a\nFROM busybox AS a",
+    "FROM busybox x y",
+    "ARG X=1",
+    "\n\n\n# c\n  RUN touch /indented\n\tENV a=b\n",
     // Errors: both must refuse.
     "COPY nothing /x",
     "COPY a b /x",
@@ -126,11 +210,13 @@ fn builds_are_dockers() {
         let mut files = vec![("Dockerfile", dockerfile.as_str()), ("in.tar", inner.as_str())];
         files.extend(FILES);
         let context = tar(&files, 1_700_000_000);
-        let theirs = docker(&["build", "--network=none", "--no-cache", "-q", "-t", "theirs", "-"], &context).map(|_| {
-            let saved = docker(&["save", "theirs"], b"").unwrap();
-            test.store().load(&mut &*saved).unwrap().remove(0)
-        });
-        let indexed = sampan_build::Context::from_tar(&mut &*context, &test.dir.path().join("spool")).unwrap();
+        let theirs = docker(&["build", "--network=none", "--no-cache", "-q", "-t", "theirs", "-"], &context)
+            .map(|_| {
+                let saved = docker(&["save", "theirs"], b"").unwrap();
+                test.store().load(&mut &*saved).unwrap().remove(0)
+            });
+        let indexed =
+            sampan_build::Context::from_tar(&mut &*context, &test.dir.path().join("spool")).unwrap();
         let ours = test.build_with(&indexed, &BuildOptions { no_cache: true, ..Default::default() }).0;
         let shown = |image: &Image| format!("{}{}", describe(image), test.files(image));
         match (ours, theirs) {
@@ -166,7 +252,13 @@ fn describe(image: &Image) -> String {
     let mut config = image.config.config.clone();
     config.other.clear();
     let mut out = serde_json::to_string_pretty(&config).unwrap() + "\n";
-    for step in image.config.history.iter().filter(|h| !h.comment.starts_with("Imported")).filter(|h| !h.created_by.is_empty()) {
+    for step in image
+        .config
+        .history
+        .iter()
+        .filter(|h| !h.comment.starts_with("Imported"))
+        .filter(|h| !h.created_by.is_empty())
+    {
         let mut by = step.created_by.clone();
         for kind in ["file:", "dir:", "multi:"] {
             if let Some(at) = by.find(kind) {

@@ -85,6 +85,38 @@ fn errors_name_the_place_and_the_thing() {
 }
 
 #[test]
+fn hostile_contexts_are_refused_or_copied_not_crashed_on() {
+    let test = Test::new();
+    let spool = test.dir.path().join("spool");
+    let refused = |path: &str, why: &str| {
+        let tar = crate::support::tar(&[(path, "x")], 1);
+        let error = sampan_build::Context::from_tar(&mut &*tar, &spool).unwrap_err();
+        let text = sampan_base::chain(&error);
+        assert!(text.contains(why), "{text}");
+        assert_eq!(error.class(), Class::Invalid);
+    };
+    refused("../x", "leads out of it");
+    refused(&"d/".repeat(100_000), "too long or too deep");
+    refused(&"d/".repeat(600), "too long or too deep");
+    let error = sampan_build::Context::from_tar(
+        &mut &b"no tar at all, but a text that is as long as a header. ".repeat(20)[..],
+        &spool,
+    );
+    assert!(sampan_base::chain(&error.unwrap_err()).contains("is it a tar archive?"));
+    // As deep as is accepted, and links that lead out or in circles.
+    let deep = "d/".repeat(500);
+    let (image, _) = test.build(
+        "FROM busybox\nCOPY . /c/",
+        &[(&deep, ""), ("out", "-> ../../../../etc"), ("loop", "-> loop")],
+    );
+    assert!(test.files(&image).contains("c/out -> ../../../../etc"));
+    let error = test.fails("FROM busybox\nCOPY loop /x", &[("loop", "-> loop")]);
+    assert!(error.contains("file not found in build context"), "{error}");
+    let error = test.fails("FROM busybox\nCOPY out/passwd /x", &[("out", "-> ../../../../etc")]);
+    assert!(error.contains("file not found in build context"), "{error}");
+}
+
+#[test]
 fn a_cancelled_build_leaves_nothing() {
     let test = Test::new();
     let cancel = Cancel::default();

@@ -5,4 +5,5 @@ mod builds;
 mod cache;
 mod docker;
 mod errors;
+mod speed;
 mod support;

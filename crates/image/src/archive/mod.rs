@@ -3,6 +3,7 @@
 //! An archive of ours is both at once: an OCI layout (`oci-layout`, `index.json`, `blobs/sha256/…`) and Docker's
 //! format (`manifest.json` naming the same blobs). Either kind is read.
 
+mod layout;
 mod load;
 mod save;
 

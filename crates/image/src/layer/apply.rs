@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use sampan_base::Class;
 use sampan_kernel::beneath::{self, RootDir};
 
+use super::below::{copy_up, make_directories};
 use super::{OPAQUE, OPAQUE_XATTR, WHITEOUT, WHITEOUT_META, is_directory, is_overlays_own, is_whiteout};
 use crate::limits;
 use crate::tar::{Kind, Member, Mtime, Reader, TarError};
@@ -123,14 +124,14 @@ impl ApplyError {
     }
 }
 
-fn on(action: &'static str) -> impl Fn(Errno) -> EntryError {
+pub(super) fn on(action: &'static str) -> impl Fn(Errno) -> EntryError {
     move |errno| match errno {
         Errno::PERM | Errno::ACCESS => EntryError::NeedsPrivilege { what: action },
         errno => EntryError::Kernel { action, source: errno.into() },
     }
 }
 
-fn on_io(action: &'static str) -> impl Fn(io::Error) -> EntryError {
+pub(super) fn on_io(action: &'static str) -> impl Fn(io::Error) -> EntryError {
     move |source| EntryError::Kernel { action, source }
 }
 
@@ -146,16 +147,11 @@ pub(crate) fn apply(input: &mut dyn Read, target: &Path, below: &[PathBuf]) -> R
 }
 
 /// Unpacks the tar `input`, bare or packed, into the directory `under` of the file system mounted at `rootfs`: what
-/// `ADD` of a local archive does. Entries named like whiteouts are plain files. With `owner`, everything is theirs.
+/// `ADD` of a local archive does. Entries named like whiteouts are plain files.
 ///
 /// # Errors
 /// If the archive is damaged or hostile or the file system refuses; a part may be unpacked then.
-pub fn extract(
-    input: &mut dyn Read,
-    rootfs: &Path,
-    under: &Path,
-    owner: Option<(u32, u32)>,
-) -> Result<(), ApplyError> {
+pub fn extract(input: &mut dyn Read, rootfs: &Path, under: &Path) -> Result<(), ApplyError> {
     let unpacked = crate::compression::unpacked(input);
     let mut input = unpacked.map_err(|source| ApplyError::Archive { source: TarError::Read { source } })?;
     let inside = |raw: &[u8]| -> Result<Vec<u8>, EntryError> {
@@ -165,9 +161,6 @@ pub fn extract(
         member.path = inside(&member.path)?;
         if let Kind::HardLink { target } = &mut member.kind {
             *target = inside(target)?;
-        }
-        if let Some((uid, gid)) = owner {
-            (member.uid, member.gid) = (uid, gid);
         }
         Ok(member)
     })?;
@@ -457,91 +450,6 @@ impl Applier {
     }
 }
 
-/// Makes what is missing of the directory `path` in `root`, each part as the nearest layer below has it, or
-/// root's with mode 0755. Returns those that were made and have a time to get.
-pub(crate) fn make_directories(
-    root: &RootDir,
-    below: &[RootDir],
-    path: &Path,
-) -> Result<Vec<(PathBuf, Mtime)>, EntryError> {
-    let mut made = Vec::new();
-    let mut at = PathBuf::new();
-    for name in path {
-        let parent = root.directory(&at).map_err(on_io("open the parent directory"))?;
-        at.push(name);
-        match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
-            Err(Errno::EXIST) => {
-                if stat(&parent, name).is_ok_and(|s| is_whiteout(&s)) {
-                    beneath::remove_tree(&parent, name).map_err(on_io("replace what is there"))?;
-                    rustix::fs::mkdirat(&parent, name, Mode::RWXU).map_err(on("create the directory"))?;
-                    set_opaque(parent.as_fd(), name)?;
-                    rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(0o755), AtFlags::empty())
-                        .map_err(on("set the mode"))?;
-                }
-                continue;
-            }
-            other => other.map_err(on("create the directory"))?,
-        }
-        let like = below.iter().find_map(|layer| layer.stat(&at).ok().map(|s| (layer, s)));
-        let mut mode = Mode::from_raw_mode(0o755);
-        if let Some((layer, stat)) = like.filter(|(_, s)| is_directory(s)) {
-            let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
-            rustix::fs::chownat(&parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(on("set the owner"))?;
-            let source = layer.directory(&at).map_err(on_io("open the directory below"))?;
-            copy_xattrs(source.as_fd(), OsStr::new("."), parent.as_fd(), name)?;
-            mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-            made.push((at.clone(), mtime_of(&stat)));
-        }
-        rustix::fs::chmodat(&parent, name, mode, AtFlags::empty()).map_err(on("set the mode"))?;
-    }
-    Ok(made)
-}
-
-/// Brings a file of a layer below up into this one; answers its parent here, or `None` if no layer has it.
-fn copy_up(root: &RootDir, below: &[RootDir], path: &Path) -> Result<Option<OwnedFd>, EntryError> {
-    let (Some(name), Some(parent_path)) = (path.file_name(), path.parent()) else { return Ok(None) };
-    for layer in below {
-        let Ok(found) = layer.stat(path) else { continue };
-        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-            return Ok(None);
-        }
-        make_directories(root, below, parent_path)?;
-        let parent = root.directory(parent_path).map_err(on_io("open the parent directory"))?;
-        let mut source = layer.file(path).map_err(on_io("open the file below"))?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let copy = rustix::fs::openat(&parent, name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(on("create the link's target"))?;
-        let mut copy = std::fs::File::from(copy);
-        io::copy(&mut source, &mut copy).map_err(on_io("copy the link's target"))?;
-        rustix::fs::fchown(&copy, Some(Uid::from_raw(found.st_uid)), Some(Gid::from_raw(found.st_gid)))
-            .map_err(on("set the owner"))?;
-        let source_parent = layer.directory(parent_path).map_err(on_io("open the directory below"))?;
-        copy_xattrs(source_parent.as_fd(), name, parent.as_fd(), name)?;
-        rustix::fs::fchmod(&copy, Mode::from_raw_mode(found.st_mode & 0o7777)).map_err(on("set the mode"))?;
-        rustix::fs::futimens(&copy, &timestamps(mtime_of(&found))).map_err(on("set the time"))?;
-        return Ok(Some(parent));
-    }
-    Ok(None)
-}
-
-fn copy_xattrs(
-    from: BorrowedFd<'_>,
-    from_name: &OsStr,
-    to: BorrowedFd<'_>,
-    to_name: &OsStr,
-) -> Result<(), EntryError> {
-    for key in beneath::xattr_names(from, from_name).map_err(on_io("list extended attributes"))? {
-        if is_overlays_own(key.as_bytes()) {
-            continue;
-        }
-        let value = beneath::xattr(from, from_name, &key).map_err(on_io("read an extended attribute"))?;
-        beneath::set_xattr(to, to_name, &key, &value.unwrap_or_default())
-            .map_err(on_io("set an extended attribute"))?;
-    }
-    Ok(())
-}
-
 /// Makes `name` a whiteout; what this layer itself has there stays (as whiteouts concern the layers below only),
 /// a directory of its own is made opaque.
 fn hide(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), EntryError> {
@@ -554,7 +462,7 @@ fn hide(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), EntryError> {
     }
 }
 
-fn set_opaque(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), EntryError> {
+pub(super) fn set_opaque(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), EntryError> {
     beneath::set_xattr(parent, name, OsStr::new(OPAQUE_XATTR), b"y")
         .map_err(on_io("make the directory opaque"))
 }
@@ -581,7 +489,7 @@ fn refine(error: io::Error, action: &'static str) -> EntryError {
     }
 }
 
-fn stat(parent: impl AsFd, name: &OsStr) -> Result<Stat, Errno> {
+pub(super) fn stat(parent: impl AsFd, name: &OsStr) -> Result<Stat, Errno> {
     rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 

@@ -72,6 +72,7 @@ struct Walk {
 
 impl Walk {
     fn directory(&mut self, directory: BorrowedFd<'_>) -> io::Result<()> {
+        super::check_depth(&self.path)?;
         for name in beneath::sorted_names(directory)? {
             self.path.push(&name);
             self.entry(directory, &name)?;

@@ -71,6 +71,7 @@ struct Walk<W> {
 
 impl<W: Write> Walk<W> {
     fn directory(&mut self, directory: BorrowedFd<'_>) -> io::Result<()> {
+        super::check_depth(Path::new(OsStr::from_bytes(&self.path)))?;
         for name in beneath::sorted_names(directory)? {
             let length = self.path.len();
             if length > 0 {

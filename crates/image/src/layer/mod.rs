@@ -6,15 +6,19 @@
 //! the same two are the empty files `.wh.NAME` and `.wh..wh..opq`.
 
 pub(crate) mod apply;
+pub(crate) mod below;
 pub(crate) mod changes;
 pub(crate) mod diff;
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::fs::{FileType, Stat};
 use sampan_kernel::beneath;
+
+use crate::limits::MAX_PATH_DEPTH;
 
 /// Marks a deleted name in a tar.
 const WHITEOUT: &[u8] = b".wh.";
@@ -35,6 +39,15 @@ fn is_directory(stat: &Stat) -> bool {
 
 fn is_opaque(directory: impl AsFd, name: &OsStr) -> io::Result<bool> {
     Ok(beneath::xattr(directory, name, OsStr::new(OPAQUE_XATTR))?.as_deref() == Some(b"y"))
+}
+
+/// A walk keeps a descriptor and a stack frame for each level; a container can make trees as deep as it likes.
+fn check_depth(path: &Path) -> io::Result<()> {
+    if path.iter().count() > MAX_PATH_DEPTH {
+        let what = format!("directories are nested deeper than {MAX_PATH_DEPTH}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    Ok(())
 }
 
 /// overlayfs's private attributes: they never enter a tar, and are never taken from one, because they would make

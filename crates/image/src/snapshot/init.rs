@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use sampan_base::FileError;
 use sampan_kernel::beneath::RootDir;
 
-use crate::layer::apply::{EntryError, make_directories};
+use crate::layer::apply::EntryError;
+use crate::layer::below::make_directories;
 
 /// A list of files to make; paths are absolute, inside the container.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

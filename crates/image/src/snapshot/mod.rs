@@ -172,7 +172,7 @@ impl Store {
     /// # Errors
     /// If the kernel refuses.
     pub fn unmount(&self, at: &Path) -> Result<(), SnapshotError> {
-        overlay::unmount(at, true).map_err(|source| SnapshotError::Unmount { at: at.to_owned(), source })
+        overlay::unmount(at).map_err(|source| SnapshotError::Unmount { at: at.to_owned(), source })
     }
 
     /// Removes the snapshot `key`, which must not be mounted any more. Its layers stay as long as an image or
@@ -291,12 +291,14 @@ impl Scratch {
     }
 
     /// Makes what was changed a layer on top of the parent; the init layer is no part of it. `None` if nothing was
-    /// changed. The directory becomes the unpacked layer, and its tar a blob.
+    /// changed. The directory becomes the unpacked layer, and its tar a blob. Whatever ran in it must have ended: what
+    /// is written from here on is in the layer or not, at random.
     ///
     /// # Errors
-    /// If someone still uses the mount, or the disk is full; nothing is left then.
+    /// If it can't be unmounted, or the disk is full; nothing is left then.
     pub fn freeze(mut self, lease: &Lease) -> Result<Option<Layer>, SnapshotError> {
-        overlay::unmount(&self.rootfs, false)
+        // Lazily: whoever just looks at the mount table's file systems (`df`) makes a mount busy for a moment.
+        overlay::unmount(&self.rootfs)
             .map_err(|source| SnapshotError::Unmount { at: self.rootfs.clone(), source })?;
         // Taken out only here: dropping an earlier failure cleans up.
         let Some(directory) = self.directory.take() else { return Ok(None) };
@@ -323,7 +325,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Files that stay here go when the store opens the next time.
-        let _ = overlay::unmount(&self.rootfs, true);
+        let _ = overlay::unmount(&self.rootfs);
     }
 }
 

@@ -139,11 +139,9 @@ fn kernels_words(context: &OwnedFd) -> String {
     words.join("; ")
 }
 
-/// Unmounts `at`; no error if nothing is mounted there. With `lazily`, also while someone uses it.
-pub(crate) fn unmount(at: &Path, lazily: bool) -> io::Result<()> {
-    let mut flags = UnmountFlags::NOFOLLOW;
-    flags.set(UnmountFlags::DETACH, lazily);
-    match rustix::mount::unmount(at, flags) {
+/// Unmounts `at`, gone at once for all that look from now on; no error if nothing is mounted there.
+pub(crate) fn unmount(at: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(at, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {
         // EINVAL: not a mount point.
         Err(Errno::INVAL | Errno::NOENT) => Ok(()),
         other => Ok(other?),

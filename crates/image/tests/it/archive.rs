@@ -82,6 +82,23 @@ fn skopeo_reads_what_we_save_and_we_load_what_it_writes() {
 }
 
 #[test]
+fn the_content_store_is_an_oci_layout() {
+    let test = TestStore::new();
+    let image = two_layers(&test);
+    let inspect = |name: &str| {
+        let at = format!("oci:{}/content:{name}", test.root().display());
+        let run = std::process::Command::new("skopeo").args(["inspect", "--raw", &at]).output().unwrap();
+        run.status.success().then(|| sampan_base::Digest::of(&run.stdout))
+    };
+    assert_eq!(inspect("127.0.0.1:5000/web:v1"), Some(image.manifest.clone()));
+    assert!(inspect("docker.io/library/base:1").is_some());
+    test.tag(&image.id, &"other".parse().unwrap()).unwrap();
+    assert_eq!(inspect("docker.io/library/other:latest"), Some(image.manifest.clone()));
+    test.remove(&image.id).unwrap();
+    assert_eq!(inspect("docker.io/library/other:latest"), None);
+}
+
+#[test]
 fn archives_that_lie_are_refused_and_leave_nothing() {
     let test = TestStore::new();
     let image = two_layers(&test);

@@ -123,6 +123,27 @@ fn a_scratch_becomes_a_layer_or_vanishes() {
     assert_eq!(test.files(), before);
 }
 
+/// A container can nest directories as deep as it likes; whoever reads them has a stack.
+#[test]
+fn trees_too_deep_to_walk_are_refused_not_crashed_on() {
+    use rustix::fs::{CWD, Mode, OFlags};
+    let test = TestStore::new();
+    let base = test.import("base", "a file = 1");
+    for (depth, fits) in [(500, true), (5000, false)] {
+        let key = format!("c{depth}");
+        let snapshot = test.prepare(&key, base.chain_id(), &InitLayer::empty()).unwrap();
+        let mut at = rustix::fs::openat(CWD, &snapshot.upper, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..depth {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "d", OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        let lease = test.lease();
+        assert_eq!(test.commit(&key, &lease).is_ok(), fits);
+        assert_eq!(test.changes(&key).is_ok(), fits);
+        test.remove_snapshot(&key).unwrap();
+    }
+}
+
 #[test]
 fn many_layers_mount() {
     let test = TestStore::new();
@@ -136,6 +157,48 @@ fn many_layers_mount() {
     let view = test.view(parent.as_ref(), &lease).unwrap();
     assert_eq!(std::fs::read_to_string(view.rootfs().join("last")).unwrap(), "199");
     assert_eq!(std::fs::read_dir(view.rootfs()).unwrap().count(), 201);
+}
+
+/// Threads that make, use, remove and collect the same layers at once: nothing in use is ever missing.
+#[test]
+fn work_at_once_never_loses_what_is_in_use() {
+    let test = TestStore::new();
+    let store = test.store.as_ref().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let at = test.mount_point(&format!("m{thread}"));
+            scope.spawn(move || {
+                for round in 0..25 {
+                    // Threads meet on the same layers, as two of them use each content.
+                    let layer = tar(&format!("f file = {}\nd dir\nd/x file = x", (thread + round) % 2));
+                    let message = format!("{thread}-{round}");
+                    let options = ImportOptions { message, ..ImportOptions::default() };
+                    let image = store.import_rootfs(&mut &*layer, &options).unwrap();
+                    let key = format!("{thread}-{round}");
+                    store.prepare(&key, image.chain_id(), &InitLayer::docker()).unwrap();
+                    store.remove(&image.id).unwrap();
+                    store.mount(&key, &at).unwrap();
+                    assert!(at.join("d/x").exists());
+                    store.unmount(&at).unwrap();
+                    let lease = store.lease();
+                    let scratch = store.scratch(image.chain_id(), &InitLayer::empty(), &lease).unwrap();
+                    std::fs::write(scratch.rootfs().join("d/new"), (round % 3).to_string()).unwrap();
+                    let frozen = scratch.freeze(&lease).unwrap().unwrap();
+                    store.gc().unwrap();
+                    let layers: Vec<_> = image.layers.iter().cloned().chain([frozen]).collect();
+                    let built = store.create_image(image.config.clone(), &layers, &[]).unwrap();
+                    drop(lease);
+                    store.remove_snapshot(&key).unwrap();
+                    let lease = store.lease();
+                    assert!(store.view(built.chain_id(), &lease).unwrap().rootfs().join("d/new").exists());
+                    drop(lease);
+                    store.remove(&built.id).unwrap();
+                }
+            });
+        }
+    });
+    test.gc().unwrap();
+    assert_eq!(test.files(), [] as [&str; 0]);
 }
 
 /// A tmpfs of 8 MiB for the store: each verb meets a full disk, says so, and leaves a store that works on.
@@ -192,7 +255,7 @@ fn a_killed_process_leaves_a_store_that_is_whole() {
     let root = test.root().join("crash");
     let exe = std::env::current_exe().unwrap();
     let mut images = 0;
-    for round in 0..12u64 {
+    for round in 0..16u64 {
         let mut child = std::process::Command::new(&exe)
             .args(["--ignored", "--exact", "store::crash_child"])
             .env("SAMPAN_CRASH_ROOT", &root)
@@ -201,7 +264,7 @@ fn a_killed_process_leaves_a_store_that_is_whole() {
             .spawn()
             .unwrap();
         // Long enough to open and do something, different each time, so that the kill hits different places.
-        std::thread::sleep(std::time::Duration::from_millis(40 + round * 37 % 200));
+        std::thread::sleep(std::time::Duration::from_millis(5 + round * 37 % 240));
         child.kill().unwrap();
         child.wait().unwrap();
         images = check_whole(&root).max(images);
@@ -218,7 +281,7 @@ fn check_whole(root: &Path) -> usize {
     for image in &images {
         let lease = store.lease();
         let view = store.view(image.chain_id(), &lease).unwrap();
-        assert_eq!(std::fs::metadata(view.rootfs().join("d/x")).unwrap().len() > 0, true);
+        assert!(std::fs::metadata(view.rootfs().join("d/x")).unwrap().len() > 0);
         for layer in &image.layers {
             let bytes = std::fs::read(store.blob_path(&layer.blob)).unwrap();
             assert_eq!(sampan_base::Digest::of(&bytes), layer.blob);
