@@ -63,7 +63,11 @@ fn value(table: &BTreeMap<String, u64>, key: &str) -> u64 {
 
 fn pids(directory: Option<&Path>) -> Value {
     let limit = number(directory, "pids.max");
-    json!({"current": number(directory, "pids.current"), "limit": if limit == u64::MAX { 0 } else { limit }})
+    let mut pids = json!({"current": number(directory, "pids.current")});
+    if limit != u64::MAX {
+        pids["limit"] = limit.into();
+    }
+    pids
 }
 
 fn cpu_v1(cpu: Option<&Path>, account: Option<&Path>) -> Value {
@@ -114,14 +118,23 @@ fn memory_v1(directory: Option<&Path>) -> Value {
             "failcnt": number(directory, &format!("memory.{name}failcnt")),
         })
     };
-    json!({
+    without_zero_cache(json!({
         "cache": value(&stat, "cache"),
         "usage": entry(""),
         "swap": entry("memsw."),
         "kernel": entry("kmem."),
         "kernelTCP": entry("kmem.tcp."),
         "raw": stat,
-    })
+    }))
+}
+
+/// runc leaves it out when it is 0.
+fn without_zero_cache(mut memory: Value) -> Value {
+    let zero = memory["cache"] == 0;
+    if let Some(map) = memory.as_object_mut().filter(|_| zero) {
+        map.remove("cache");
+    }
+    memory
 }
 
 fn memory_v2(directory: &Path) -> Value {
@@ -130,7 +143,7 @@ fn memory_v2(directory: &Path) -> Value {
     let events = table(here, "memory.events");
     let usage = number(here, "memory.current");
     let swap = number(here, "memory.swap.current");
-    json!({
+    without_zero_cache(json!({
         "cache": value(&stat, "file"),
         "usage": {
             "limit": number(here, "memory.max"),
@@ -142,7 +155,7 @@ fn memory_v2(directory: &Path) -> Value {
         "kernel": {"failcnt": 0},
         "kernelTCP": {"failcnt": 0},
         "raw": stat,
-    })
+    }))
 }
 
 fn block_io_v1(directory: Option<&Path>) -> Value {

@@ -183,7 +183,7 @@ impl RawMode {
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
-            let _ = rustix::termios::tcsetattr(terminal, OptionalActions::Flush, &raw);
+            let _ = rustix::termios::tcsetattr(terminal, OptionalActions::Now, &raw);
         }
         RawMode { before }
     }
@@ -192,7 +192,7 @@ impl RawMode {
 impl Drop for RawMode {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            let _ = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Flush, before);
+            let _ = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, before);
         }
     }
 }

@@ -301,7 +301,7 @@ fn prepare(plan: &Plan, hands: Rest, talk: &mut Talk) -> Result<Ready, InitError
     }
     drop(hands.console);
     let root = rootfs::execute::seal(&plan.rootfs, open)?;
-    rootfs::execute::enter(root, plan.pivot)?;
+    rootfs::execute::enter(&plan.rootfs, root, plan.pivot)?;
     kernel::reset_signals().map_err(Step::on(|| "reset the signals"))?;
     Ok(enter::become_process(&plan.process, plan.keyring.as_deref(), label, talk)?)
 }
