@@ -118,7 +118,7 @@ fn memory_v1(directory: Option<&Path>) -> Value {
             "failcnt": number(directory, &format!("memory.{name}failcnt")),
         })
     };
-    without_zero_cache(json!({
+    without_nothing(json!({
         "cache": value(&stat, "cache"),
         "usage": entry(""),
         "swap": entry("memsw."),
@@ -128,11 +128,10 @@ fn memory_v1(directory: Option<&Path>) -> Value {
     }))
 }
 
-/// runc leaves it out when it is 0.
-fn without_zero_cache(mut memory: Value) -> Value {
-    let zero = memory["cache"] == 0;
-    if let Some(map) = memory.as_object_mut().filter(|_| zero) {
-        map.remove("cache");
+/// runc leaves out what is 0 or empty.
+fn without_nothing(mut memory: Value) -> Value {
+    if let Some(map) = memory.as_object_mut() {
+        map.retain(|_, value| *value != json!(0) && *value != json!({}));
     }
     memory
 }
@@ -143,7 +142,7 @@ fn memory_v2(directory: &Path) -> Value {
     let events = table(here, "memory.events");
     let usage = number(here, "memory.current");
     let swap = number(here, "memory.swap.current");
-    without_zero_cache(json!({
+    without_nothing(json!({
         "cache": value(&stat, "file"),
         "usage": {
             "limit": number(here, "memory.max"),
