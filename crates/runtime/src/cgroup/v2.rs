@@ -207,7 +207,8 @@ mod tests {
     #[test]
     fn limits_are_written_in_the_kernels_words() {
         let group = tempfile::tempdir().unwrap();
-        let files = ["memory.max", "memory.low", "memory.swap.max", "cpu.weight", "cpu.max", "pids.max", "io.weight"];
+        let files =
+            ["memory.max", "memory.low", "memory.swap.max", "cpu.weight", "cpu.max", "pids.max", "io.weight"];
         for file in files.iter().chain(&["cpuset.cpus", "rdma.max", "hugetlb.2MB.max", "io.max"]) {
             fs::write(group.path().join(file), "").unwrap();
         }
