@@ -110,6 +110,8 @@ fn compile(rules: &[DeviceRule]) -> Vec<Instruction> {
         }
         block.push(op(SET, 0, 0, 0, i32::from(rule.allow)));
         block.push(op(EXIT, 0, 0, 0, 0));
+        // The kernel refuses code that is never reached: a rule about everything is the last word.
+        let last_word = block.len() == 2;
         let length = block.len();
         for (at, instruction) in block.iter_mut().enumerate() {
             if matches!(instruction.code, JUMP_EQUAL | JUMP_NOT_EQUAL) {
@@ -118,6 +120,9 @@ fn compile(rules: &[DeviceRule]) -> Vec<Instruction> {
             }
         }
         program.append(&mut block);
+        if last_word {
+            return program;
+        }
     }
     program.push(op(SET, 0, 0, 0, 0));
     program.push(op(EXIT, 0, 0, 0, 0));
@@ -322,5 +327,8 @@ mod tests {
         assert!(!run(&program, block, Access::READ | Access::WRITE, 8, 0));
         assert!(!run(&program, block, Access::READ, 8, 1));
         assert!(!run(&compile(&[]), block, Access::MAKE, 0, 0));
+        let everything = rule(true, DeviceKind::Any, None, None, all);
+        let program = compile(&[rule(false, DeviceKind::Block, None, None, all), everything]);
+        assert!(run(&program, block, all, 7, 7) && program.len() == 8, "nothing follows the last word");
     }
 }

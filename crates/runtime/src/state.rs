@@ -160,6 +160,17 @@ pub struct Directory(PathBuf);
 pub struct Lock(pub File);
 
 impl StateRoot {
+    /// Where containers are remembered if nobody says: for an ordinary user, in the directory of his session.
+    pub fn default_for_user() -> StateRoot {
+        let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+        match own {
+            Some(own) if !rustix::process::geteuid().is_root() => {
+                StateRoot(Path::new(&own).join("sampan-runtime"))
+            }
+            _ => StateRoot(PathBuf::from(DEFAULT_ROOT)),
+        }
+    }
+
     /// Takes an id: makes its directory, locked.
     ///
     /// # Errors

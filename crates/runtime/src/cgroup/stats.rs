@@ -63,7 +63,11 @@ fn value(table: &BTreeMap<String, u64>, key: &str) -> u64 {
 
 fn pids(directory: Option<&Path>) -> Value {
     let limit = number(directory, "pids.max");
-    json!({"current": number(directory, "pids.current"), "limit": if limit == u64::MAX { 0 } else { limit }})
+    let mut pids = json!({"current": number(directory, "pids.current")});
+    if limit != u64::MAX {
+        pids["limit"] = limit.into();
+    }
+    pids
 }
 
 fn cpu_v1(cpu: Option<&Path>, account: Option<&Path>) -> Value {
@@ -114,14 +118,22 @@ fn memory_v1(directory: Option<&Path>) -> Value {
             "failcnt": number(directory, &format!("memory.{name}failcnt")),
         })
     };
-    json!({
+    without_nothing(json!({
         "cache": value(&stat, "cache"),
         "usage": entry(""),
         "swap": entry("memsw."),
         "kernel": entry("kmem."),
         "kernelTCP": entry("kmem.tcp."),
         "raw": stat,
-    })
+    }))
+}
+
+/// runc leaves out what is 0 or empty.
+fn without_nothing(mut memory: Value) -> Value {
+    if let Some(map) = memory.as_object_mut() {
+        map.retain(|_, value| *value != json!(0) && *value != json!({}));
+    }
+    memory
 }
 
 fn memory_v2(directory: &Path) -> Value {
@@ -130,7 +142,7 @@ fn memory_v2(directory: &Path) -> Value {
     let events = table(here, "memory.events");
     let usage = number(here, "memory.current");
     let swap = number(here, "memory.swap.current");
-    json!({
+    without_nothing(json!({
         "cache": value(&stat, "file"),
         "usage": {
             "limit": number(here, "memory.max"),
@@ -142,7 +154,7 @@ fn memory_v2(directory: &Path) -> Value {
         "kernel": {"failcnt": 0},
         "kernelTCP": {"failcnt": 0},
         "raw": stat,
-    })
+    }))
 }
 
 fn block_io_v1(directory: Option<&Path>) -> Value {

@@ -203,6 +203,32 @@ mod tests {
         assert!((2..262_144).step_by(97).all(|s| weight_of_shares(s) <= weight_of_shares(s + 97)));
     }
 
+    /// Plain files stand for the kernel's: what is written to each is looked at.
+    #[test]
+    fn limits_are_written_in_the_kernels_words() {
+        let group = tempfile::tempdir().unwrap();
+        let files =
+            ["memory.max", "memory.low", "memory.swap.max", "cpu.weight", "cpu.max", "pids.max", "io.weight"];
+        for file in files.iter().chain(&["cpuset.cpus", "rdma.max", "hugetlb.2MB.max", "io.max"]) {
+            fs::write(group.path().join(file), "").unwrap();
+        }
+        let resources: Resources = serde_json::from_str(
+            r#"{"memory":{"limit":100,"swap":150,"reservation":50},"cpu":{"shares":1024,"quota":5,"period":9,"cpus":"0-1"},
+                "pids":{"limit":-1},"blockIO":{"weight":1000,"throttleReadIOPSDevice":[{"major":8,"minor":0,"rate":7}]},
+                "rdma":{"mlx":{"hcaHandles":3}},"hugepageLimits":[{"pageSize":"2MB","limit":4}]}"#,
+        )
+        .unwrap();
+        let mut warnings = Vec::new();
+        apply(group.path(), &resources, &mut warnings).unwrap();
+        let read = |file: &str| fs::read_to_string(group.path().join(file)).unwrap();
+        assert_eq!(files.map(read), ["100", "50", "50", "100", "5 9", "max", "10000"]);
+        assert_eq!(["cpuset.cpus", "hugetlb.2MB.max"].map(read), ["0-1", "4"]);
+        assert_eq!(["rdma.max", "io.max"].map(read), ["mlx hca_handle=3 hca_object=max", "8:0 riops=7"]);
+        assert_eq!(warnings, Vec::<String>::new());
+        let unified: Resources = serde_json::from_str(r#"{"unified":{"../memory.max":"1"}}"#).unwrap();
+        assert!(apply(group.path(), &unified, &mut warnings).is_err());
+    }
+
     #[test]
     fn swap_is_told_apart_from_memory() {
         let swap = |limit, both| swap_alone(limit, both).map_err(|e| e.source.to_string());

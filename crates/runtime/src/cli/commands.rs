@@ -224,6 +224,7 @@ fn options(parsed: &Parsed) -> Result<Options, Failure> {
             no_pivot: parsed.has("no-pivot"),
             no_new_keyring: parsed.has("no-new-keyring"),
             preserve_fds: process::preserved(parsed)?,
+            environment: process::socket_activation(),
         },
     })
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use crate::error::Refused;
 use crate::log::{Format, Log, say};
-use crate::state::{DEFAULT_ROOT, StateRoot};
+use crate::state::StateRoot;
 
 pub mod arguments;
 mod commands;
@@ -118,7 +118,7 @@ fn global(args: &[String]) -> Result<(Context, Parsed), Refused> {
         .map_err(|e| Refused::Invalid(sampan_base::chain(&e)))?;
     let root = parsed.get("root").filter(|r| !r.is_empty());
     let root_given = root.is_some();
-    let root = StateRoot(PathBuf::from(root.unwrap_or(DEFAULT_ROOT)));
+    let root = root.map_or_else(StateRoot::default_for_user, |root| StateRoot(PathBuf::from(root)));
     Ok((Context { root, root_given, log }, parsed))
 }
 

@@ -34,14 +34,33 @@ pub(super) const EXEC_OPTIONS: [Known; 19] = [
 pub(super) fn preserved(parsed: &Parsed) -> Result<u32, Failure> {
     let listen = std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
     let count = parsed.number::<u32>("preserve-fds")?.unwrap_or(0).saturating_add(listen);
-    // A descriptor that is not there would be one of ours by the time the process is executed.
-    let missing = (3..3u32.saturating_add(count))
-        .find(|fd| !std::path::Path::new(&format!("/proc/self/fd/{fd}")).exists());
+    // One that the caller has not passed would be one of ours by the time the process is executed.
+    let missing = (3..3u32.saturating_add(count)).find(|fd| !is_inherited(*fd));
     match missing {
         Some(fd) => {
             Err(Refused::Invalid(format!("descriptor {fd} is to be handed on, but is not open")).into())
         }
         None => Ok(count),
+    }
+}
+
+/// Whether a descriptor has come from the caller: it survived our exec, so it does not close on exec, and ours all do.
+fn is_inherited(fd: u32) -> bool {
+    const O_CLOEXEC: u32 = 0o2_000_000;
+    let Ok(info) = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")) else { return false };
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & O_CLOEXEC == 0)
+}
+
+/// What tells the process about sockets that a supervisor has passed: the first of a container is number 1.
+pub(super) fn socket_activation() -> Vec<String> {
+    match std::env::var("LISTEN_FDS") {
+        Ok(count) if count.parse::<u32>().is_ok_and(|n| n > 0) => {
+            let names = std::env::var("LISTEN_FDNAMES").map(|names| format!("LISTEN_FDNAMES={names}"));
+            [format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()].into_iter().chain(names).collect()
+        }
+        _ => Vec::new(),
     }
 }
 

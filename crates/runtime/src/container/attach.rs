@@ -116,9 +116,9 @@ fn pass_on(child: &OwnedFd, signal: i32, relay: Option<&Relay>) {
 
 /// Gives a terminal the size of the one we are at, if we are at one.
 fn copy_size(controller: BorrowedFd<'_>) {
-    if let Ok(size) = rustix::termios::tcgetwinsize(io::stdin()) {
+    if let Some((rows, columns)) = terminal::own_size() {
         // A size that can't be set is cosmetic.
-        let _ = terminal::set_size(controller, size.ws_row.into(), size.ws_col.into());
+        let _ = terminal::set_size(controller, rows, columns);
     }
 }
 
@@ -183,7 +183,7 @@ impl RawMode {
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
-            let _ = rustix::termios::tcsetattr(terminal, OptionalActions::Flush, &raw);
+            let _ = rustix::termios::tcsetattr(terminal, OptionalActions::Now, &raw);
         }
         RawMode { before }
     }
@@ -192,7 +192,7 @@ impl RawMode {
 impl Drop for RawMode {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            let _ = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Flush, before);
+            let _ = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, before);
         }
     }
 }

@@ -34,6 +34,7 @@ use crate::error::{Refused, Step};
 use crate::hooks::{self, HookError};
 use crate::init::{self, Gate, Hands, Switches, namespaces};
 use crate::log::Log;
+use crate::process::terminal;
 use crate::rootfs;
 use crate::state::{self, Directory, Lock, Record, StateRoot};
 
@@ -145,9 +146,13 @@ pub fn create(
 ) -> Result<Created, CreateError> {
     let id: ContainerId = id.parse()?;
     let bundle = Bundle::load(&options.bundle)?;
-    let plan = init::plan(&bundle.spec, &bundle.path, id.as_str(), options.switches)?;
+    let mut plan = init::plan(&bundle.spec, &bundle.path, id.as_str(), &options.switches)?;
     for warning in &plan.process.warnings {
         log.warn(warning);
+    }
+    if let (Some(size @ None), true) = (&mut plan.process.terminal, options.console.is_some()) {
+        // Known before the program runs, which may ask at once.
+        *size = terminal::own_size();
     }
     let linux = bundle.spec.linux.clone().unwrap_or_default();
     let group_path = GroupPath::new(linux.cgroups_path.as_deref(), id.as_str())?;

@@ -117,6 +117,10 @@ pub fn exec(
     for warning in &plan.warnings {
         log.warn(warning);
     }
+    if let (Some(size @ None), false) = (&mut plan.terminal, options.detach) {
+        // Known before the program runs, which may ask at once.
+        *size = terminal::own_size();
+    }
     let terminal = console(&plan, options)?;
     let signals = match options.detach {
         true => None,

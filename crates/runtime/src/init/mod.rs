@@ -57,7 +57,7 @@ pub struct Plan {
 }
 
 /// What the command line says about the process.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Switches {
     /// Whether chroot is used instead of pivot_root.
     pub no_pivot: bool,
@@ -65,13 +65,15 @@ pub struct Switches {
     pub no_new_keyring: bool,
     /// How many descriptors from 3 on are handed on.
     pub preserve_fds: u32,
+    /// More variables of the process's environment.
+    pub environment: Vec<String>,
 }
 
 /// Plans a container.
 ///
 /// # Errors
 /// If config.json asks for what makes no sense or is not supported.
-pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: Switches) -> Result<Plan, Refused> {
+pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches) -> Result<Plan, Refused> {
     let linux = spec.linux.clone().unwrap_or_default();
     let Some(process) = &spec.process else {
         return Err(Refused::Unsupported("config.json without `process`".to_owned()));
@@ -96,6 +98,7 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: Switches)
         process::plan::LinuxPart { seccomp: linux.seccomp.as_ref(), personality: linux.personality.as_ref() };
     let mut process = process::plan(process, part)?;
     process.preserve_fds = switches.preserve_fds;
+    process.env.extend(switches.environment.iter().cloned());
     let sysctl = linux
         .sysctl
         .iter()
@@ -301,7 +304,7 @@ fn prepare(plan: &Plan, hands: Rest, talk: &mut Talk) -> Result<Ready, InitError
     }
     drop(hands.console);
     let root = rootfs::execute::seal(&plan.rootfs, open)?;
-    rootfs::execute::enter(root, plan.pivot)?;
+    rootfs::execute::enter(&plan.rootfs, root, plan.pivot)?;
     kernel::reset_signals().map_err(Step::on(|| "reset the signals"))?;
     Ok(enter::become_process(&plan.process, plan.keyring.as_deref(), label, talk)?)
 }

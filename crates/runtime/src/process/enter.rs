@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Gid, Rlimit, Uid};
 use sampan_base::Class;
-use sampan_kernel::capabilities::{self, Sets};
+use sampan_kernel::capabilities::{self, Set, Sets};
 use sampan_kernel::process::{self as kernel, StringArray};
 use sampan_kernel::seccomp;
 
@@ -60,6 +60,8 @@ pub struct Ready {
     env: StringArray,
     /// Loaded last, if it may be.
     seccomp: Option<Seccomp>,
+    /// What is left of the capabilities then.
+    sets: Sets,
 }
 
 /// A handle on where this process's AppArmor profile is set. Opened while `/proc` is still the host's: the container's
@@ -126,32 +128,42 @@ pub fn become_process(
     }
     check_directory(plan)?;
     let mut filter = plan.seccomp.clone();
-    // Without no_new_privs, only who has CAP_SYS_ADMIN may load a filter: before it goes. A listener has to be handed
-    // over while the runtime is there to take it. Any other filter is loaded last of all, so that it need not allow
-    // what is done from here on.
-    let now =
-        |filter: &Seccomp| !plan.no_new_privileges || filter.flags.contains(seccomp::Flags::NEW_LISTENER);
-    if filter.as_ref().is_some_and(now)
+    // A listener has to be handed over while the runtime is there to take it. Any other filter is loaded last of all,
+    // so that it need not allow what is done until then.
+    if filter.as_ref().is_some_and(|filter| filter.flags.contains(seccomp::Flags::NEW_LISTENER))
         && let Some(filter) = filter.take()
     {
         load(&filter, tell)?;
     }
-    drop_capabilities(plan)?;
+    let have = capabilities::permitted().map_err(Step::on(|| "read the capabilities"))?;
+    let sets = final_sets(&plan.capabilities, have);
+    let keep = match &filter {
+        // Without no_new_privs, only who has CAP_SYS_ADMIN may load a filter. It is kept for that, not in force.
+        Some(_) if !plan.no_new_privileges => Set::named("CAP_SYS_ADMIN").unwrap_or_default(),
+        _ => Set::default(),
+    };
+    let for_now = Sets { permitted: sets.permitted.union(keep.intersection(have)), ..sets };
+    capabilities::apply(&for_now).map_err(Step::on(|| "drop capabilities"))?;
     let path = command::find(&plan.args[0], &env)?;
     kernel::close_from_on_exec(3 + plan.preserve_fds)
         .map_err(Step::on(|| "make the runtime's descriptors close on exec"))?;
     let args = StringArray::new(plan.args.iter().map(String::as_str));
     let env = StringArray::new(env.iter().map(String::as_str));
     let strings = |e| Step::on::<io::Error, _>(|| "pass arguments and environment")(e);
-    Ok(Ready { path, args: args.map_err(strings)?, env: env.map_err(strings)?, seccomp: filter })
+    Ok(Ready { path, args: args.map_err(strings)?, env: env.map_err(strings)?, seccomp: filter, sets })
 }
 
 impl Ready {
+    fn filter(&self, tell: &mut dyn Tell) -> Result<(), Step> {
+        let Some(filter) = &self.seccomp else { return Ok(()) };
+        capabilities::enable_permitted().map_err(Step::on(|| "put CAP_SYS_ADMIN in force"))?;
+        load(filter, tell)?;
+        capabilities::apply(&self.sets).map_err(Step::on(|| "drop capabilities"))
+    }
+
     /// Runs the program. Returns only if it can't be.
     pub fn execute(self, tell: &mut dyn Tell) -> EnterError {
-        if let Some(filter) = &self.seccomp
-            && let Err(step) = load(filter, tell)
-        {
+        if let Err(step) = self.filter(tell) {
             return step.into();
         }
         let path = match CString::new(self.path.as_os_str().as_bytes()) {
@@ -250,20 +262,18 @@ fn load(filter: &Seccomp, tell: &mut dyn Tell) -> Result<(), Step> {
     }
 }
 
-fn drop_capabilities(plan: &Plan) -> Result<(), Step> {
-    let have = capabilities::permitted().map_err(Step::on(|| "read the capabilities"))?;
-    let wanted = &plan.capabilities;
+/// What of the wanted sets a process can have that has `have`.
+fn final_sets(wanted: &Sets, have: Set) -> Sets {
     let permitted = wanted.permitted.intersection(have);
     let inheritable = wanted.inheritable.intersection(have.union(wanted.bounding));
-    let sets = Sets {
+    Sets {
         bounding: wanted.bounding,
         effective: wanted.effective.intersection(permitted),
         permitted,
         inheritable,
         // The kernel takes only what is in both.
         ambient: wanted.ambient.intersection(permitted).intersection(inheritable),
-    };
-    capabilities::apply(&sets).map_err(Step::on(|| "drop capabilities"))
+    }
 }
 
 /// The user's home by the container's passwd, `/` if it does not tell.

@@ -59,6 +59,12 @@ pub fn set_size(terminal: BorrowedFd<'_>, rows: u32, columns: u32) -> io::Result
     Ok(rustix::termios::tcsetwinsize(terminal, size)?)
 }
 
+/// The size of the terminal that the runtime itself is at, in rows and columns, if it is at one.
+pub fn own_size() -> Option<(u32, u32)> {
+    let size = rustix::termios::tcgetwinsize(io::stdin()).ok()?;
+    Some((size.ws_row.into(), size.ws_col.into()))
+}
+
 /// Makes a terminal this session's own, and the standard streams.
 ///
 /// # Errors

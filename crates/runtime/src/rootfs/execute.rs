@@ -295,10 +295,6 @@ pub fn seal(plan: &Plan, open: Open) -> Result<Root, Step> {
     for mount in open.readonly_later {
         change(mount.as_fd(), &readonly, false).map_err(Step::on(|| "make a tmpfs read-only"))?;
     }
-    if let Some((propagation, recursive)) = plan.propagation {
-        let pass = Change { propagation, ..Change::default() };
-        change(root.as_fd(), &pass, recursive).map_err(Step::on(|| "set the propagation of `/`"))?;
-    }
     if plan.readonly {
         change(root.as_fd(), &readonly, false).map_err(Step::on(|| "make `/` read-only"))?;
     }
@@ -359,9 +355,8 @@ fn trusted_null() -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn enter(root: Root, pivot: bool) -> Result<(), Step> {
+pub fn enter(plan: &Plan, root: Root, pivot: bool) -> Result<(), Step> {
     rustix::process::fchdir(root.as_fd()).map_err(Step::on(|| "change into the root file system"))?;
-    drop(root);
     if pivot {
         // The old root is stacked on the new one and taken off again: no directory for it is needed.
         rustix::process::pivot_root(c".", c".").map_err(Step::on(|| "make the root file system `/`"))?;
@@ -370,5 +365,11 @@ pub fn enter(root: Root, pivot: bool) -> Result<(), Step> {
     } else {
         rustix::process::chroot(c".").map_err(Step::on(|| "make the root file system `/`"))?;
     }
+    // Not earlier: a shared mount can't become the root.
+    if let Some((propagation, recursive)) = plan.propagation {
+        let pass = Change { propagation, ..Change::default() };
+        change(root.as_fd(), &pass, recursive).map_err(Step::on(|| "set the propagation of `/`"))?;
+    }
+    drop(root);
     rustix::process::chdir(c"/").map_err(Step::on(|| "change into `/`"))
 }

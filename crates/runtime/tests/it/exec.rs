@@ -94,5 +94,5 @@ fn a_detached_process_lives_on() {
     f.call(&["exec", "-d", "--pid-file", "pid", "c", "sleep", "100"]).ok();
     let pid = fs::read_to_string(f.bundle().join("pid")).unwrap();
     let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-    assert_eq!(command, "sleep\0100\0");
+    assert_eq!(command, ["sleep", "100", ""].join("\0"));
 }

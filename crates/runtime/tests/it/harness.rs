@@ -15,41 +15,41 @@ const OURS: &str = env!("CARGO_BIN_EXE_sampan-runtime");
 
 /// What a command did.
 #[derive(Debug)]
-pub struct Output {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Output {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Output {
     #[track_caller]
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, 0, "{self:?}");
         self.out
     }
 
     #[track_caller]
-    pub fn fails(self, code: i32, with: &str) -> String {
+    pub(crate) fn fails(self, code: i32, with: &str) -> String {
         assert_eq!(self.code, code, "{self:?}");
         assert!(self.err.contains(with), "{with:?} is not in {:?}", self.err);
         self.err
     }
 }
 
-pub struct Fixture {
-    pub directory: tempfile::TempDir,
-    pub runtime: PathBuf,
-    pub config: Value,
-    pub cgroup: String,
+pub(crate) struct Fixture {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) runtime: PathBuf,
+    pub(crate) config: Value,
+    pub(crate) cgroup: String,
 }
 
 impl Fixture {
     /// A bundle of a busybox shell that runs `script`.
-    pub fn new(script: &str) -> Fixture {
+    pub(crate) fn new(script: &str) -> Fixture {
         Fixture::with_runtime(Path::new(OURS), script)
     }
 
-    pub fn with_runtime(runtime: &Path, script: &str) -> Fixture {
+    pub(crate) fn with_runtime(runtime: &Path, script: &str) -> Fixture {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         assert!(rustix::process::geteuid().is_root(), "these tests need root");
         let directory = tempfile::Builder::new().prefix("sampan-rt-").tempdir().unwrap();
@@ -85,34 +85,38 @@ impl Fixture {
     }
 
     /// The same, with config.json changed.
-    pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Fixture {
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Value)) -> Fixture {
         change(&mut self.config);
         self
     }
 
-    pub fn bundle(&self) -> PathBuf {
+    pub(crate) fn bundle(&self) -> PathBuf {
         self.directory.path().join("bundle")
     }
 
-    pub fn rootfs(&self) -> PathBuf {
+    pub(crate) fn rootfs(&self) -> PathBuf {
         self.bundle().join("rootfs")
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.path("state")
     }
 
-    pub fn write_config(&self) {
+    pub(crate) fn write_config(&self) {
         let text = serde_json::to_vec_pretty(&self.config).unwrap();
-        fs::write(self.bundle().join("config.json"), text).unwrap();
+        // Replaced, not rewritten: a runtime that a test has started beside may be reading it.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let new = self.path(&format!("config.{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.bundle().join("config.json")).unwrap();
     }
 
     /// A command of the runtime, ready to be run.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         self.write_config();
         let mut command = Command::new(&self.runtime);
         command.arg("--root").arg(self.root()).args(args).current_dir(self.bundle());
@@ -122,45 +126,45 @@ impl Fixture {
 
     /// Runs a command of the runtime to its end. Standard streams are files, because a container that lives on keeps
     /// them open.
-    pub fn call(&self, args: &[&str]) -> Output {
+    pub(crate) fn call(&self, args: &[&str]) -> Output {
         run(self.command(args))
     }
 
     /// Runs the container in the foreground.
-    pub fn run(&self) -> Output {
+    pub(crate) fn run(&self) -> Output {
         self.call(&["run", "c"])
     }
 
     /// The container's process is running, and is `sleep`.
     #[track_caller]
-    pub fn running(script: &str) -> Fixture {
+    pub(crate) fn running(script: &str) -> Fixture {
         let fixture = Fixture::new(script);
         fixture.start();
         fixture
     }
 
     #[track_caller]
-    pub fn start(&self) {
+    pub(crate) fn start(&self) {
         self.call(&["create", "c"]).ok();
         self.call(&["start", "c"]).ok();
     }
 
     #[track_caller]
-    pub fn state(&self) -> Value {
+    pub(crate) fn state(&self) -> Value {
         serde_json::from_str(&self.call(&["state", "c"]).ok()).unwrap()
     }
 
     #[track_caller]
-    pub fn status(&self) -> String {
+    pub(crate) fn status(&self) -> String {
         self.state()["status"].as_str().unwrap().to_owned()
     }
 
-    pub fn exec(&self, script: &str) -> Output {
+    pub(crate) fn exec(&self, script: &str) -> Output {
         self.call(&["exec", "c", "sh", "-c", script])
     }
 
     /// The container's directories in all hierarchies.
-    pub fn cgroups(&self) -> Vec<PathBuf> {
+    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
         let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap();
         let groups = hierarchies.map(|h| h.unwrap().path().join(&self.cgroup[1..]).join("c"));
         let mut all: Vec<PathBuf> = groups.collect();
@@ -171,7 +175,7 @@ impl Fixture {
 
     /// A file of the container's cgroup, wherever that is.
     #[track_caller]
-    pub fn cgroup_file(&self, v1: &str, v2: &str) -> String {
+    pub(crate) fn cgroup_file(&self, v1: &str, v2: &str) -> String {
         let find = |name: &str| self.cgroups().into_iter().map(|g| g.join(name)).find(|p| p.exists());
         let path = find(v1).or_else(|| find(v2)).unwrap_or_else(|| panic!("no {v1} and no {v2}"));
         fs::read_to_string(path).unwrap().trim().to_owned()
@@ -179,7 +183,7 @@ impl Fixture {
 
     /// Nothing is left of the container.
     #[track_caller]
-    pub fn assert_gone(&self) {
+    pub(crate) fn assert_gone(&self) {
         assert_eq!(self.cgroups(), Vec::<PathBuf>::new());
         let ids: Vec<_> =
             fs::read_dir(self.root()).map(|d| d.map(|e| e.unwrap().path()).collect()).unwrap_or_default();
@@ -206,7 +210,7 @@ impl Drop for Fixture {
 }
 
 /// Runs a command to its end.
-pub fn run(mut command: Command) -> Output {
+pub(crate) fn run(mut command: Command) -> Output {
     let out = tempfile::tempfile().unwrap();
     let err = tempfile::tempfile().unwrap();
     command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
@@ -224,7 +228,7 @@ fn read(mut file: fs::File) -> String {
 
 /// Waits for what another process brings about and nothing announces.
 #[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
         assert!(began.elapsed() < Duration::from_secs(10), "it did not come about: {what}");
@@ -233,7 +237,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// A child that is ended when the test is.
-pub struct Guard(pub Child);
+pub(crate) struct Guard(pub(crate) Child);
 
 impl Drop for Guard {
     fn drop(&mut self) {

@@ -1,5 +1,7 @@
 //! The runtime's command line, on real bundles with the kernel of this host. Needs root and a static busybox.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod attacks;
 mod cgroups;
 mod errors;

@@ -62,8 +62,6 @@ fn the_default_profile_lets_ordinary_programs_run_and_stops_others() {
             text.contains("no unshare") && text.contains("no mount") && text.ends_with("forked\n"),
             "{text}"
         );
-        f.start();
-        assert!(f.exec("grep Seccomp: /proc/self/status").code != 0 || true);
     }
 }
 
