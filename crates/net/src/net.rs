@@ -1,11 +1,11 @@
 //! [`Net`]: one instance's networks, from opening to removal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use netlink_packet_route::link::InfoKind;
 use rustix::fs::{FlockOperation, flock};
@@ -24,6 +24,8 @@ use crate::spec::{Endpoint, NetConfig, NetworkConfig};
 
 /// The largest packet if the host has no way out to take it from.
 const DEFAULT_MTU: u32 = 1500;
+/// How many are kept until someone asks: the same trouble at each attachment need not fill the memory.
+const MAX_COMPLAINTS: usize = 100;
 /// A network's or table's name becomes part of file names and comments.
 const MAX_NAME_BYTES: usize = 128;
 
@@ -35,6 +37,8 @@ const MAX_NAME_BYTES: usize = 128;
 pub struct Net {
     state: PathBuf,
     pub(crate) inner: Mutex<Inner>,
+    /// Told when an endpoint has left [`Inner::leaving`].
+    pub(crate) left: Condvar,
     /// Locked for as long as we live: two owners would hand out one address twice.
     _lock: File,
 }
@@ -45,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) table: String,
     pub(crate) networks: BTreeMap<String, NetworkConfig>,
     pub(crate) records: Records,
+    /// Endpoints whose links are being deleted, without the lock. Whoever wants one of them waits.
+    pub(crate) leaving: BTreeSet<EndpointId>,
     /// The sockets that reserve each endpoint's ports.
     pub(crate) reserved: BTreeMap<EndpointId, Vec<OwnedFd>>,
     pub(crate) links: Links,
@@ -162,6 +168,7 @@ impl Net {
             table,
             networks: BTreeMap::new(),
             records,
+            leaving: BTreeSet::new(),
             reserved: BTreeMap::new(),
             links: Links::open().map_err(OpenError::on("open a netlink socket"))?,
             tables: Tables::open().map_err(OpenError::on("open a netlink socket"))?,
@@ -174,7 +181,7 @@ impl Net {
         }
         inner.apply().map_err(OpenError::on("put nftables rules in place"))?;
         inner.reserve_again();
-        Ok(Net { state, inner: Mutex::new(inner), _lock: lock })
+        Ok(Net { state, inner: Mutex::new(inner), left: Condvar::new(), _lock: lock })
     }
 
     /// Adds a network.
@@ -264,6 +271,12 @@ impl Net {
         &self.state
     }
 
+    /// The lock, once nobody is deleting the link of `id` any more.
+    pub(crate) fn lock_for(&self, id: &EndpointId) -> MutexGuard<'_, Inner> {
+        let busy = |inner: &mut Inner| inner.leaving.contains(id);
+        self.left.wait_while(self.lock(), busy).unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         // What is behind the lock is only a view of the disk and the kernel, and stays one when a caller panics.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -346,7 +359,7 @@ impl Inner {
     pub(crate) fn admit_to_docker(&mut self) {
         let bridges = self.networks.values().map(|n| n.bridge.as_str());
         if let Err(error) = docker::admit(&mut self.tables, &self.table, bridges) {
-            self.complaints.push(format!("cannot insert rules into DOCKER-USER: {error}"));
+            self.complain(format!("cannot insert rules into DOCKER-USER: {error}"));
         }
     }
 
@@ -360,7 +373,19 @@ impl Inner {
         Ruleset {
             table: self.table.clone(),
             networks: networks.collect(),
-            published: self.records.iter().flat_map(|(_, endpoint)| published(endpoint)).collect(),
+            published: self
+                .records
+                .iter()
+                .filter(|(id, _)| !self.leaving.contains(id))
+                .flat_map(|(_, endpoint)| published(endpoint))
+                .collect(),
+        }
+    }
+
+    /// Keeps `complaint` for the next reconciliation to tell.
+    pub(crate) fn complain(&mut self, complaint: String) {
+        if self.complaints.len() < MAX_COMPLAINTS {
+            self.complaints.push(complaint);
         }
     }
 

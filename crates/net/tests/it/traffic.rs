@@ -219,6 +219,33 @@ fn networks_are_apart() {
     assert_eq!(host.ask("world", Tcp, (HOST, 8080)).unwrap().0, "a");
 }
 
+#[test]
+fn many_come_and_go_at_once() {
+    let Some(host) = Host::new() else { return };
+    let net = host.open();
+    let run = |worker: u16| {
+        host.on_host(|| {
+            for round in 0..6 {
+                let key = format!("w{worker}-{}", round % 2);
+                net.create_namespace(&key).unwrap();
+                let ports = vec![port(Tcp, ANY, 9000 + worker, 80), port(Udp, ANY, 0, 53)];
+                net.attach(&key, &EndpointSpec { ports, ..EndpointSpec::default() }).unwrap();
+                net.detach(&key).unwrap();
+                net.remove_namespace(&key).unwrap();
+            }
+            Ok(())
+        });
+    };
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            scope.spawn(move || run(worker));
+        }
+    });
+    let mended = host.on_host(|| net.reconcile(&[]).map_err(std::io::Error::other));
+    assert_eq!(mended, sampan_net::Reconciled::default());
+    assert!(!host.run(&format!("nft list table ip {}", host.table)).contains("80"), "no element is left");
+}
+
 /// `cargo test -p sampan-net --release -- --ignored --nocapture speed`
 #[test]
 #[ignore = "measures"]
