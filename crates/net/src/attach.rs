@@ -12,6 +12,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use sampan_base::{Class, FileError, error::class_of_io};
@@ -19,10 +20,15 @@ use sampan_kernel::netns;
 
 use crate::links::Links;
 use crate::names::{Mac, is_key, is_link_name, veth_name};
-use crate::net::{Inner, Net, published};
+use crate::net::{Inner, Net, Shared, published};
 use crate::ports;
 use crate::records::EndpointId;
 use crate::spec::{Endpoint, EndpointSpec, NetworkConfig, PortMapping, Protocol};
+
+/// How many threads delete links at most: together they wait once for the same things in the kernel.
+const MAX_THREADS: usize = 8;
+/// Such a thread makes a few system calls.
+const THREAD_STACK_BYTES: usize = 256 << 10;
 
 /// A container that can't be attached. Nothing of the attempt is left.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +170,7 @@ impl Net {
         let namespace = netns::open(&path).map_err(|source| AttachError::Namespace { path, source })?;
         let id: EndpointId = (key.to_owned(), spec.network.clone());
         self.detach_one(&id).map_err(AttachError::Earlier)?;
-        let mut inner = self.lock_for(&id);
+        let mut inner = self.shared.lock_when(|inner| !inner.leaving.contains(&id));
         let Some(network) = inner.networks.get(&spec.network).cloned() else {
             return Err(AttachError::NoSuchNetwork { network: spec.network.clone() });
         };
@@ -189,7 +195,7 @@ impl Net {
                 drop(inner);
                 if let Err(left) = self.detach_one(&id) {
                     // The record stays, so the next reconciliation tries again.
-                    self.lock().complain(left.to_string());
+                    self.shared.lock().complain(left.to_string());
                 }
                 Err(error)
             }
@@ -201,7 +207,7 @@ impl Net {
     /// # Errors
     /// If something can't be removed; everything else has been.
     pub fn detach(&self, key: &str) -> Result<(), DetachError> {
-        let ids = self.lock().records.of_key(key);
+        let ids = self.shared.lock().records.of_key(key);
         let mut failures = Vec::new();
         for id in ids {
             if let Err(error) = self.detach_one(&id) {
@@ -219,11 +225,46 @@ impl Net {
         self.detach_one(&(key.to_owned(), network.to_owned()))
     }
 
+    /// Begins what [`Net::detach`] does, and leaves the slow part, the links, to a thread: when it returns, nothing is
+    /// published any more and the ports are free. The address is when the link is gone. To be followed by
+    /// [`Net::remove_namespace`] if the container is removed. What goes wrong is told by the next
+    /// [`Net::reconcile`], which then tries again.
+    pub fn detach_soon(&self, key: &str) {
+        let ids = self.shared.lock().records.of_key(key);
+        for id in ids {
+            if let Some(departure) = self.begin_detachment(&id) {
+                self.shared.lock().departures.push_back(departure);
+            }
+        }
+        let mut inner = self.shared.lock();
+        if inner.departures.is_empty() || inner.threads >= MAX_THREADS {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        match std::thread::Builder::new().stack_size(THREAD_STACK_BYTES).spawn(move || see_off(&shared)) {
+            Ok(_) => inner.threads += 1,
+            Err(_) => {
+                // Then this one does it.
+                inner.threads += 1;
+                drop(inner);
+                see_off(&self.shared);
+            }
+        }
+    }
+
     /// Removes what the record `id` speaks of, and then the record. All is tried. The kernel takes tens of
     /// milliseconds to delete a link; others may attach and detach meanwhile.
     pub(crate) fn detach_one(&self, id: &EndpointId) -> Result<(), DetachError> {
-        let mut inner = self.lock_for(id);
-        let Some(endpoint) = inner.records.get(id).cloned() else { return Ok(()) };
+        match self.begin_detachment(id) {
+            Some(departure) => finish_detachment(&self.shared, &departure),
+            None => Ok(()),
+        }
+    }
+
+    /// Withdraws what is published and frees the ports; none if there is no such endpoint. Waits if it is leaving.
+    fn begin_detachment(&self, id: &EndpointId) -> Option<Departure> {
+        let mut inner = self.shared.lock_when(|inner| !inner.leaving.contains(id));
+        let endpoint = inner.records.get(id).cloned()?;
         let withdraw = inner.ruleset().remove(&published(&endpoint));
         let withdrawn = inner.tables.commit(withdraw).is_ok();
         // The ports are free from here on, for whoever comes while the link is being deleted. First in the record,
@@ -232,13 +273,42 @@ impl Net {
             inner.reserved.remove(id);
         }
         inner.leaving.insert(id.clone());
-        drop(inner);
-        let deleted = Links::open().and_then(|mut links| links.delete(&endpoint.host_interface));
-        let mut inner = self.lock();
-        inner.leaving.remove(id);
-        self.left.notify_all();
-        inner.finish_detachment(id, &endpoint, withdrawn, deleted)
+        Some(Departure { id: id.clone(), endpoint, withdrawn })
     }
+}
+
+/// An endpoint of which only the link is left, and its record.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    id: EndpointId,
+    endpoint: Endpoint,
+    /// Its ports were in the rules, and are not any more.
+    withdrawn: bool,
+}
+
+/// A thread: deletes links until there is none left to delete.
+fn see_off(shared: &Shared) {
+    loop {
+        let mut inner = shared.lock();
+        let Some(departure) = inner.departures.pop_front() else {
+            inner.threads -= 1;
+            shared.changed.notify_all();
+            return;
+        };
+        drop(inner);
+        if let Err(error) = finish_detachment(shared, &departure) {
+            shared.lock().complain(error.to_string());
+        }
+    }
+}
+
+/// Deletes the link, without the lock, and then the record.
+fn finish_detachment(shared: &Shared, departure: &Departure) -> Result<(), DetachError> {
+    let deleted = Links::open().and_then(|mut links| links.delete(&departure.endpoint.host_interface));
+    let mut inner = shared.lock();
+    inner.leaving.remove(&departure.id);
+    shared.changed.notify_all();
+    inner.close(departure, deleted)
 }
 
 impl Inner {
@@ -341,13 +411,8 @@ impl Inner {
     }
 
     /// The rest of a detachment, when the link is gone or could not be deleted.
-    fn finish_detachment(
-        &mut self,
-        id: &EndpointId,
-        endpoint: &Endpoint,
-        withdrawn: bool,
-        deleted: io::Result<()>,
-    ) -> Result<(), DetachError> {
+    fn close(&mut self, departure: &Departure, deleted: io::Result<()>) -> Result<(), DetachError> {
+        let Departure { id, endpoint, withdrawn } = departure;
         let mut failures = Vec::new();
         if let Err(error) = deleted {
             // The record stays, and with it the address is nobody else's.

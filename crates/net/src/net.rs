@@ -1,11 +1,11 @@
 //! [`Net`]: one instance's networks, from opening to removal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use netlink_packet_route::link::InfoKind;
 use rustix::fs::{FlockOperation, flock};
@@ -13,6 +13,7 @@ use sampan_base::files::create_directories;
 use sampan_base::{Class, FileError, error::class_of_io};
 use sampan_kernel::netns;
 
+use crate::attach::Departure;
 use crate::conntrack::Connections;
 use crate::docker;
 use crate::links::Links;
@@ -35,10 +36,16 @@ const MAX_NAME_BYTES: usize = 128;
 /// methods may be called from several threads; they take turns.
 #[derive(Debug)]
 pub struct Net {
-    state: PathBuf,
-    pub(crate) inner: Mutex<Inner>,
-    /// Told when an endpoint has left [`Inner::leaving`].
-    pub(crate) left: Condvar,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What the threads that delete links share with their [`Net`].
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) state: PathBuf,
+    inner: Mutex<Inner>,
+    /// Told when an endpoint has left [`Inner::leaving`], and when a thread has ended.
+    pub(crate) changed: Condvar,
     /// Locked for as long as we live: two owners would hand out one address twice.
     _lock: File,
 }
@@ -51,6 +58,10 @@ pub(crate) struct Inner {
     pub(crate) records: Records,
     /// Endpoints whose links are being deleted, without the lock. Whoever wants one of them waits.
     pub(crate) leaving: BTreeSet<EndpointId>,
+    /// Those of them that no thread has taken on yet.
+    pub(crate) departures: VecDeque<Departure>,
+    /// How many threads delete links.
+    pub(crate) threads: usize,
     /// The sockets that reserve each endpoint's ports.
     pub(crate) reserved: BTreeMap<EndpointId, Vec<OwnedFd>>,
     pub(crate) links: Links,
@@ -169,6 +180,8 @@ impl Net {
             networks: BTreeMap::new(),
             records,
             leaving: BTreeSet::new(),
+            departures: VecDeque::new(),
+            threads: 0,
             reserved: BTreeMap::new(),
             links: Links::open().map_err(OpenError::on("open a netlink socket"))?,
             tables: Tables::open().map_err(OpenError::on("open a netlink socket"))?,
@@ -181,7 +194,8 @@ impl Net {
         }
         inner.apply().map_err(OpenError::on("put nftables rules in place"))?;
         inner.reserve_again();
-        Ok(Net { state, inner: Mutex::new(inner), left: Condvar::new(), _lock: lock })
+        let shared = Shared { state, inner: Mutex::new(inner), changed: Condvar::new(), _lock: lock };
+        Ok(Net { shared: Arc::new(shared) })
     }
 
     /// Adds a network.
@@ -189,7 +203,7 @@ impl Net {
     /// # Errors
     /// If its name, bridge or addresses are another's, or the kernel refuses.
     pub fn add_network(&self, network: NetworkConfig) -> Result<(), OpenError> {
-        let mut inner = self.lock();
+        let mut inner = self.shared.lock();
         inner.admit_network(network)?;
         inner.apply().map_err(OpenError::on("put nftables rules in place"))
     }
@@ -199,7 +213,7 @@ impl Net {
     /// # Errors
     /// If someone is attached to it, or the kernel refuses.
     pub fn remove_network(&self, name: &str) -> Result<(), OpenError> {
-        let mut inner = self.lock();
+        let mut inner = self.shared.lock();
         if let Some(((key, _), _)) = inner.records.iter().find(|((_, n), _)| n == name) {
             let reason = format!("{key} is attached to it");
             return Err(OpenError::Invalid { network: name.to_owned(), reason });
@@ -217,7 +231,7 @@ impl Net {
 
     /// The networks there are.
     pub fn networks(&self) -> Vec<NetworkConfig> {
-        self.lock().networks.values().cloned().collect()
+        self.shared.lock().networks.values().cloned().collect()
     }
 
     /// Makes a network namespace with only `lo` in it. It lives by the file that is returned until
@@ -259,27 +273,31 @@ impl Net {
 
     /// The endpoints of `key`, in each network that it is attached to.
     pub fn endpoints(&self, key: &str) -> Vec<Endpoint> {
-        let inner = self.lock();
+        let inner = self.shared.lock();
         inner.records.of_key(key).iter().filter_map(|id| inner.records.get(id)).cloned().collect()
     }
 
     pub(crate) fn namespaces(&self) -> PathBuf {
-        self.state.join("netns")
+        self.shared.state.join("netns")
     }
+}
 
-    pub(crate) fn state(&self) -> &Path {
-        &self.state
+impl Drop for Net {
+    /// Waits for the links that are being deleted; then another may open the same state.
+    fn drop(&mut self) {
+        drop(self.shared.lock_when(|inner| inner.threads == 0));
     }
+}
 
-    /// The lock, once nobody is deleting the link of `id` any more.
-    pub(crate) fn lock_for(&self, id: &EndpointId) -> MutexGuard<'_, Inner> {
-        let busy = |inner: &mut Inner| inner.leaving.contains(id);
-        self.left.wait_while(self.lock(), busy).unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         // What is behind the lock is only a view of the disk and the kernel, and stays one when a caller panics.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, once `reached` is so.
+    pub(crate) fn lock_when(&self, reached: impl Fn(&Inner) -> bool) -> MutexGuard<'_, Inner> {
+        self.changed.wait_while(self.lock(), |inner| !reached(inner)).unwrap_or_else(PoisonError::into_inner)
     }
 }
 

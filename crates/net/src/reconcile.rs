@@ -38,7 +38,13 @@ impl Net {
         let live: BTreeSet<&str> = live.iter().copied().collect();
         let mut result = Reconciled::default();
 
-        let ids = self.lock().records.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>();
+        let ids = self
+            .shared
+            .lock_when(|inner| inner.threads == 0)
+            .records
+            .iter()
+            .map(|(id, _)| id.clone())
+            .collect::<Vec<_>>();
         let dead: Vec<_> = ids.into_iter().filter(|(key, _)| !live.contains(key.as_str())).collect();
         for some in dead.chunks(PARALLEL_DETACHMENTS) {
             // The kernel makes each wait for the same things, so together they wait once.
@@ -68,7 +74,7 @@ impl Net {
             }
         }
 
-        let mut inner = self.lock();
+        let mut inner = self.shared.lock();
         let known: BTreeSet<String> = inner.records.iter().map(|(_, e)| e.host_interface.clone()).collect();
         let mut present = BTreeSet::new();
         for network in inner.networks.values().cloned().collect::<Vec<_>>() {
@@ -106,7 +112,7 @@ impl Net {
     /// The first of what failed; all has been tried.
     pub fn remove_all(&self) -> Result<(), OpenError> {
         let mut first = self.reconcile(&[]).err();
-        let mut inner = self.lock();
+        let mut inner = self.shared.lock();
         let mut note = |result: Result<(), OpenError>| {
             if let (Err(error), None) = (result, &first) {
                 first = Some(error);
@@ -125,7 +131,7 @@ impl Net {
             let deleted = inner.links.delete(&network.bridge);
             note(deleted.map_err(OpenError::on(format!("remove bridge `{}`", network.bridge))));
         }
-        note(remove_if_exists(self.state()).map_err(OpenError::from));
+        note(remove_if_exists(&self.shared.state).map_err(OpenError::from));
         first.map_or(Ok(()), Err)
     }
 }
