@@ -17,7 +17,7 @@ use crate::attach::Departure;
 use crate::conntrack::Connections;
 use crate::docker;
 use crate::links::Links;
-use crate::names::{Mac, is_key, is_link_name};
+use crate::names::{Mac, is_key, is_link_name, is_table_name};
 use crate::nft::rules::{NetworkRules, Published, Ruleset};
 use crate::nft::table::Tables;
 use crate::records::{EndpointId, Records};
@@ -171,7 +171,7 @@ impl Net {
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(OpenError::InUse { state });
         }
-        if !is_link_name(&table) {
+        if !is_table_name(&table) {
             return Err(OpenError::Invalid { network: table, reason: "not a table's name".into() });
         }
         let (records, complaints) = Records::load(state.join("endpoints"))?;

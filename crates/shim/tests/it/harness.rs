@@ -29,6 +29,11 @@ pub(crate) fn can_run() -> bool {
     false
 }
 
+/// Debian's runc, or what `SPT_RUNTIME` names.
+fn runtime() -> PathBuf {
+    std::env::var_os("SPT_RUNTIME").map_or_else(|| PathBuf::from("/usr/sbin/runc"), PathBuf::from)
+}
+
 /// A shim and its container. Dropped, nothing of them is left.
 pub(crate) struct Shim {
     pub(crate) dir: tempfile::TempDir,
@@ -82,7 +87,7 @@ impl Shim {
         let address = String::from_utf8(output.stdout).unwrap();
         assert_eq!(std::fs::read_to_string(bundle.join("address")).unwrap(), address);
         let client = Client::connect(&address).unwrap();
-        Shim { dir, id, client, address, runtime: PathBuf::from("/usr/sbin/runc") }
+        Shim { dir, id, client, address, runtime: runtime() }
     }
 
     pub(crate) fn bundle(&self) -> PathBuf {

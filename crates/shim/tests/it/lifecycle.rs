@@ -339,3 +339,35 @@ impl Shim {
         self.client.call::<task::DeleteResponse>("Delete", &request).unwrap_err()
     }
 }
+
+/// `SPT_RUNTIME=… cargo test -p sampan-shim --release -- --ignored --nocapture speed`
+#[test]
+#[ignore = "measures"]
+fn speed() {
+    if !can_run() {
+        return;
+    }
+    let mut times: [Vec<Duration>; 5] = Default::default();
+    for _ in 0..40 {
+        let mut shim = Shim::start(vec!["/bin/true".into()], |_| {});
+        let mut lap = Instant::now();
+        let mut took = |into: &mut Vec<Duration>| {
+            into.push(lap.elapsed());
+            lap = Instant::now();
+        };
+        shim.create_attached();
+        took(&mut times[0]);
+        shim.start_task("").unwrap();
+        took(&mut times[1]);
+        shim.wait("");
+        took(&mut times[2]);
+        shim.delete("").unwrap();
+        took(&mut times[3]);
+        shim.shut_down();
+        took(&mut times[4]);
+    }
+    for (what, times) in ["create", "start", "wait", "delete", "shutdown"].iter().zip(&mut times) {
+        times.sort();
+        eprintln!("{what:9} min {:?} median {:?} max {:?}", times[0], times[20], times[39]);
+    }
+}
