@@ -16,11 +16,11 @@ pub mod beneath;
 pub mod capabilities;
 pub mod cgroup;
 pub mod devices;
+pub mod inherit;
 pub mod mount;
+pub mod netns;
 pub mod process;
 pub mod seccomp;
-pub mod inherit;
-pub mod netns;
 pub mod signals;
 
 /// What a system call returned, or its error.

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! attach: reserve ports -> address, record -> veth pair -> address and routes inside -> rules -> (attached)
-//! detach: rules -> veth pair -> remembered connections -> record -> ports
+//! detach: rules -> veth pair -> record -> remembered connections -> ports
 //! ```
-//! The record comes before anything that it speaks of and goes after it. So a daemon that is killed at any point leaves
+//! The record comes before the link that it speaks of and goes after it. So a daemon that is killed at any point leaves
 //! a record of whatever there is, and [`crate::Net::reconcile`] finishes the detachment; a second attachment under the
 //! same name begins with the detachment of what the first has left.
 
@@ -12,6 +12,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use sampan_base::{Class, FileError, error::class_of_io};
@@ -19,10 +20,15 @@ use sampan_kernel::netns;
 
 use crate::links::Links;
 use crate::names::{Mac, is_key, is_link_name, veth_name};
-use crate::net::{Inner, Net, published};
+use crate::net::{Inner, Net, Shared, published};
 use crate::ports;
 use crate::records::EndpointId;
 use crate::spec::{Endpoint, EndpointSpec, NetworkConfig, PortMapping, Protocol};
+
+/// How many threads delete links at most: together they wait once for the same things in the kernel.
+const MAX_THREADS: usize = 8;
+/// Such a thread makes a few system calls.
+const THREAD_STACK_BYTES: usize = 256 << 10;
 
 /// A container that can't be attached. Nothing of the attempt is left.
 #[derive(Debug, thiserror::Error)]
@@ -162,14 +168,12 @@ impl Net {
         }
         let path = self.namespaces().join(key);
         let namespace = netns::open(&path).map_err(|source| AttachError::Namespace { path, source })?;
-        let mut inner = self.lock();
+        let id: EndpointId = (key.to_owned(), spec.network.clone());
+        self.detach_one(&id).map_err(AttachError::Earlier)?;
+        let mut inner = self.shared.lock_when(|inner| !inner.leaving.contains(&id));
         let Some(network) = inner.networks.get(&spec.network).cloned() else {
             return Err(AttachError::NoSuchNetwork { network: spec.network.clone() });
         };
-        let id: EndpointId = (key.to_owned(), network.name.clone());
-        if inner.records.get(&id).is_some() {
-            inner.detach(&id).map_err(AttachError::Earlier)?;
-        }
         let (ports, sockets) = inner.reserve(&spec.ports)?;
         let ip = inner.choose_address(&network, spec.ip)?;
         let endpoint = Endpoint {
@@ -188,9 +192,10 @@ impl Net {
         match inner.connect(&network, &endpoint, gateway, &namespace) {
             Ok(()) => Ok(endpoint),
             Err(error) => {
-                if let Err(left) = inner.detach(&id) {
+                drop(inner);
+                if let Err(left) = self.detach_one(&id) {
                     // The record stays, so the next reconciliation tries again.
-                    inner.complaints.push(left.to_string());
+                    self.shared.lock().complain(left.to_string());
                 }
                 Err(error)
             }
@@ -202,10 +207,10 @@ impl Net {
     /// # Errors
     /// If something can't be removed; everything else has been.
     pub fn detach(&self, key: &str) -> Result<(), DetachError> {
-        let mut inner = self.lock();
+        let ids = self.shared.lock().records.of_key(key);
         let mut failures = Vec::new();
-        for id in inner.records.of_key(key) {
-            if let Err(error) = inner.detach(&id) {
+        for id in ids {
+            if let Err(error) = self.detach_one(&id) {
                 failures.extend(error.failures);
             }
         }
@@ -217,8 +222,93 @@ impl Net {
     /// # Errors
     /// As [`Net::detach`].
     pub fn detach_from(&self, key: &str, network: &str) -> Result<(), DetachError> {
-        self.lock().detach(&(key.to_owned(), network.to_owned()))
+        self.detach_one(&(key.to_owned(), network.to_owned()))
     }
+
+    /// Begins what [`Net::detach`] does, and leaves the slow part, the links, to a thread: when it returns, nothing is
+    /// published any more and the ports are free. The address is when the link is gone. To be followed by
+    /// [`Net::remove_namespace`] if the container is removed. What goes wrong is told by the next
+    /// [`Net::reconcile`], which then tries again.
+    pub fn detach_soon(&self, key: &str) {
+        let ids = self.shared.lock().records.of_key(key);
+        for id in ids {
+            if let Some(departure) = self.begin_detachment(&id) {
+                self.shared.lock().departures.push_back(departure);
+            }
+        }
+        let mut inner = self.shared.lock();
+        if inner.departures.is_empty() || inner.threads >= MAX_THREADS {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        match std::thread::Builder::new().stack_size(THREAD_STACK_BYTES).spawn(move || see_off(&shared)) {
+            Ok(_) => inner.threads += 1,
+            Err(_) => {
+                // Then this one does it.
+                inner.threads += 1;
+                drop(inner);
+                see_off(&self.shared);
+            }
+        }
+    }
+
+    /// Removes what the record `id` speaks of, and then the record. All is tried. The kernel takes tens of
+    /// milliseconds to delete a link; others may attach and detach meanwhile.
+    pub(crate) fn detach_one(&self, id: &EndpointId) -> Result<(), DetachError> {
+        match self.begin_detachment(id) {
+            Some(departure) => finish_detachment(&self.shared, &departure),
+            None => Ok(()),
+        }
+    }
+
+    /// Withdraws what is published and frees the ports; none if there is no such endpoint. Waits if it is leaving.
+    fn begin_detachment(&self, id: &EndpointId) -> Option<Departure> {
+        let mut inner = self.shared.lock_when(|inner| !inner.leaving.contains(id));
+        let endpoint = inner.records.get(id).cloned()?;
+        let withdraw = inner.ruleset().remove(&published(&endpoint));
+        let withdrawn = inner.tables.commit(withdraw).is_ok();
+        // The ports are free from here on, for whoever comes while the link is being deleted. First in the record,
+        // or a crash would leave two records of one port.
+        if inner.records.insert(&id.0, &Endpoint { ports: Vec::new(), ..endpoint.clone() }).is_ok() {
+            inner.reserved.remove(id);
+        }
+        inner.leaving.insert(id.clone());
+        Some(Departure { id: id.clone(), endpoint, withdrawn })
+    }
+}
+
+/// An endpoint of which only the link is left, and its record.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    id: EndpointId,
+    endpoint: Endpoint,
+    /// Its ports were in the rules, and are not any more.
+    withdrawn: bool,
+}
+
+/// A thread: deletes links until there is none left to delete.
+fn see_off(shared: &Shared) {
+    loop {
+        let mut inner = shared.lock();
+        let Some(departure) = inner.departures.pop_front() else {
+            inner.threads -= 1;
+            shared.changed.notify_all();
+            return;
+        };
+        drop(inner);
+        if let Err(error) = finish_detachment(shared, &departure) {
+            shared.lock().complain(error.to_string());
+        }
+    }
+}
+
+/// Deletes the link, without the lock, and then the record.
+fn finish_detachment(shared: &Shared, departure: &Departure) -> Result<(), DetachError> {
+    let deleted = Links::open().and_then(|mut links| links.delete(&departure.endpoint.host_interface));
+    let mut inner = shared.lock();
+    inner.leaving.remove(&departure.id);
+    shared.changed.notify_all();
+    inner.close(departure, deleted)
 }
 
 impl Inner {
@@ -289,6 +379,7 @@ impl Inner {
         inside
             .configure(&endpoint.interface, address, gateway)
             .map_err(AttachError::on(format!("give `{}` address {address}", endpoint.interface)))?;
+        self.await_activation(network, host)?;
         if !endpoint.ports.is_empty() {
             self.links.reflect(host).map_err(AttachError::on(format!("set up bridge port `{host}`")))?;
         }
@@ -304,37 +395,39 @@ impl Inner {
         if endpoint.ports.iter().any(|p| p.protocol == Protocol::Udp)
             && let Err(error) = self.connections.forget(endpoint.ip, &endpoint.ports)
         {
-            self.complaints.push(format!("cannot forget connections to {}: {error}", endpoint.ip));
+            self.complain(format!("cannot forget connections to {}: {error}", endpoint.ip));
         }
         Ok(())
     }
 
-    /// Removes what the record `id` speaks of, and then the record. All is tried.
-    pub(crate) fn detach(&mut self, id: &EndpointId) -> Result<(), DetachError> {
-        let Some(endpoint) = self.records.get(id).cloned() else { return Ok(()) };
-        let mut failures = Vec::new();
-        let withdraw = self.ruleset().remove(&published(&endpoint));
-        let mut rules_are_stale = self.tables.commit(withdraw).is_err();
-        if let Err(error) = self.links.delete(&endpoint.host_interface) {
-            failures.push(format!("link `{}`: {error}", endpoint.host_interface));
+    /// The end of a pair that was put up first starts to send only when a worker of the kernel has seen its carrier,
+    /// which under load takes long enough to lose a container's first packet, and so a second until it is sent again. To
+    /// be asked about the link lets the kernel (from 6.9) do it at once; so for the bridge with its first port.
+    fn await_activation(&mut self, network: &NetworkConfig, host: &str) -> Result<(), AttachError> {
+        for name in [host, &network.bridge] {
+            self.links.find(name).map_err(AttachError::on(format!("look at link `{name}`")))?;
         }
-        if failures.is_empty()
-            && let Err(error) = self.records.remove(id)
-        {
+        Ok(())
+    }
+
+    /// The rest of a detachment, when the link is gone or could not be deleted.
+    fn close(&mut self, departure: &Departure, deleted: io::Result<()>) -> Result<(), DetachError> {
+        let Departure { id, endpoint, withdrawn } = departure;
+        let mut failures = Vec::new();
+        if let Err(error) = deleted {
+            // The record stays, and with it the address is nobody else's.
+            failures.push(format!("link `{}`: {error}", endpoint.host_interface));
+        } else if let Err(error) = self.records.remove(id) {
             failures.push(sampan_base::chain(&error));
         }
-        if rules_are_stale && failures.is_empty() {
-            // An element was not there: put in place what all other records say.
-            match self.apply() {
-                Ok(()) => rules_are_stale = false,
-                Err(error) => failures.push(format!("nftables rules: {error}")),
-            }
+        if !withdrawn && let Err(error) = self.apply() {
+            // An element was not there, so none was removed; what all other records say is put in place instead.
+            failures.push(format!("nftables rules: {error}"));
         }
         if !endpoint.ports.is_empty()
-            && !rules_are_stale
             && let Err(error) = self.connections.forget(endpoint.ip, &endpoint.ports)
         {
-            self.complaints.push(format!("cannot forget connections to {}: {error}", endpoint.ip));
+            self.complain(format!("cannot forget connections to {}: {error}", endpoint.ip));
         }
         self.reserved.remove(id);
         if failures.is_empty() { Ok(()) } else { Err(DetachError { key: id.0.clone(), failures }) }

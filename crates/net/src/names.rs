@@ -78,8 +78,17 @@ pub(crate) fn is_key(key: &str) -> bool {
 
 /// Whether `name` may be a link's name, and needs no quoting anywhere.
 pub(crate) fn is_link_name(name: &str) -> bool {
+    name.len() <= 15 && is_plain(name)
+}
+
+/// Whether `name` may be a table's name, and with a link's fits a comment.
+pub(crate) fn is_table_name(name: &str) -> bool {
+    name.len() <= 64 && is_plain(name)
+}
+
+fn is_plain(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    (1..=15).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(plain)
+    !name.is_empty() && name != "." && name != ".." && name.bytes().all(plain)
 }
 
 #[cfg(test)]

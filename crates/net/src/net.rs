@@ -1,11 +1,11 @@
 //! [`Net`]: one instance's networks, from opening to removal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use netlink_packet_route::link::InfoKind;
 use rustix::fs::{FlockOperation, flock};
@@ -13,10 +13,11 @@ use sampan_base::files::create_directories;
 use sampan_base::{Class, FileError, error::class_of_io};
 use sampan_kernel::netns;
 
+use crate::attach::Departure;
 use crate::conntrack::Connections;
 use crate::docker;
 use crate::links::Links;
-use crate::names::{Mac, is_key, is_link_name};
+use crate::names::{Mac, is_key, is_link_name, is_table_name};
 use crate::nft::rules::{NetworkRules, Published, Ruleset};
 use crate::nft::table::Tables;
 use crate::records::{EndpointId, Records};
@@ -24,6 +25,8 @@ use crate::spec::{Endpoint, NetConfig, NetworkConfig};
 
 /// The largest packet if the host has no way out to take it from.
 const DEFAULT_MTU: u32 = 1500;
+/// How many are kept until someone asks: the same trouble at each attachment need not fill the memory.
+const MAX_COMPLAINTS: usize = 100;
 /// A network's or table's name becomes part of file names and comments.
 const MAX_NAME_BYTES: usize = 128;
 
@@ -33,8 +36,16 @@ const MAX_NAME_BYTES: usize = 128;
 /// methods may be called from several threads; they take turns.
 #[derive(Debug)]
 pub struct Net {
-    state: PathBuf,
-    pub(crate) inner: Mutex<Inner>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What the threads that delete links share with their [`Net`].
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) state: PathBuf,
+    inner: Mutex<Inner>,
+    /// Told when an endpoint has left [`Inner::leaving`], and when a thread has ended.
+    pub(crate) changed: Condvar,
     /// Locked for as long as we live: two owners would hand out one address twice.
     _lock: File,
 }
@@ -45,6 +56,12 @@ pub(crate) struct Inner {
     pub(crate) table: String,
     pub(crate) networks: BTreeMap<String, NetworkConfig>,
     pub(crate) records: Records,
+    /// Endpoints whose links are being deleted, without the lock. Whoever wants one of them waits.
+    pub(crate) leaving: BTreeSet<EndpointId>,
+    /// Those of them that no thread has taken on yet.
+    pub(crate) departures: VecDeque<Departure>,
+    /// How many threads delete links.
+    pub(crate) threads: usize,
     /// The sockets that reserve each endpoint's ports.
     pub(crate) reserved: BTreeMap<EndpointId, Vec<OwnedFd>>,
     pub(crate) links: Links,
@@ -154,7 +171,7 @@ impl Net {
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(OpenError::InUse { state });
         }
-        if !is_link_name(&table) {
+        if !is_table_name(&table) {
             return Err(OpenError::Invalid { network: table, reason: "not a table's name".into() });
         }
         let (records, complaints) = Records::load(state.join("endpoints"))?;
@@ -162,6 +179,9 @@ impl Net {
             table,
             networks: BTreeMap::new(),
             records,
+            leaving: BTreeSet::new(),
+            departures: VecDeque::new(),
+            threads: 0,
             reserved: BTreeMap::new(),
             links: Links::open().map_err(OpenError::on("open a netlink socket"))?,
             tables: Tables::open().map_err(OpenError::on("open a netlink socket"))?,
@@ -174,7 +194,8 @@ impl Net {
         }
         inner.apply().map_err(OpenError::on("put nftables rules in place"))?;
         inner.reserve_again();
-        Ok(Net { state, inner: Mutex::new(inner), _lock: lock })
+        let shared = Shared { state, inner: Mutex::new(inner), changed: Condvar::new(), _lock: lock };
+        Ok(Net { shared: Arc::new(shared) })
     }
 
     /// Adds a network.
@@ -182,7 +203,7 @@ impl Net {
     /// # Errors
     /// If its name, bridge or addresses are another's, or the kernel refuses.
     pub fn add_network(&self, network: NetworkConfig) -> Result<(), OpenError> {
-        let mut inner = self.lock();
+        let mut inner = self.shared.lock();
         inner.admit_network(network)?;
         inner.apply().map_err(OpenError::on("put nftables rules in place"))
     }
@@ -192,7 +213,7 @@ impl Net {
     /// # Errors
     /// If someone is attached to it, or the kernel refuses.
     pub fn remove_network(&self, name: &str) -> Result<(), OpenError> {
-        let mut inner = self.lock();
+        let mut inner = self.shared.lock();
         if let Some(((key, _), _)) = inner.records.iter().find(|((_, n), _)| n == name) {
             let reason = format!("{key} is attached to it");
             return Err(OpenError::Invalid { network: name.to_owned(), reason });
@@ -210,7 +231,7 @@ impl Net {
 
     /// The networks there are.
     pub fn networks(&self) -> Vec<NetworkConfig> {
-        self.lock().networks.values().cloned().collect()
+        self.shared.lock().networks.values().cloned().collect()
     }
 
     /// Makes a network namespace with only `lo` in it. It lives by the file that is returned until
@@ -252,21 +273,31 @@ impl Net {
 
     /// The endpoints of `key`, in each network that it is attached to.
     pub fn endpoints(&self, key: &str) -> Vec<Endpoint> {
-        let inner = self.lock();
+        let inner = self.shared.lock();
         inner.records.of_key(key).iter().filter_map(|id| inner.records.get(id)).cloned().collect()
     }
 
     pub(crate) fn namespaces(&self) -> PathBuf {
-        self.state.join("netns")
+        self.shared.state.join("netns")
     }
+}
 
-    pub(crate) fn state(&self) -> &Path {
-        &self.state
+impl Drop for Net {
+    /// Waits for the links that are being deleted; then another may open the same state.
+    fn drop(&mut self) {
+        drop(self.shared.lock_when(|inner| inner.threads == 0));
     }
+}
 
+impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         // What is behind the lock is only a view of the disk and the kernel, and stays one when a caller panics.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, once `reached` is so.
+    pub(crate) fn lock_when(&self, reached: impl Fn(&Inner) -> bool) -> MutexGuard<'_, Inner> {
+        self.changed.wait_while(self.lock(), |inner| !reached(inner)).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -346,7 +377,7 @@ impl Inner {
     pub(crate) fn admit_to_docker(&mut self) {
         let bridges = self.networks.values().map(|n| n.bridge.as_str());
         if let Err(error) = docker::admit(&mut self.tables, &self.table, bridges) {
-            self.complaints.push(format!("cannot insert rules into DOCKER-USER: {error}"));
+            self.complain(format!("cannot insert rules into DOCKER-USER: {error}"));
         }
     }
 
@@ -360,7 +391,19 @@ impl Inner {
         Ruleset {
             table: self.table.clone(),
             networks: networks.collect(),
-            published: self.records.iter().flat_map(|(_, endpoint)| published(endpoint)).collect(),
+            published: self
+                .records
+                .iter()
+                .filter(|(id, _)| !self.leaving.contains(id))
+                .flat_map(|(_, endpoint)| published(endpoint))
+                .collect(),
+        }
+    }
+
+    /// Keeps `complaint` for the next reconciliation to tell.
+    pub(crate) fn complain(&mut self, complaint: String) {
+        if self.complaints.len() < MAX_COMPLAINTS {
+            self.complaints.push(complaint);
         }
     }
 

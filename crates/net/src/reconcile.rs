@@ -9,6 +9,9 @@ use sampan_kernel::netns;
 use crate::docker;
 use crate::net::{Net, OpenError};
 
+/// How many endpoints of the dead are detached at once.
+const PARALLEL_DETACHMENTS: usize = 16;
+
 /// What a reconciliation has found and mended.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Reconciled {
@@ -33,20 +36,28 @@ impl Net {
     /// If the kernel does not answer or the rules can't be put in place. What else fails is a complaint.
     pub fn reconcile(&self, live: &[&str]) -> Result<Reconciled, OpenError> {
         let live: BTreeSet<&str> = live.iter().copied().collect();
-        let mut inner = self.lock();
         let mut result = Reconciled::default();
 
-        let dead: Vec<_> = inner
+        let ids = self
+            .shared
+            .lock_when(|inner| inner.threads == 0)
             .records
             .iter()
-            .map(|(id, _)| id)
-            .filter(|(key, _)| !live.contains(key.as_str()))
-            .cloned()
-            .collect();
-        for id in dead {
-            match inner.detach(&id) {
-                Ok(()) => result.detached.push(id.0),
-                Err(error) => result.complaints.push(error.to_string()),
+            .map(|(id, _)| id.clone())
+            .collect::<Vec<_>>();
+        let dead: Vec<_> = ids.into_iter().filter(|(key, _)| !live.contains(key.as_str())).collect();
+        for some in dead.chunks(PARALLEL_DETACHMENTS) {
+            // The kernel makes each wait for the same things, so together they wait once.
+            let outcomes: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = some.iter().map(|id| scope.spawn(|| self.detach_one(id))).collect();
+                threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+            });
+            for (id, outcome) in some.iter().zip(outcomes) {
+                match outcome {
+                    Ok(Ok(())) => result.detached.push(id.0.clone()),
+                    Ok(Err(error)) => result.complaints.push(error.to_string()),
+                    Err(_) => result.complaints.push(format!("{}: detaching it panicked", id.0)),
+                }
             }
         }
 
@@ -63,6 +74,7 @@ impl Net {
             }
         }
 
+        let mut inner = self.shared.lock();
         let known: BTreeSet<String> = inner.records.iter().map(|(_, e)| e.host_interface.clone()).collect();
         let mut present = BTreeSet::new();
         for network in inner.networks.values().cloned().collect::<Vec<_>>() {
@@ -100,7 +112,7 @@ impl Net {
     /// The first of what failed; all has been tried.
     pub fn remove_all(&self) -> Result<(), OpenError> {
         let mut first = self.reconcile(&[]).err();
-        let mut inner = self.lock();
+        let mut inner = self.shared.lock();
         let mut note = |result: Result<(), OpenError>| {
             if let (Err(error), None) = (result, &first) {
                 first = Some(error);
@@ -119,7 +131,7 @@ impl Net {
             let deleted = inner.links.delete(&network.bridge);
             note(deleted.map_err(OpenError::on(format!("remove bridge `{}`", network.bridge))));
         }
-        note(remove_if_exists(self.state()).map_err(OpenError::from));
+        note(remove_if_exists(&self.shared.state).map_err(OpenError::from));
         first.map_or(Ok(()), Err)
     }
 }

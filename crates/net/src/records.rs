@@ -111,7 +111,7 @@ impl Records {
         (begin..last).chain(first..last.min(begin)).find(|ip| !taken.contains(ip)).map(Ipv4Addr::from)
     }
 
-    /// Writes a record: from here on, its address is nobody else's.
+    /// Writes a record, new or changed: from here on, its address is nobody else's.
     pub(crate) fn insert(&mut self, key: &str, endpoint: &Endpoint) -> Result<(), FileError> {
         let path = self.path(key, &endpoint.network);
         let record = Record { version: 1, key: key.to_owned(), endpoint: endpoint.clone() };
@@ -121,8 +121,10 @@ impl Records {
             source: e.into(),
         })?;
         write_atomic_volatile(&path, &text, 0o600)?;
-        self.last.insert(endpoint.network.clone(), endpoint.ip);
-        self.endpoints.insert((key.to_owned(), endpoint.network.clone()), endpoint.clone());
+        let id = (key.to_owned(), endpoint.network.clone());
+        if self.endpoints.insert(id, endpoint.clone()).is_none() {
+            self.last.insert(endpoint.network.clone(), endpoint.ip);
+        }
         Ok(())
     }
 

@@ -23,7 +23,7 @@ fn the_next_daemon_goes_on_where_the_last_was_killed() {
     assert_eq!(host.ask("world", Tcp, (HOST, 8080)), Some(("a".into(), WORLD)));
     host.on_host(|| {
         assert!(std::net::TcpListener::bind((ANY, 8080)).is_err(), "reserved again");
-        assert_eq!(net.endpoints("a"), [a.clone()]);
+        assert_eq!(net.endpoints("a"), std::slice::from_ref(&a));
         let mended = net.reconcile(&["a"]).unwrap();
         assert_eq!((mended.detached, mended.namespaces), (vec!["b".to_owned()], vec!["b".to_owned()]));
         assert!(mended.links.is_empty() && mended.broken.is_empty() && mended.complaints.is_empty());

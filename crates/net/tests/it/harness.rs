@@ -52,7 +52,11 @@ impl Host {
         host.run(&format!(
             "ip addr add {HOST}/24 dev up0 && ip link set up0 up && ip route add default via {WORLD}"
         ));
-        host.run_in("world", &format!("ip addr add {WORLD}/24 dev eth0 && ip link set eth0 up"));
+        host.run_in(
+            "world",
+            &format!("ip addr add {WORLD}/24 dev eth0 && ip link set eth0 up && ip link show eth0"),
+        );
+        host.run("ip link show up0"); // to be asked makes the kernel see the carrier now
         Some(host)
     }
 

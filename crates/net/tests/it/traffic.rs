@@ -219,13 +219,46 @@ fn networks_are_apart() {
     assert_eq!(host.ask("world", Tcp, (HOST, 8080)).unwrap().0, "a");
 }
 
+#[test]
+fn many_come_and_go_at_once() {
+    let Some(host) = Host::new() else { return };
+    let net = host.open();
+    let run = |worker: u16| {
+        host.on_host(|| {
+            for round in 0..6 {
+                let key = format!("w{worker}-{}", round % 2);
+                net.create_namespace(&key).unwrap();
+                let ports = vec![port(Tcp, ANY, 9000 + worker, 80), port(Udp, ANY, 0, 53)];
+                net.attach(&key, &EndpointSpec { ports, ..EndpointSpec::default() }).unwrap();
+                if worker.is_multiple_of(2) {
+                    net.detach(&key).unwrap();
+                } else {
+                    net.detach_soon(&key);
+                }
+                net.remove_namespace(&key).unwrap();
+            }
+            Ok(())
+        });
+    };
+    std::thread::scope(|scope| {
+        for worker in 0..8 {
+            scope.spawn(move || run(worker));
+        }
+    });
+    let mended = host.on_host(|| net.reconcile(&[]).map_err(std::io::Error::other));
+    assert_eq!(mended, sampan_net::Reconciled::default());
+    assert!(!host.run(&format!("nft list table ip {}", host.table)).contains("80"), "no element is left");
+    assert!(!host.run("ip -o link").contains("master"), "no link is left");
+}
+
 /// `cargo test -p sampan-net --release -- --ignored --nocapture speed`
 #[test]
 #[ignore = "measures"]
 fn speed() {
     let Some(host) = Host::new() else { return };
     let net = host.open();
-    let (mut made, mut attached, mut detached, mut removed) = (vec![], vec![], vec![], vec![]);
+    let (mut made, mut attached, mut soon, mut detached, mut removed) =
+        (vec![], vec![], vec![], vec![], vec![]);
     host.on_host(|| {
         for n in 0..100u16 {
             let key = format!("k{n}");
@@ -240,8 +273,13 @@ fn speed() {
         for n in 0..100u16 {
             let key = format!("k{n}");
             let clock = std::time::Instant::now();
-            net.detach(&key).unwrap();
-            detached.push(clock.elapsed());
+            if n % 2 == 0 {
+                net.detach(&key).unwrap();
+                detached.push(clock.elapsed());
+            } else {
+                net.detach_soon(&key);
+                soon.push(clock.elapsed());
+            }
             let clock = std::time::Instant::now();
             net.remove_namespace(&key).unwrap();
             removed.push(clock.elapsed());
@@ -252,9 +290,15 @@ fn speed() {
         ("namespace", &mut made),
         ("attach", &mut attached),
         ("detach", &mut detached),
+        ("soon", &mut soon),
         ("remove", &mut removed),
     ] {
         times.sort();
-        eprintln!("{what:9} min {:?} median {:?} max {:?}", times[0], times[50], times[99]);
+        eprintln!(
+            "{what:9} min {:?} median {:?} max {:?}",
+            times[0],
+            times[times.len() / 2],
+            times[times.len() - 1]
+        );
     }
 }

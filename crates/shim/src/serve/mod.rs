@@ -7,7 +7,7 @@
 //!            oom, publisher
 //! ```
 //! Nothing waits: a request that needs the runtime starts its command and is answered when the command has been
-//! reaped ([`jobs`]); meanwhile other processes' requests, State and Wait go on. Each process has a queue, so
+//! reaped ([`jobs`], [`outcomes`]); meanwhile other processes' requests, State and Wait go on. Each process has a queue, so
 //! that a Kill that comes during a Start is done after it. What to wait for is computed anew in each round from
 //! what there is, so there is no registration to go stale.
 //!
@@ -37,6 +37,7 @@ use jobs::{Job, Work};
 
 mod connection;
 mod jobs;
+mod outcomes;
 mod requests;
 
 /// Scratch space for reads: a pipe's whole capacity.

@@ -13,12 +13,12 @@ pub(super) fn start(address: &str, owner: Owner<'_>) -> io::Result<[OwnedFd; 2]>
     let (out_reader, out_writer) = io::pipe()?;
     let (err_reader, err_writer) = io::pipe()?;
     let (mut ready_reader, ready_writer) = io::pipe()?;
-    let mut command = Command::new(super::attach::percent_decoded(path));
+    let mut command = Command::new(super::address::percent_decoded(path));
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        command.arg(super::attach::percent_decoded(key));
+        command.arg(super::address::percent_decoded(key));
         if !value.is_empty() {
-            command.arg(super::attach::percent_decoded(value));
+            command.arg(super::address::percent_decoded(value));
         }
     }
     command.env("CONTAINER_ID", owner.container).env("CONTAINER_NAMESPACE", owner.namespace);

@@ -23,6 +23,7 @@ use rustix::event::PollFlags;
 use rustix::fs::OFlags;
 use rustix::termios::Winsize;
 
+mod address;
 pub mod attach;
 pub mod console;
 pub mod jsonlog;

@@ -29,6 +29,11 @@ pub(crate) fn can_run() -> bool {
     false
 }
 
+/// Debian's runc, or what `SPT_RUNTIME` names.
+fn runtime() -> PathBuf {
+    std::env::var_os("SPT_RUNTIME").map_or_else(|| PathBuf::from("/usr/sbin/runc"), PathBuf::from)
+}
+
 /// A shim and its container. Dropped, nothing of them is left.
 pub(crate) struct Shim {
     pub(crate) dir: tempfile::TempDir,
@@ -58,6 +63,16 @@ pub(crate) fn busybox(path: &Path) {
 impl Shim {
     /// Starts a shim with a bundle whose process is `args`, edited by `edit`; nothing is created yet.
     pub(crate) fn start(args: Vec<String>, edit: impl FnOnce(&mut Value)) -> Shim {
+        Shim::start_publishing(args, edit, "", "")
+    }
+
+    /// As [`Shim::start`], its events going to `program` with `address`.
+    pub(crate) fn start_publishing(
+        args: Vec<String>,
+        edit: impl FnOnce(&mut Value),
+        program: &str,
+        address: &str,
+    ) -> Shim {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::Builder::new().prefix("spt-shim-").tempdir().unwrap();
         let id = format!("spt-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -73,7 +88,7 @@ impl Shim {
         edit(&mut spec);
         std::fs::write(&config, spec.to_string()).unwrap();
         let output = Command::new(SHIM)
-            .args(["-namespace", "spt", "-id", &id, "-address", "", "-publish-binary", "", "start"])
+            .args(["-namespace", "spt", "-id", &id, "-address", address, "-publish-binary", program, "start"])
             .current_dir(&bundle)
             .env_remove("TTRPC_ADDRESS")
             .output()
@@ -82,7 +97,7 @@ impl Shim {
         let address = String::from_utf8(output.stdout).unwrap();
         assert_eq!(std::fs::read_to_string(bundle.join("address")).unwrap(), address);
         let client = Client::connect(&address).unwrap();
-        Shim { dir, id, client, address, runtime: PathBuf::from("/usr/sbin/runc") }
+        Shim { dir, id, client, address, runtime: runtime() }
     }
 
     pub(crate) fn bundle(&self) -> PathBuf {

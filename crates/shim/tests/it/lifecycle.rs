@@ -7,7 +7,8 @@ use sampan_rpc::cgroup1::Metrics;
 use sampan_rpc::task;
 use sampan_rpc::ttrpc::Code;
 use sampan_rpc::types::Status;
-use sampan_shim::client::CallError;
+use sampan_shim::client::{CallError, Client};
+use serde_json::json;
 
 use crate::harness::{Shim, can_run, delete_command, sh};
 
@@ -337,5 +338,110 @@ impl Shim {
     fn delete_running(&mut self) -> CallError {
         let request = task::DeleteRequest { id: "nobody".into(), exec_id: String::new() };
         self.client.call::<task::DeleteResponse>("Delete", &request).unwrap_err()
+    }
+}
+
+#[test]
+fn events_go_through_a_program_where_there_is_no_ttrpc() {
+    if !can_run() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (program, seen) = (dir.path().join("publish"), dir.path().join("seen"));
+    let script =
+        format!("#!/bin/sh\nsleep 0.0$((5 - $(wc -l <{0})))\necho \"$*\" $(wc -c) >>{0}\n", seen.display());
+    std::fs::write(&seen, "").unwrap();
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut shim = Shim::start_publishing(sh("exit 0"), |_| {}, program.to_str().unwrap(), "/c.sock");
+    shim.create_attached();
+    shim.start_task("").unwrap();
+    shim.wait("");
+    shim.delete("").unwrap();
+    shim.shut_down();
+    let seen = std::fs::read_to_string(seen).unwrap();
+    let topics: Vec<&str> = seen.lines().map(|l| l.split(' ').nth(4).unwrap()).collect();
+    assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"], "{seen}");
+    let first = seen.lines().next().unwrap();
+    assert!(first.starts_with("--address /c.sock publish --topic /tasks/create --namespace spt "), "{first}");
+    assert!(seen.lines().all(|l| l.split(' ').next_back().unwrap().parse::<u32>().unwrap() > 20));
+}
+
+#[test]
+fn many_execs_at_once_keep_their_statuses_and_outputs() {
+    if !can_run() {
+        return;
+    }
+    let mut shim = Shim::start(sh("sleep 1000"), |_| {});
+    shim.create_attached();
+    shim.start_task("").unwrap();
+    let dir = shim.dir.path().to_owned();
+    let worker = |n: u32, mut client: Client, id: String| {
+        for round in 0..5 {
+            let exec = format!("w{n}-{round}");
+            let spec = json!({"args": sh(&format!("echo {exec}; exit {n}")), "cwd": "/", "env": ["PATH=/bin"],
+                "user": {"uid": 0, "gid": 0}});
+            let request = task::ExecProcessRequest {
+                id: id.clone(),
+                exec_id: exec.clone(),
+                stdout: format!("attach://{}?log={}/{exec}.log", dir.display(), dir.display()),
+                spec: Some(prost_types::Any {
+                    type_url: String::new(),
+                    value: spec.to_string().into_bytes(),
+                }),
+                ..Default::default()
+            };
+            client.call::<()>("Exec", &request).unwrap();
+            let start = task::StartRequest { id: id.clone(), exec_id: exec.clone() };
+            let pid = client.call::<task::StartResponse>("Start", &start).unwrap().pid;
+            let wait = task::WaitRequest { id: id.clone(), exec_id: exec.clone() };
+            assert_eq!(client.call::<task::WaitResponse>("Wait", &wait).unwrap().exit_status, n);
+            let log = std::fs::read_to_string(dir.join(format!("{exec}.log"))).unwrap();
+            assert!(log.contains(&format!("\"{exec}\\n\"")), "{log}");
+            let delete = task::DeleteRequest { id: id.clone(), exec_id: exec };
+            assert_eq!(client.call::<task::DeleteResponse>("Delete", &delete).unwrap().pid, pid);
+        }
+    };
+    std::thread::scope(|scope| {
+        for n in 0..10 {
+            let (client, id, worker) = (shim.another(), shim.id.clone(), &worker);
+            scope.spawn(move || worker(n, client, id));
+        }
+    });
+    shim.kill("", 9, false).unwrap();
+    assert_eq!(shim.wait(""), 137);
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+/// `SPT_RUNTIME=… cargo test -p sampan-shim --release -- --ignored --nocapture speed`
+#[test]
+#[ignore = "measures"]
+fn speed() {
+    if !can_run() {
+        return;
+    }
+    let mut times: [Vec<Duration>; 5] = Default::default();
+    for _ in 0..40 {
+        let mut shim = Shim::start(vec!["/bin/true".into()], |_| {});
+        let mut lap = Instant::now();
+        let mut took = |into: &mut Vec<Duration>| {
+            into.push(lap.elapsed());
+            lap = Instant::now();
+        };
+        shim.create_attached();
+        took(&mut times[0]);
+        shim.start_task("").unwrap();
+        took(&mut times[1]);
+        shim.wait("");
+        took(&mut times[2]);
+        shim.delete("").unwrap();
+        took(&mut times[3]);
+        shim.shut_down();
+        took(&mut times[4]);
+    }
+    for (what, times) in ["create", "start", "wait", "delete", "shutdown"].iter().zip(&mut times) {
+        times.sort();
+        eprintln!("{what:9} min {:?} median {:?} max {:?}", times[0], times[20], times[39]);
     }
 }

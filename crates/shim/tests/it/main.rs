@@ -2,6 +2,7 @@
 //! so and passes.
 
 #![allow(clippy::unwrap_used)] // clippy knows tests by their attribute; these are their helpers
+#![allow(clippy::print_stderr)] // and say why a test is skipped
 
 mod containerd;
 mod harness;
