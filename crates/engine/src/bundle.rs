@@ -18,7 +18,7 @@ use crate::user::ResolvedUser;
 
 /// What the host contributes to a container's config.json.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The container's id.
     pub id: String,
     /// The mounted root file system.
@@ -59,7 +59,7 @@ const DEFAULT_SHM_BYTES: i64 = 64 << 20;
 ///
 /// # Errors
 /// If the spec names a capability, limit or option that does not exist.
-pub fn plan(spec: &ContainerSpec, facts: &Facts) -> Result<Spec> {
+pub(crate) fn plan(spec: &ContainerSpec, facts: &Facts) -> Result<Spec> {
     let user = facts.user.clone().unwrap_or(ResolvedUser {
         uid: 0,
         gid: 0,
@@ -138,7 +138,7 @@ pub fn plan(spec: &ContainerSpec, facts: &Facts) -> Result<Spec> {
 }
 
 /// The cgroup of a container: `<parent>/<id>`, by default below `/sampan`.
-pub fn cgroups_path(spec: &ContainerSpec, id: &str) -> String {
+pub(crate) fn cgroups_path(spec: &ContainerSpec, id: &str) -> String {
     let parent = spec.cgroup_parent.as_deref().unwrap_or("/sampan");
     format!("/{}/{id}", parent.trim_matches('/'))
 }
@@ -339,7 +339,7 @@ fn mounts(spec: &ContainerSpec, facts: &Facts) -> Result<Vec<Mount>> {
 ///
 /// # Errors
 /// What `process_of` gives for a container that does not run.
-pub fn namespaces(
+pub(crate) fn namespaces(
     spec: &ContainerSpec,
     host_cgroup_default: bool,
     process_of: impl Fn(&str) -> Result<u32>,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use sampan_base::Timestamp;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
@@ -306,19 +305,11 @@ impl Engine {
 }
 
 /// The exit code of the last run, or of the attempt at one.
-pub fn exit_code(phase: &Phase) -> i32 {
+pub(crate) fn exit_code(phase: &Phase) -> i32 {
     match phase {
         Phase::Exited(exit) => exit.code,
         Phase::Created { error: Some(failure) } => failure.exit_code,
         _ => 0,
-    }
-}
-
-/// The time at which the current run began.
-pub fn running_since(phase: &Phase) -> Option<Timestamp> {
-    match phase {
-        Phase::Running { started_at, .. } | Phase::Paused { started_at, .. } => Some(*started_at),
-        _ => None,
     }
 }
 

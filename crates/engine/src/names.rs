@@ -20,7 +20,7 @@ const VESSELS: &[&str] = &[
 ];
 
 /// A name from 8 random bytes, such as `calm_ketch`; after some `attempts`, with a number behind it.
-pub fn from_random(random: u64, attempts: u32) -> String {
+pub(crate) fn from_random(random: u64, attempts: u32) -> String {
     let pick = |list: &[&'static str], number: u64| list[usize::try_from(number).unwrap_or(0) % list.len()];
     let name = format!("{}_{}", pick(ADJECTIVES, random & 0xffff_ffff), pick(VESSELS, random >> 32));
     if attempts < 3 { name } else { format!("{name}{}", random % 10_000) }

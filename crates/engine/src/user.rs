@@ -15,7 +15,7 @@ const LIMIT_BYTES: u64 = 8 << 20;
 
 /// A user as the kernel knows it, and its home.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolvedUser {
+pub(crate) struct ResolvedUser {
     /// User id.
     pub uid: u32,
     /// Group id.
@@ -42,7 +42,7 @@ fn read_in_root(root: &Path, path: &str) -> String {
 ///
 /// # Errors
 /// If a name is in no file; numbers need not be.
-pub fn resolve(root: &Path, text: &str, add: &[String]) -> Result<ResolvedUser> {
+pub(crate) fn resolve(root: &Path, text: &str, add: &[String]) -> Result<ResolvedUser> {
     let passwd = read_in_root(root, "etc/passwd");
     let group = read_in_root(root, "etc/group");
     lookup(&passwd, &group, text, add)

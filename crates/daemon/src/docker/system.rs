@@ -136,8 +136,7 @@ pub(crate) async fn auth() -> ApiError {
 pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Value>> {
     let images = engine.images().await?;
     let layers: u64 = {
-        let mut seen = BTreeMap::new();
-        images.iter().flat_map(|i| &i.layers).for_each(|l| drop(seen.insert(&l.chain_id, l.size)));
+        let seen: BTreeMap<_, _> = images.iter().flat_map(|i| &i.layers).map(|l| (&l.chain_id, l.size)).collect();
         seen.values().sum()
     };
     let volumes = engine.volumes().await?;
