@@ -59,7 +59,7 @@ impl Engine {
         let inner = Arc::clone(&self.inner);
         let result = long_blocking(move || {
             let spool = spool_directory(&inner).map_err(|e| BuildFailure { message: sampan_base::chain(&e), code: None })?;
-            let context = Context::from_tar(&mut context, &spool).map_err(|e| failure(&BuildError::Context(e)))?;
+            let context = Context::from_tar(&mut context, &spool).map_err(|e| failure(&BuildError::Context(Box::new(e))))?;
             drop(spool);
             let built = sampan_build::build(&inner.images.store, &context, &options, &*steps, &mut events);
             let image = built.map_err(|e| failure(&e))?.image;

@@ -84,9 +84,8 @@ pub(crate) async fn detach(inner: &Arc<Inner>, id: &str) {
 
 /// As [`detach`], where one may block.
 pub(crate) fn detach_bridge(inner: &Inner, id: &str) {
-    if let Err(error) = inner.net.detach(id) {
-        tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot detach from the network");
-    }
+    // The kernel takes its time over links; nobody need wait for that. What goes wrong the next daemon mends.
+    inner.net.detach_soon(id);
     if let Err(error) = inner.net.remove_namespace(id) {
         tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the network namespace");
     }
