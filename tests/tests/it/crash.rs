@@ -73,9 +73,10 @@ fn containers_outlive_a_killed_daemon() {
     assert!(!answers(), "the published port of a stopped container must be closed");
     it.sampan(["start", "web"]).ok();
     it.sampan(["exec", "web", "true"]).ok();
-    // Its input is still open, and ends with whoever attaches.
-    let attached = it.sampan_command(["attach", "other"]).input("something\n").run();
-    assert!(attached.stdout.contains("got something"), "{attached}");
+    // Its input is still open.
+    let attached = it.sampan_command(["attach", "other"]).input("something\n").start();
+    attached.wait_for_output("got something");
+    drop(attached);
     it.sampan(["rm", "-f", "web", "other"]).ok();
 }
 
@@ -151,8 +152,9 @@ fn a_killed_daemon_in_a_loop_of_runs_leaves_nothing() {
         let listed = it.sampan(["ps", "-aq", "--no-trunc"]).ok();
         assert!(listed.stdout.lines().count() <= 1, "round {round}: {listed}");
         for id in listed.stdout.lines() {
-            it.inspect(id, "/State/Status");
-            it.sampan(["rm", "-f", "-v", id]).ok();
+            // One that has run goes by itself, perhaps just now.
+            let removed = it.sampan(["rm", "-f", "-v", id]);
+            assert!(removed.code == 0 || removed.stderr.contains("No such container"), "{removed}");
         }
         it.assert_idle();
         run().ok().is("hello");
