@@ -102,6 +102,21 @@ pub fn plan(layout: &Layout, path: &GroupPath) -> Vec<Group> {
     layout.hierarchies.iter().map(group).collect()
 }
 
+/// Refuses groups that hold processes already: they are another container's, whose end would be the end of ours.
+///
+/// # Errors
+/// If there are any.
+pub fn require_unused(groups: &[Group]) -> Result<(), Refused> {
+    let Some(group) = groups.iter().find(|group| group.path.exists()) else { return Ok(()) };
+    match list(&group.path).unwrap_or_default().len() {
+        0 => Ok(()),
+        count => {
+            let path = group.path.display();
+            Err(Refused::Invalid(format!("the cgroup `{path}` is in use: {count} process(es) are in it")))
+        }
+    }
+}
+
 /// Makes the directories of groups. What exists already is taken over.
 ///
 /// # Errors

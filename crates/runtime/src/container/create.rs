@@ -159,11 +159,17 @@ pub fn create(
     check_terminal(&plan, options)?;
     let layout = Layout::detect().map_err(Step::on(|| "read `/proc/self/cgroup`"))?;
 
+    let groups = cgroup::plan(&layout, &group_path);
+    let taken = root.0.join(id.as_str()).exists();
+    if !taken {
+        cgroup::require_unused(&groups)?;
+    }
+
     let Some((directory, lock)) = root.take(&id)? else { return Err(CreateError::Exists { id }) };
     let record = Record::new(&id, &bundle.spec, &bundle.path, &plan.rootfs.path);
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
     let mut making = Making { directory, record, hooks, child: None };
-    making.record.cgroups = cgroup::plan(&layout, &group_path);
+    making.record.cgroups = groups;
     match making.make(&plan, &bundle, options, gate, &layout, &lock, log) {
         Ok((process, channel)) => {
             let Making { directory, record, hooks, .. } = making;
