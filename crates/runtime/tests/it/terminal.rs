@@ -65,10 +65,7 @@ fn exec_gets_a_terminal_of_its_own() {
     controller.write_all(b"word\n").unwrap();
     let text = read_all(controller);
     // The terminal's own echo comes in between somewhere.
-    assert!(
-        text.starts_with("/dev/pts/0\n") && text.contains("7\n") && text.ends_with("got word\n"),
-        "{text}"
-    );
+    assert!(text.contains("/dev/pts/0\n") && text.contains("7\n") && text.ends_with("got word\n"), "{text}");
 }
 
 /// A terminal for the runtime itself to be at.
