@@ -8,7 +8,7 @@ use sampan_kernel::process::{Clone, Namespaces, clone};
 use sampan_oci::runtime::IdMapping;
 
 use crate::channel::Channel;
-use crate::container::create::wait_status;
+use crate::ending::wait_status;
 
 /// The mapping of an id-mapped mount: an id on disk is shown as another.
 #[derive(Clone, PartialEq, Eq, Debug)]
