@@ -75,7 +75,7 @@ fn all() -> Features {
             selinux: SwitchFeature { enabled: false },
             intel_rdt: SwitchFeature { enabled: false },
             memory_policy: None,
-            mount_extensions: MountExtensions { idmap: SwitchFeature { enabled: false } },
+            mount_extensions: MountExtensions { idmap: SwitchFeature { enabled: true } },
             net_devices: SwitchFeature { enabled: false },
         }),
         annotations: BTreeMap::from([(

@@ -12,10 +12,12 @@ use sampan_kernel::process::{self as kernel, Clone, Namespaces};
 use sampan_oci::runtime::{NamespaceKind, Process, Spec, Status};
 
 use super::attach;
-use super::create::{raise_limits, send_listener, set_oom_score, wait_status};
+use super::child::{raise_limits, set_oom_score};
+use super::create::send_listener;
 use super::run::{Console, receive_terminal};
 use crate::cgroup::Joiner;
 use crate::channel::{Channel, Message, Report};
+use crate::ending::wait_status;
 use crate::error::{Refused, Step};
 use crate::init::namespaces;
 use crate::log::Log;

@@ -49,6 +49,18 @@ fn the_process_is_in_the_group_in_every_hierarchy() {
 }
 
 #[test]
+fn a_group_in_use_is_not_shared() {
+    let f = Fixture::running("exec sleep 100");
+    f.call(&["create", "d"]).fails(1, "is in use: 1 process");
+    f.call(&["run", "d"]).fails(1, "is in use: 1 process");
+    assert_eq!(f.status(), "running");
+    // An empty one is somebody's preparation for us.
+    let f = Fixture::new("echo fine");
+    std::fs::create_dir_all(format!("/sys/fs/cgroup/pids{}/c", f.cgroup)).unwrap();
+    assert_eq!(f.run().ok(), "fine\n");
+}
+
+#[test]
 fn the_number_of_processes_is_limited() {
     let f = Fixture::new("for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait")
         .with(|c| c["linux"]["resources"]["pids"] = json!({"limit": 4}));
