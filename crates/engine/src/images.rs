@@ -35,7 +35,9 @@ fn image_failed(doing: impl Into<String>) -> impl FnOnce(ImageError) -> EngineEr
 impl Images {
     pub(crate) fn open(root: &Path) -> Result<Images> {
         let failed = |error: sampan_image::OpenError| {
-            EngineError::layer(error.class(), format!("cannot open the image store in `{}`", root.display()))(error)
+            EngineError::layer(error.class(), format!("cannot open the image store in `{}`", root.display()))(
+                error,
+            )
         };
         Ok(Images { store: Store::open(root).map_err(failed)? })
     }
@@ -190,7 +192,8 @@ impl Engine {
                 created: None,
             };
             let imported = inner.images.store.import_rootfs(&mut tar, &options);
-            let image = imported.map_err(|e| EngineError::layer(e.class(), "cannot import the archive")(e))?;
+            let image =
+                imported.map_err(|e| EngineError::layer(e.class(), "cannot import the archive")(e))?;
             inner.image_event("import", &image.id, None);
             if let Some(name) = &new.name {
                 inner.image_event("tag", &image.id, Some(name));
@@ -207,7 +210,8 @@ impl Engine {
     pub async fn changes(&self, text: &str) -> Result<Vec<Change>> {
         let id = self.inner.find_container(text)?.id.clone();
         let images = self.inner.images.clone();
-        blocking(move || images.store.changes(&id).map_err(snapshot_failed("cannot compare the file system"))).await
+        blocking(move || images.store.changes(&id).map_err(snapshot_failed("cannot compare the file system")))
+            .await
     }
 
     /// Makes an image of what a container changed, on top of its image. A running container is frozen meanwhile if
@@ -256,7 +260,11 @@ impl Engine {
         let view = self.container(text)?;
         let (inner, id) = (self.inner.clone(), view.record.id);
         long_blocking(move || {
-            let at = inner.config.state.join("exports").join(sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?);
+            let at = inner
+                .config
+                .state
+                .join("exports")
+                .join(sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?);
             sampan_base::files::create_directories(&at, 0o700).map_err(EngineError::file)?;
             let mounted = inner.config.bundle(&id).join("rootfs");
             // A running container's file system is mounted already, and an overlay must not be mounted twice.
@@ -276,7 +284,12 @@ impl Engine {
     }
 }
 
-fn remove_image(inner: &Inner, text: &str, force: bool, users: &[(String, String, bool)]) -> Result<Vec<Removed>> {
+fn remove_image(
+    inner: &Inner,
+    text: &str,
+    force: bool,
+    users: &[(String, String, bool)],
+) -> Result<Vec<Removed>> {
     let image = inner.images.resolve(text)?;
     let id = image.id.to_string();
     let by_name = text.parse::<ImageRef>().ok().filter(|name| image.names.contains(name));
@@ -336,15 +349,12 @@ fn in_use(image: &Image, text: &str, user: &str, alive: bool, by_name: bool) -> 
     })
 }
 
-fn commit(
-    inner: &Inner,
-    record: &crate::metadata::ContainerRecord,
-    new: NewImage,
-) -> Result<Image> {
+fn commit(inner: &Inner, record: &crate::metadata::ContainerRecord, new: NewImage) -> Result<Image> {
     let store = &inner.images.store;
     let base = inner.images.resolve_id(&record.image_id)?;
     let lease = store.lease();
-    let layer = store.commit(&record.id, &lease).map_err(snapshot_failed("cannot commit the container's changes"))?;
+    let layer =
+        store.commit(&record.id, &lease).map_err(snapshot_failed("cannot commit the container's changes"))?;
     let mut made = base.config.clone();
     let now = Timestamp::now();
     made.created = Some(now);
@@ -360,7 +370,8 @@ fn commit(
     let layers: Vec<_> = base.layers.into_iter().chain(layer).collect();
     let names: Vec<ImageRef> = new.name.into_iter().collect();
     let image = store.create_image(made, &layers, &names).map_err(image_failed("cannot make the image"))?;
-    let attributes = BTreeMap::from([("comment".to_owned(), String::new()), ("imageID".to_owned(), image.id.to_string())]);
+    let attributes =
+        BTreeMap::from([("comment".to_owned(), String::new()), ("imageID".to_owned(), image.id.to_string())]);
     inner.events.publish(EventKind::Container, "commit", &record.id, attributes);
     for name in &names {
         inner.image_event("tag", &image.id, Some(name));

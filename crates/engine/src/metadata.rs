@@ -73,7 +73,9 @@ pub struct Metadata {
     database: Database,
 }
 
-fn failed<E: std::error::Error + Send + Sync + 'static>(doing: &'static str) -> impl FnOnce(E) -> EngineError {
+fn failed<E: std::error::Error + Send + Sync + 'static>(
+    doing: &'static str,
+) -> impl FnOnce(E) -> EngineError {
     EngineError::layer(Class::Internal, format!("cannot {doing} the engine's metadata"))
 }
 
@@ -155,7 +157,11 @@ impl Metadata {
         self.remove(VOLUMES, name)
     }
 
-    fn all<T: DeserializeOwned>(&self, table: TableDefinition<'_, &str, &[u8]>, what: &str) -> Result<Vec<T>> {
+    fn all<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<'_, &str, &[u8]>,
+        what: &str,
+    ) -> Result<Vec<T>> {
         let read = self.database.begin_read().map_err(failed("read"))?;
         let table = read.open_table(table).map_err(failed("read"))?;
         let mut records = Vec::new();
@@ -183,7 +189,11 @@ impl Metadata {
         if durable == Durable::No {
             write.set_durability(Durability::None).map_err(failed("write"))?;
         }
-        write.open_table(table).map_err(failed("write"))?.insert(key, bytes.as_slice()).map_err(failed("write"))?;
+        write
+            .open_table(table)
+            .map_err(failed("write"))?
+            .insert(key, bytes.as_slice())
+            .map_err(failed("write"))?;
         write.commit().map_err(failed("write"))
     }
 

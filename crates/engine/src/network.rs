@@ -87,7 +87,11 @@ pub(crate) fn detach_bridge(inner: &Inner, id: &str) {
     // The kernel takes its time over links; nobody need wait for that. What goes wrong the next daemon mends.
     inner.net.detach_soon(id);
     if let Err(error) = inner.net.remove_namespace(id) {
-        tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the network namespace");
+        tracing::warn!(
+            container = id,
+            error = sampan_base::chain(&error),
+            "cannot remove the network namespace"
+        );
     }
 }
 
@@ -112,7 +116,9 @@ fn mapping(publish: &Publish) -> Result<PortMapping> {
     let host_ip = match publish.host_ip.as_str() {
         "" => Ipv4Addr::UNSPECIFIED,
         text => text.parse().map_err(|_| {
-            EngineError::Unsupported(format!("cannot publish on `{text}`: only IPv4 addresses are supported yet"))
+            EngineError::Unsupported(format!(
+                "cannot publish on `{text}`: only IPv4 addresses are supported yet"
+            ))
         })?,
     };
     Ok(PortMapping {
@@ -145,7 +151,8 @@ fn endpoint(inner: &Inner, id: &str, attached: sampan_net::Endpoint) -> Result<E
         gateway: attached.gateway,
         mac: attached.mac.to_string(),
         published: published.collect(),
-        namespace: namespace.map_err(|e| EngineError::layer(e.class(), "cannot name the network namespace")(e))?,
+        namespace: namespace
+            .map_err(|e| EngineError::layer(e.class(), "cannot name the network namespace")(e))?,
     })
 }
 

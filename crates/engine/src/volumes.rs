@@ -118,7 +118,11 @@ impl Engine {
     ///
     /// # Errors
     /// If the name can't be one.
-    pub async fn volume_create(&self, name: Option<String>, labels: BTreeMap<String, String>) -> Result<Volume> {
+    pub async fn volume_create(
+        &self,
+        name: Option<String>,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Volume> {
         let inner = self.inner.clone();
         blocking(move || {
             let anonymous = name.is_none();

@@ -7,7 +7,8 @@ use axum::response::{IntoResponse, Response};
 use http::{Request, StatusCode, header};
 use sampan_base::Timestamp;
 use sampan_docker_api::container::{
-    ChangeRow, ContainerInspect, ContainerSummary, ContainersPruned, CreateAnswer, CreateRequest, TopAnswer, WaitAnswer,
+    ChangeRow, ContainerInspect, ContainerSummary, ContainersPruned, CreateAnswer, CreateRequest, TopAnswer,
+    WaitAnswer,
 };
 use sampan_docker_api::{detach, stream};
 use sampan_engine::attach::Streams;
@@ -55,7 +56,8 @@ fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Answer<Option<T>> {
 }
 
 const FILTERS: [&str; 13] = [
-    "id", "name", "status", "label", "ancestor", "exited", "before", "since", "volume", "network", "health", "publish", "expose",
+    "id", "name", "status", "label", "ancestor", "exited", "before", "since", "volume", "network", "health",
+    "publish", "expose",
 ];
 
 pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<Json<Vec<ContainerSummary>>> {
@@ -85,7 +87,9 @@ pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<J
     let rows = views
         .iter()
         .filter(|view| all || view.record.phase.is_alive())
-        .filter(|view| before.is_none_or(|t| view.record.created < t) && since.is_none_or(|t| view.record.created > t))
+        .filter(|view| {
+            before.is_none_or(|t| view.record.created < t) && since.is_none_or(|t| view.record.created > t)
+        })
         .filter(|view| matches(view, &filters, &ancestors))
         .map(|view| show::summary(view, &volumes, now));
     let limit = usize::try_from(limit).ok().filter(|n| *n > 0).unwrap_or(usize::MAX);
@@ -99,7 +103,11 @@ async fn ancestors(engine: &Engine, filters: &Filters) -> Vec<String> {
         for image in engine.images().await.unwrap_or_default() {
             let names = |wanted: &str| {
                 image.names.iter().any(|n| n.familiar() == wanted || n.familiar_repository() == wanted)
-                    || image.id.to_string().trim_start_matches("sha256:").starts_with(wanted.trim_start_matches("sha256:"))
+                    || image
+                        .id
+                        .to_string()
+                        .trim_start_matches("sha256:")
+                        .starts_with(wanted.trim_start_matches("sha256:"))
             };
             if filters.any("ancestor", names) {
                 ids.push(image.id.to_string());
@@ -160,7 +168,10 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, Json(CreateAnswer { id: created.id, warnings: created.warnings })))
 }
 
-pub(crate) async fn inspect(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<Json<ContainerInspect>> {
+pub(crate) async fn inspect(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+) -> Answer<Json<ContainerInspect>> {
     let view = engine.container(&id)?;
     let root = &engine.config().root;
     let paths = Paths {
@@ -183,17 +194,29 @@ fn signal(query: &Query) -> Answer<Option<i32>> {
     Ok(text.map(|t| sampan_engine::parse_signal(t)).transpose()?)
 }
 
-pub(crate) async fn stop(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn stop(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     engine.stop(&id, signal(&query)?, number(&query, "t")?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn restart(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn restart(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     engine.restart(&id, signal(&query)?, number(&query, "t")?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn kill(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn kill(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     engine.kill(&id, signal(&query)?.unwrap_or(9)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -208,14 +231,22 @@ pub(crate) async fn unpause(State(engine): State<Engine>, Path(id): Path<String>
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn rename(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn rename(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     let name = query.get("name").filter(|n| !n.is_empty());
     let name = name.ok_or_else(|| ApiError::invalid("Neither old nor new names may be empty"))?;
     engine.rename(&id, name.trim_start_matches('/')).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn remove(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn remove(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     if is_on(query.get("link")) {
         return Err(ApiError::unsupported("links are not supported"));
     }
@@ -224,7 +255,11 @@ pub(crate) async fn remove(State(engine): State<Engine>, Path(id): Path<String>,
 }
 
 /// The headers go out at once, so that a client knows that its wait began before it starts the container.
-pub(crate) async fn wait(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<Response> {
+pub(crate) async fn wait(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<Response> {
     let condition = match query.get("condition").map_or("", String::as_str) {
         "" | "not-running" => WaitCondition::NotRunning,
         "next-exit" => WaitCondition::NextExit,
@@ -253,7 +288,11 @@ fn time(query: &Query, key: &str) -> Answer<Option<Timestamp>> {
     }
 }
 
-pub(crate) async fn logs(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<Response> {
+pub(crate) async fn logs(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<Response> {
     let view = engine.container(&id)?;
     let (stdout, stderr) = (is_on(query.get("stdout")), is_on(query.get("stderr")));
     if !stdout && !stderr {
@@ -277,8 +316,11 @@ pub(crate) async fn logs(State(engine): State<Engine>, Path(id): Path<String>, q
             tracing::warn!(container = id, error = sampan_base::chain(&error), "reading a log failed");
         }
     });
-    let content_type =
-        if terminal { "application/vnd.docker.raw-stream" } else { "application/vnd.docker.multiplexed-stream" };
+    let content_type = if terminal {
+        "application/vnd.docker.raw-stream"
+    } else {
+        "application/vnd.docker.multiplexed-stream"
+    };
     Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
 }
 
@@ -325,7 +367,8 @@ pub(crate) async fn attach(
     let view = engine.container(&id)?;
     let terminal = view.record.spec.tty;
     let keys = query.get("detachKeys").filter(|k| !k.is_empty()).map_or(detach::DEFAULT_KEYS, String::as_str);
-    let options = StreamOptions { terminal, detach_keys: detach::parse_keys(keys).map_err(ApiError::invalid)? };
+    let options =
+        StreamOptions { terminal, detach_keys: detach::parse_keys(keys).map_err(ApiError::invalid)? };
     let (stdout, stderr) = (is_on(query.get("stdout")), is_on(query.get("stderr")));
     let mut prelude = Vec::new();
     if is_on(query.get("logs")) {
@@ -348,15 +391,25 @@ pub(crate) async fn attach(
     Ok(hijack::serve(request, options, prelude, async move { stream.await.ok()?.ok() }))
 }
 
-pub(crate) async fn resize(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn resize(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     let (rows, columns) = (number(&query, "h")?.unwrap_or(0), number(&query, "w")?.unwrap_or(0));
     engine.resize(&id, rows, columns).await?;
     Ok(StatusCode::OK)
 }
 
-pub(crate) async fn top(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<Json<TopAnswer>> {
+pub(crate) async fn top(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<Json<TopAnswer>> {
     if let Some(arguments) = query.get("ps_args").filter(|a| !a.is_empty() && *a != "-ef") {
-        return Err(ApiError::unsupported(format!("ps arguments other than -ef are not supported yet: {arguments}")));
+        return Err(ApiError::unsupported(format!(
+            "ps arguments other than -ef are not supported yet: {arguments}"
+        )));
     }
     let rows = engine.top(&id).await?;
     let clock = HostClock::read();
@@ -416,7 +469,10 @@ fn user_name(uid: u32) -> String {
     found.unwrap_or_else(|| uid.to_string())
 }
 
-pub(crate) async fn changes(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<Json<Option<Vec<ChangeRow>>>> {
+pub(crate) async fn changes(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+) -> Answer<Json<Option<Vec<ChangeRow>>>> {
     let changes = engine.changes(&id).await?;
     let row = |c: &sampan_engine::images::Change| ChangeRow {
         path: c.path.display().to_string(),
@@ -492,5 +548,8 @@ pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<
             }
         }
     }
-    Ok(Json(ContainersPruned { containers_deleted: (!deleted.is_empty()).then_some(deleted), space_reclaimed: 0 }))
+    Ok(Json(ContainersPruned {
+        containers_deleted: (!deleted.is_empty()).then_some(deleted),
+        space_reclaimed: 0,
+    }))
 }

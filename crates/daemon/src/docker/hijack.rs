@@ -22,7 +22,12 @@ pub(crate) struct StreamOptions {
 }
 
 /// Answers `request` with the stream that `stream` gives, when it gives it. `prelude` is sent before it.
-pub(crate) fn serve<F>(mut request: Request<Body>, options: StreamOptions, prelude: Vec<u8>, stream: F) -> Response
+pub(crate) fn serve<F>(
+    mut request: Request<Body>,
+    options: StreamOptions,
+    prelude: Vec<u8>,
+    stream: F,
+) -> Response
 where
     F: Future<Output = Option<UnixStream>> + Send + 'static,
 {
@@ -36,8 +41,12 @@ where
             Ok::<_, std::io::Error>(bytes::Bytes::from(prelude))
         }));
         let rest = futures_util::stream::unfold(Pending::Waiting(Box::pin(stream)), read_next);
-        let chained = futures_util::StreamExt::chain(body.into_data_stream(), futures_util::StreamExt::map(rest, |r| r.map_err(axum::Error::new)));
-        return (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], Body::from_stream(chained)).into_response();
+        let chained = futures_util::StreamExt::chain(
+            body.into_data_stream(),
+            futures_util::StreamExt::map(rest, |r| r.map_err(axum::Error::new)),
+        );
+        return (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], Body::from_stream(chained))
+            .into_response();
     }
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -50,11 +59,8 @@ where
         };
         relay(client, options, prelude, stream).await;
     });
-    let headers = [
-        (header::CONTENT_TYPE, content_type),
-        (header::CONNECTION, "Upgrade"),
-        (header::UPGRADE, "tcp"),
-    ];
+    let headers =
+        [(header::CONTENT_TYPE, content_type), (header::CONNECTION, "Upgrade"), (header::UPGRADE, "tcp")];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
@@ -108,7 +114,8 @@ where
     };
     let input = async {
         let keys = if options.terminal { options.detach_keys } else { Vec::new() };
-        if copy_input(&mut from_client, &mut to_process, DetachScanner::new(keys)).await == InputEnd::Detached {
+        if copy_input(&mut from_client, &mut to_process, DetachScanner::new(keys)).await == InputEnd::Detached
+        {
             return;
         }
         // The end of its input is not the end of the client: it still reads.

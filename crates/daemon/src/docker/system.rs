@@ -136,7 +136,8 @@ pub(crate) async fn auth() -> ApiError {
 pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Value>> {
     let images = engine.images().await?;
     let layers: u64 = {
-        let seen: BTreeMap<_, _> = images.iter().flat_map(|i| &i.layers).map(|l| (&l.chain_id, l.size)).collect();
+        let seen: BTreeMap<_, _> =
+            images.iter().flat_map(|i| &i.layers).map(|l| (&l.chain_id, l.size)).collect();
         seen.values().sum()
     };
     let volumes = engine.volumes().await?;
@@ -268,7 +269,8 @@ fn all_networks(engine: &Engine) -> Vec<Network> {
 }
 
 pub(crate) async fn networks(State(engine): State<Engine>, query: Query) -> Answer<Json<Vec<Network>>> {
-    let filters = Filters::parse(query.get("filters").map(String::as_str), &["name", "id", "driver", "scope", "type"])?;
+    let filters =
+        Filters::parse(query.get("filters").map(String::as_str), &["name", "id", "driver", "scope", "type"])?;
     let wanted = |n: &Network| {
         filters.any("name", |v| n.name.contains(v))
             && filters.any("id", |v| n.id.starts_with(v))
@@ -280,9 +282,10 @@ pub(crate) async fn networks(State(engine): State<Engine>, query: Query) -> Answ
 }
 
 pub(crate) async fn network(State(engine): State<Engine>, Path(name): Path<String>) -> Answer<Json<Network>> {
-    let found = all_networks(&engine).into_iter().find(|n| n.name == name || (name.len() > 3 && n.id.starts_with(&name)));
-    found.map(Json).ok_or(ApiError {
-        status: StatusCode::NOT_FOUND,
-        message: format!("network {name} not found"),
-    })
+    let found = all_networks(&engine)
+        .into_iter()
+        .find(|n| n.name == name || (name.len() > 3 && n.id.starts_with(&name)));
+    found
+        .map(Json)
+        .ok_or(ApiError { status: StatusCode::NOT_FOUND, message: format!("network {name} not found") })
 }
