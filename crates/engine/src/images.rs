@@ -60,7 +60,7 @@ impl Images {
 
     pub(crate) fn prepare_snapshot(&self, key: &str, image: &Image, working_dir: &str) -> Result<()> {
         let mut init = InitLayer::docker();
-        if working_dir.trim_matches('/') != "" {
+        if !working_dir.trim_matches('/').is_empty() {
             init = init.with_directory(working_dir);
         }
         let prepared = self.store.prepare(key, image.chain_id(), &init);

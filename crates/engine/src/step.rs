@@ -244,10 +244,10 @@ fn read_some(
 fn runtime_error(log: &Path) -> Option<String> {
     let bytes = disk::read_limited(log, MAX_LOG_BYTES).ok()?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    let errors = text.lines().filter_map(|line| {
+    let mut errors = text.lines().filter_map(|line| {
         let entry: serde_json::Value = serde_json::from_str(line).ok()?;
         let fatal = matches!(entry.get("level")?.as_str()?, "error" | "fatal");
         if fatal { entry.get("msg")?.as_str().map(str::to_owned) } else { None }
     });
-    errors.last()
+    errors.next_back()
 }
