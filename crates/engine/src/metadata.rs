@@ -86,7 +86,10 @@ impl Metadata {
     /// If the file can't be opened, is in use, or was written by a newer version.
     pub fn open(root: &Path) -> Result<Metadata> {
         let path = root.join("engine.redb");
-        let database = Database::create(&path)
+        if !path.exists() {
+            create_whole(&path)?;
+        }
+        let database = Database::open(&path)
             .map_err(EngineError::layer(Class::Internal, format!("cannot open `{}`", path.display())))?;
         let write = database.begin_write().map_err(failed("open"))?;
         {
@@ -170,7 +173,7 @@ impl Metadata {
             match serde_json::from_slice(value.value()) {
                 Ok(record) => records.push(record),
                 Err(error) => {
-                    tracing::error!(key = key.value(), %error, "the stored record of a {what} can't be read");
+                    tracing::error!(key = key.value(), %error, "the stored record of a {what} can't be read")
                 }
             }
         }
@@ -202,6 +205,16 @@ impl Metadata {
         write.open_table(table).map_err(failed("write"))?.remove(key).map_err(failed("write"))?;
         write.commit().map_err(failed("write"))
     }
+}
+
+/// Makes an empty database beside `path` and renames it there: redb refuses a file whose making was cut off.
+fn create_whole(path: &Path) -> Result<()> {
+    let new = path.with_extension("redb.new");
+    sampan_base::files::remove_if_exists(&new).map_err(EngineError::file)?;
+    let made = Database::create(&new);
+    drop(made.map_err(EngineError::layer(Class::Internal, format!("cannot make `{}`", new.display())))?);
+    std::fs::rename(&new, path).map_err(EngineError::io(format!("cannot make `{}`", path.display())))?;
+    sampan_base::files::sync_directory(path.parent().unwrap_or(path)).map_err(EngineError::file)
 }
 
 #[cfg(test)]
