@@ -78,11 +78,9 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
     let Some(process) = &spec.process else {
         return Err(Refused::Unsupported("config.json without `process`".to_owned()));
     };
-    for (present, what) in [
-        (linux.intel_rdt.is_some(), "linux.intelRdt"),
-        (linux.memory_policy.is_some(), "linux.memoryPolicy"),
-        (!linux.net_devices.is_empty(), "linux.netDevices"),
-    ] {
+    for (present, what) in
+        [(linux.intel_rdt.is_some(), "linux.intelRdt"), (!linux.net_devices.is_empty(), "linux.netDevices")]
+    {
         if present {
             return Err(Refused::Unsupported(what.to_owned()));
         }
@@ -94,8 +92,7 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
             return Err(Refused::Invalid(format!("`{what}` needs a uts namespace of the container's own")));
         }
     }
-    let part =
-        process::plan::LinuxPart { seccomp: linux.seccomp.as_ref(), personality: linux.personality.as_ref() };
+    let part = process::plan::LinuxPart::of(Some(&linux));
     let mut process = process::plan(process, part)?;
     process.preserve_fds = switches.preserve_fds;
     process.env.extend(switches.environment.iter().cloned());
