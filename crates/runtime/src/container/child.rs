@@ -23,7 +23,7 @@ pub(super) fn give_birth(
     ours: &Channel,
 ) -> Result<Child, CreateError> {
     let at_birth = plan.namespaces.at_birth();
-    let own_pids = if hands.join.join_for_children()? {
+    let own_pids = if hands.tools.join.join_for_children()? {
         let file = File::open("/proc/self/ns/pid");
         Some(file.map_err(Step::on(|| "open the runtime's own PID namespace"))?)
     } else {
@@ -58,7 +58,7 @@ fn intermediate(plan: &init::Plan, mut hands: Hands, at_birth: Namespaces) -> i3
         Ok(channel) => channel,
         Err(_) => return 1,
     };
-    let join = std::mem::take(&mut hands.join);
+    let join = std::mem::take(&mut hands.tools.join);
     let born = join.join().and_then(|()| {
         let how = Clone { namespaces: at_birth, cgroup: None, without: &[], sibling: true };
         kernel::clone(&how, || init::run(plan, hands)).map_err(Step::on(|| "make the container's process"))

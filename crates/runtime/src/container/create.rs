@@ -24,7 +24,7 @@ use rustix::process::Signal;
 use sampan_base::{Class, ContainerId, FileError, files};
 use sampan_kernel::cgroup::Layout;
 use sampan_kernel::process::Namespaces;
-use sampan_oci::runtime::{ContainerProcessState, Hooks, Spec, Status};
+use sampan_oci::runtime::{ContainerProcessState, Hooks, Resources, Spec, Status};
 
 use super::child;
 use crate::bundle::{Bundle, BundleError};
@@ -33,7 +33,7 @@ use crate::channel::{Channel, Message, Report};
 use crate::ending::{self, Ending, wait_status};
 use crate::error::{Refused, Step};
 use crate::hooks::{self, HookError};
-use crate::init::{self, Gate, Hands, Switches, namespaces};
+use crate::init::{self, Gate, Hands, Switches, Tools, namespaces};
 use crate::log::Log;
 use crate::process::terminal;
 use crate::rootfs;
@@ -171,7 +171,8 @@ pub fn create(
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
     let mut making = Making { directory, record, hooks, child: None };
     making.record.cgroups = groups;
-    match making.make(&plan, &bundle, options, gate, &layout, &lock, log) {
+    let request = Request { plan: &plan, bundle: &bundle, options, layout: &layout, log };
+    match making.make(&request, gate, &lock) {
         Ok((process, channel)) => {
             let Making { directory, record, hooks, .. } = making;
             Ok(Created { directory, record, hooks, process, channel, lock })
@@ -194,6 +195,15 @@ fn check_terminal(plan: &init::Plan, options: &Options) -> Result<(), Refused> {
     }
 }
 
+/// What a container is made from.
+struct Request<'a> {
+    plan: &'a init::Plan,
+    bundle: &'a Bundle,
+    options: &'a Options,
+    layout: &'a Layout,
+    log: &'a Log,
+}
+
 /// A container in the making, and what there is of it to undo.
 struct Making {
     directory: Directory,
@@ -203,17 +213,13 @@ struct Making {
 }
 
 impl Making {
-    #[allow(clippy::too_many_arguments, reason = "one call, each argument one thing that the caller decided")]
     fn make(
         &mut self,
-        plan: &init::Plan,
-        bundle: &Bundle,
-        options: &Options,
+        request: &Request<'_>,
         gate: GateKind,
-        layout: &Layout,
         lock: &Lock,
-        log: &Log,
     ) -> Result<(OwnedFd, Channel), CreateError> {
+        let Request { plan, bundle, options, layout, log } = *request;
         // Before anything that would remain after a crash.
         self.directory.keep_config(&bundle.bytes)?;
         self.directory.remember(&self.record)?;
@@ -239,7 +245,8 @@ impl Making {
             GateKind::Runtime => Gate::Runtime,
         };
         let join = namespaces::Opened::open(&plan.namespaces)?;
-        let hands = Hands { channel: theirs, joiner, sources, groups, join, console, gate };
+        let tools = Tools { joiner, sources, groups, join, console };
+        let hands = Hands { channel: theirs, gate, tools };
 
         let without = [ours.as_fd(), lock.0.as_fd()];
         let birthplace = birthplace.as_ref().map(AsFd::as_fd);
@@ -268,7 +275,7 @@ impl Making {
         let resources = bundle.spec.linux.as_ref().and_then(|l| l.resources.clone()).unwrap_or_default();
         match cgroup::create(&self.record.cgroups, layout) {
             Ok(()) => {}
-            Err(step) if !rustix::process::geteuid().is_root() => {
+            Err(step) if !rustix::process::geteuid().is_root() && !has_limits(&resources) => {
                 log.warn(&format!("the container gets no cgroup of its own: {}", sampan_base::chain(&step)));
                 self.record.cgroups.clear();
                 return Ok(Vec::new());
@@ -340,6 +347,16 @@ impl Making {
             told("the state is left behind", &sampan_base::chain(&error));
         }
     }
+}
+
+/// Whether limits are asked for that a container must not do without.
+fn has_limits(resources: &Resources) -> bool {
+    resources.memory.is_some()
+        || resources.cpu.is_some()
+        || resources.pids.is_some()
+        || resources.block_io.is_some()
+        || !resources.hugepage_limits.is_empty()
+        || !resources.unified.is_empty()
 }
 
 /// The gate's socket. Its path may be longer than an address can hold; that of the directory's descriptor is not.

@@ -174,6 +174,18 @@ fn stats_tell_what_is_used() {
 }
 
 #[test]
+fn events_tell_of_lack_of_memory_and_end_with_the_container() {
+    let f = Fixture::new("sleep 0.3; x=$(yes | head -c 100000000); echo survived").with(|c| {
+        c["linux"]["resources"]["memory"] = json!({"limit": 16 << 20, "swap": 16 << 20});
+    });
+    f.start();
+    let text = f.call(&["events", "--interval", "50ms", "c"]).ok();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events[0]["type"], "stats");
+    assert!(events.iter().any(|e| *e == json!({"type": "oom", "id": "c"})), "{text}");
+}
+
+#[test]
 fn groups_that_the_container_made_are_removed() {
     let f = Fixture::running("exec sleep 100");
     for group in f.cgroups() {
