@@ -1,0 +1,231 @@
+//! Containers through Docker's client.
+
+use sampan_testkit::{Instance, wait_until};
+
+/// A second, newer client than Debian's, where there is one.
+pub(crate) const NEW_DOCKER: &str = "/usr/local/bin/docker";
+
+crate::cases! {
+    run_prints_what_the_container_prints_and_passes_exit_codes_on [Docker],
+    a_newer_docker_client_works_too [NewDocker],
+    standard_input_reaches_the_container [Docker],
+    ps_and_inspect_show_a_container_through_its_life [Docker],
+    logs_are_kept_and_followed_until_the_end [Docker],
+    exec_runs_in_a_running_container [Docker],
+    what_runs_can_be_listed_paused_and_signalled [Docker],
+    containers_are_renamed_stopped_restarted_and_waited_for [Docker],
+    events_tell_what_happens [Docker],
+    volumes_live_on_their_own [Docker],
+    bind_mounts_and_tmpfs_show_up_inside [Docker],
+}
+
+fn run_prints_what_the_container_prints_and_passes_exit_codes_on() {
+    let it = Instance::new();
+    it.docker(["run", "--rm", "busybox", "echo", "hello"]).ok().is("hello");
+    let both = it.docker(["run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; exit 3"]).code(3);
+    assert_eq!((both.stdout.as_str(), both.stderr.as_str()), ("out\n", "err\n"));
+    it.docker(["run", "--rm", "--network", "nowhere", "busybox", "true"]).code(125).complains("nowhere");
+    it.docker(["run", "--rm", "busybox", "/etc/passwd"]).code(126).complains("/etc/passwd");
+    it.docker(["run", "--rm", "busybox", "no-such-program"]).code(127).complains("no-such-program");
+    it.docker(["run", "--rm", "busybox", "/no/such/program"]).code(127).complains("/no/such/program");
+    it.docker(["run", "--rm", "busybox", "sh", "-c", "kill -9 $$"]).code(137);
+    it.docker(["ps", "-aq"]).ok().is("");
+}
+
+fn a_newer_docker_client_works_too() {
+    let it = Instance::new();
+    let docker = |arguments: &[&str]| it.docker_at(NEW_DOCKER, arguments).run();
+    docker(&["run", "--rm", "busybox", "echo", "hello"]).ok().is("hello");
+    docker(&["run", "--rm", "busybox", "sh", "-c", "exit 3"]).code(3);
+    docker(&["run", "--rm", "busybox", "no-such-program"]).code(127);
+    docker(&["run", "-d", "--name", "c", "busybox", "sleep", "1000"]).ok();
+    docker(&["exec", "c", "hostname"]).ok();
+    docker(&["ps"]).ok().says("sleep 1000");
+    docker(&["images"]).ok().says("busybox");
+    docker(&["version"]).ok().says("API version");
+    docker(&["info"]).ok().says("Containers: 1");
+    docker(&["rm", "-f", "c"]).ok().is("c");
+}
+
+fn standard_input_reaches_the_container() {
+    let it = Instance::new();
+    it.docker_command(["run", "--rm", "-i", "busybox", "cat"]).input("one\ntwo\n").run().ok().is("one\ntwo");
+    let large = "0123456789abcdef".repeat(100_000);
+    it.docker_command(["run", "--rm", "-i", "busybox", "wc", "-c"]).input(large).run().ok().is("1600000");
+    // Without -i there is none.
+    it.docker(["run", "--rm", "busybox", "cat"]).ok().is("");
+}
+
+fn ps_and_inspect_show_a_container_through_its_life() {
+    let it = Instance::new();
+    let id = it.docker(["create", "--name", "c", "-e", "A=b", "-l", "x=y", "busybox", "sleep", "1000"]).ok();
+    let id = id.text();
+    assert_eq!(id.len(), 64, "{id}");
+    it.docker(["ps", "-a", "--format", "{{.Names}} {{.Image}} {{.Status}}"]).ok().is("c busybox Created");
+    it.docker(["start", "c"]).ok().is("c");
+    it.docker(["ps", "--format", "{{.Names}} {{.Status}}"]).ok().says("c Up ");
+    it.docker(["ps", "-q", "--filter", "label=x=y"]).ok().is(&id[..12]);
+    it.docker(["ps", "-q", "--filter", "name=other"]).ok().is("");
+    let told = it.docker(["inspect", "c"]).ok().json();
+    let told = &told[0];
+    assert_eq!(told["Id"], id);
+    assert_eq!(told["Name"], "/c");
+    assert_eq!(told["State"]["Status"], "running");
+    assert_eq!(told["State"]["Running"], true);
+    assert_eq!(told["Config"]["Labels"]["x"], "y");
+    assert!(told["Config"]["Env"].as_array().unwrap().iter().any(|e| e == "A=b"), "{told:#}");
+    assert_eq!(told["Path"], "sleep");
+    let pid = told["State"]["Pid"].as_u64().unwrap();
+    let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_eq!(line, "sleep\01000\0");
+    it.docker(["inspect", "-f", "{{.State.Status}}", &id[..12]]).ok().is("running");
+    it.docker(["rm", "c"]).code(1).complains("running container");
+    it.docker(["kill", "c"]).ok().is("c");
+    it.docker(["wait", "c"]).ok().is("137");
+    it.docker(["ps", "-a", "--format", "{{.Status}}"]).ok().says("Exited (137)");
+    it.docker(["rm", "c"]).ok().is("c");
+    it.docker(["inspect", "c"]).code(1).complains("No such object: c");
+}
+
+fn logs_are_kept_and_followed_until_the_end() {
+    let it = Instance::new();
+    let script = "for i in 1 2 3 4 5; do echo line $i; done; echo problem >&2";
+    it.docker(["run", "--name", "c", "busybox", "sh", "-c", script]).ok();
+    let logs = it.docker(["logs", "c"]).ok();
+    assert_eq!(logs.stdout, "line 1\nline 2\nline 3\nline 4\nline 5\n");
+    assert_eq!(logs.stderr, "problem\n");
+    it.docker(["logs", "--tail", "2", "c"]).ok().is("line 5");
+    let stamped = it.docker(["logs", "-t", "c"]).ok();
+    let first = stamped.stdout.lines().next().unwrap();
+    assert!(first.starts_with("20") && first.ends_with("Z line 1"), "{first}");
+
+    it.docker(["run", "-d", "--name", "f", "busybox", "sh", "-c", "echo first; read x </tmp/go; echo last"]).ok();
+    it.docker(["rm", "-f", "f"]).ok();
+    let waits = "mkfifo /tmp/go; echo first; read x </tmp/go; echo last";
+    it.docker(["run", "-d", "--name", "g", "busybox", "sh", "-c", waits]).ok();
+    let follower = it.docker_command(["logs", "-f", "g"]).start();
+    follower.wait_for_output("first\n");
+    it.docker(["exec", "g", "sh", "-c", "echo >/tmp/go"]).ok();
+    follower.wait().ok().is("first\nlast");
+}
+
+fn exec_runs_in_a_running_container() {
+    let it = Instance::new();
+    it.docker(["run", "-d", "--name", "c", "-e", "FROM=run", "busybox", "sleep", "1000"]).ok();
+    it.docker(["exec", "c", "echo", "hello"]).ok().is("hello");
+    it.docker(["exec", "c", "sh", "-c", "exit 7"]).code(7);
+    it.docker(["exec", "-u", "web", "c", "id"]).ok().is("uid=33(web) gid=33(web) groups=33(web),44(extra)");
+    it.docker(["exec", "-u", "12:34", "c", "id", "-u"]).ok().is("12");
+    it.docker(["exec", "-e", "MORE=2", "c", "sh", "-c", "echo $FROM $MORE"]).ok().is("run 2");
+    it.docker(["exec", "-w", "/etc", "c", "pwd"]).ok().is("/etc");
+    it.docker_command(["exec", "-i", "c", "cat"]).input("in").run().ok().is("in");
+    it.docker(["exec", "c", "no-such-program"]).code(127).complains("no-such-program");
+    it.docker(["exec", "-d", "c", "touch", "/tmp/made"]).ok();
+    wait_until("the detached exec has run", || it.docker(["exec", "c", "test", "-e", "/tmp/made"]).code == 0);
+    it.docker(["stop", "-t", "0", "c"]).ok();
+    it.docker(["exec", "c", "true"]).code(1).complains("is not running");
+}
+
+fn what_runs_can_be_listed_paused_and_signalled() {
+    let it = Instance::new();
+    let script = "trap 'echo got usr1' USR1; echo ready; while :; do sleep 0.1; done";
+    it.docker(["run", "-d", "--name", "c", "busybox", "sh", "-c", script]).ok();
+    let follower = it.docker_command(["logs", "-f", "c"]).start();
+    follower.wait_for_output("ready");
+    let top = it.docker(["top", "c"]).ok();
+    assert!(top.stdout.contains("PID") && top.stdout.contains("trap"), "{top}");
+    it.docker(["kill", "-s", "USR1", "c"]).ok();
+    follower.wait_for_output("got usr1");
+    it.docker(["pause", "c"]).ok().is("c");
+    it.docker(["inspect", "-f", "{{.State.Status}}", "c"]).ok().is("paused");
+    it.docker(["exec", "c", "true"]).code(1).complains("paused");
+    it.docker(["pause", "c"]).code(1);
+    it.docker(["unpause", "c"]).ok();
+    it.docker(["inspect", "-f", "{{.State.Status}}", "c"]).ok().is("running");
+    it.docker(["exec", "c", "true"]).ok();
+    it.docker(["rm", "-f", "c"]).ok();
+}
+
+fn containers_are_renamed_stopped_restarted_and_waited_for() {
+    let it = Instance::new();
+    let script = "trap 'exit 5' TERM; while :; do sleep 0.1; done";
+    it.docker(["run", "-d", "--name", "c", "busybox", "sh", "-c", script]).ok();
+    let waiter = it.docker_command(["wait", "c"]).start();
+    it.docker(["rename", "c", "d"]).ok();
+    it.docker(["inspect", "c"]).code(1);
+    let first = it.docker(["inspect", "-f", "{{.State.Pid}}", "d"]).ok();
+    it.docker(["restart", "-t", "5", "d"]).ok().is("d");
+    waiter.wait().ok().is("5");
+    let second = it.docker(["inspect", "-f", "{{.State.Pid}}", "d"]).ok();
+    assert_ne!(first.text(), second.text());
+    it.docker(["stop", "d"]).ok().is("d");
+    it.docker(["inspect", "-f", "{{.State.ExitCode}} {{.State.Status}}", "d"]).ok().is("5 exited");
+    it.docker(["stop", "d"]).ok();
+    it.docker(["start", "d"]).ok();
+    it.docker(["run", "-d", "--name", "other", "busybox", "sleep", "1000"]).ok();
+    it.docker(["rename", "other", "d"]).code(1).complains("already in use");
+    it.docker(["rm", "-f", "d", "other"]).ok().is("d\nother");
+}
+
+fn events_tell_what_happens() {
+    let it = Instance::new();
+    let events = it.docker_command(["events", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"]).start();
+    // Events are told from the subscription on: containers come and go until one is seen.
+    wait_until("events come", || {
+        it.docker(["run", "--rm", "--name", "probe", "busybox", "true"]).ok();
+        events.stdout().contains("probe")
+    });
+    it.docker(["run", "--rm", "--name", "seen", "busybox", "true"]).ok();
+    events.wait_for_output("container destroy seen");
+    let told = events.stdout();
+    let mut at = 0;
+    for action in ["create", "start", "die", "destroy"] {
+        let line = format!("container {action} seen");
+        at = told[at..].find(&line).map(|i| at + i).unwrap_or_else(|| panic!("no `{line}` (in this order) in\n{told}"));
+    }
+}
+
+fn volumes_live_on_their_own() {
+    let it = Instance::new();
+    it.docker(["volume", "create", "data"]).ok().is("data");
+    it.docker(["volume", "ls", "-q"]).ok().is("data");
+    it.docker(["run", "--rm", "-v", "data:/d", "busybox", "sh", "-c", "echo kept >/d/file"]).ok();
+    it.docker(["run", "--rm", "-v", "data:/d:ro", "busybox", "cat", "/d/file"]).ok().is("kept");
+    it.docker(["run", "--rm", "-v", "data:/d:ro", "busybox", "touch", "/d/x"]).code(1).complains("Read-only");
+    it.docker(["run", "-d", "--name", "c", "-v", "data:/d", "busybox", "sleep", "1000"]).ok();
+    it.docker(["volume", "rm", "data"]).code(1).complains("in use");
+    it.docker(["rm", "-f", "c"]).ok();
+    let place = it.docker(["volume", "inspect", "-f", "{{.Mountpoint}}", "data"]).ok();
+    assert_eq!(std::fs::read_to_string(format!("{}/file", place.text())).unwrap(), "kept\n");
+    it.docker(["volume", "rm", "data"]).ok().is("data");
+    it.docker(["volume", "inspect", "data"]).code(1).complains("data");
+
+    // A new volume takes over what the image has there, with its owner.
+    it.docker(["run", "--name", "m", "busybox", "sh", "-c", "mkdir /srv; echo from image >/srv/f; chown 33:33 /srv"]).ok();
+    it.docker(["commit", "m", "withdata"]).ok();
+    it.docker(["run", "--rm", "-v", "copied:/srv", "withdata", "sh", "-c", "cat /srv/f; stat -c %u /srv"]).ok().is("from image\n33");
+    it.docker(["rm", "m"]).ok();
+    it.docker(["volume", "rm", "copied"]).ok();
+
+    // One without a name goes with its container.
+    it.docker(["run", "--rm", "-v", "/anonymous", "busybox", "touch", "/anonymous/x"]).ok();
+    it.docker(["volume", "ls", "-q"]).ok().is("");
+    it.docker(["volume", "create", "unused"]).ok();
+    it.docker(["volume", "prune", "-f"]).ok();
+}
+
+fn bind_mounts_and_tmpfs_show_up_inside() {
+    let it = Instance::new();
+    let here = it.scratch().join("bound");
+    std::fs::create_dir(&here).unwrap();
+    std::fs::write(here.join("f"), "from the host\n").unwrap();
+    let here = here.to_str().unwrap();
+    it.docker(["run", "--rm", "-v", &format!("{here}:/b"), "busybox", "sh", "-c", "cat /b/f; echo back >/b/g"])
+        .ok()
+        .is("from the host");
+    assert_eq!(std::fs::read_to_string(format!("{here}/g")).unwrap(), "back\n");
+    let mount = format!("type=bind,source={here},target=/b,readonly");
+    it.docker(["run", "--rm", "--mount", &mount, "busybox", "touch", "/b/x"]).code(1).complains("Read-only");
+    it.docker(["run", "--rm", "--tmpfs", "/t:size=1m", "busybox", "sh", "-c", "mount | grep ' /t '"]).ok().says("tmpfs");
+    it.docker(["run", "--rm", "--read-only", "busybox", "touch", "/x"]).code(1).complains("Read-only");
+}

@@ -1,0 +1,96 @@
+//! Every test starts a daemon of its own from the built executables and uses it through real clients: Docker's command
+//! line, curl, and our own. What can't run on this host is reported as ignored, with the reason beside its name.
+//!
+//! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
+//! * `network`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
+//! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+mod bad_input;
+mod build;
+mod crash;
+mod daemon;
+mod disk_full;
+mod docker;
+mod docker_images;
+mod limits;
+mod network;
+mod sampan;
+mod terminal;
+
+use std::path::Path;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// How many tests run at once unless it is said otherwise: each has a daemon.
+const THREADS: usize = 4;
+
+/// What a test needs of the host.
+#[derive(Clone, Copy, Debug)]
+enum Need {
+    Docker,
+    NewDocker,
+    Curl,
+    CpuAccounting,
+}
+
+/// A test: its name, what it needs besides root and busybox, and itself.
+type Case = (&'static str, &'static [Need], fn());
+
+/// Names a module's tests.
+macro_rules! cases {
+    ($($name:ident $([$($need:ident),*])?,)*) => {
+        pub(crate) const CASES: &[crate::Case] = &[$((stringify!($name), &[$($(crate::Need::$need),*)?], $name)),*];
+    };
+}
+pub(crate) use cases;
+
+impl Need {
+    /// Why the host can't give this, if it can't.
+    fn missing(self) -> Option<&'static str> {
+        let absent = |path: &str| !Path::new(path).exists();
+        match self {
+            Need::Docker => absent("/usr/bin/docker").then_some("no /usr/bin/docker (package docker.io)"),
+            Need::NewDocker => absent(docker::NEW_DOCKER).then_some("no newer client /usr/local/bin/docker"),
+            Need::Curl => absent("/usr/bin/curl").then_some("no curl"),
+            Need::CpuAccounting => (absent("/sys/fs/cgroup/cpuacct/cpuacct.usage")
+                && absent("/sys/fs/cgroup/cgroup.controllers"))
+            .then_some("no cpu accounting"),
+        }
+    }
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let missing = if rustix::process::geteuid().is_root() { sampan_testkit::busybox::missing() } else { Some("not root") };
+    let modules: [(&str, &[Case]); 11] = [
+        ("bad_input", bad_input::CASES),
+        ("build", build::CASES),
+        ("crash", crash::CASES),
+        ("daemon", daemon::CASES),
+        ("disk_full", disk_full::CASES),
+        ("docker", docker::CASES),
+        ("docker_images", docker_images::CASES),
+        ("limits", limits::CASES),
+        ("network", network::CASES),
+        ("sampan", sampan::CASES),
+        ("terminal", terminal::CASES),
+    ];
+    let mut trials = Vec::new();
+    for (module, cases) in modules {
+        for &(name, needs, test) in cases {
+            let reason = missing.or_else(|| needs.iter().find_map(|need| need.missing()));
+            let trial = Trial::test(format!("{module}::{name}"), move || {
+                test();
+                Ok(())
+            });
+            trials.push(match reason {
+                Some(reason) => trial.with_ignored_flag(true).with_kind(reason),
+                None => trial,
+            });
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}

@@ -1,0 +1,176 @@
+//! Networks, as seen from the host and from containers.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use sampan_testkit::{Command, Instance, wait_until};
+
+crate::cases! {
+    a_published_tcp_port_answers_on_every_address_of_the_host [Curl],
+    a_published_udp_port_answers,
+    containers_reach_each_other_and_the_host,
+    network_modes_are_what_they_say,
+    names_and_resolvers_are_set_up,
+    a_port_in_use_is_named_and_freed_again,
+    outgoing_packets_have_the_hosts_address,
+}
+
+/// Starts a container that answers HTTP on port 80 with `text`.
+fn web(it: &Instance, name: &str, publish: &str, text: &str) {
+    let script = format!("mkdir /www; echo '{text}' >/www/index.html; exec httpd -f -p 80 -h /www");
+    it.sampan(["run", "-d", "--name", name, "-p", publish, "busybox", "sh", "-c", &script]).ok();
+}
+
+fn port(it: &Instance, name: &str, inside: &str) -> String {
+    let pointer = format!("/NetworkSettings/Ports/{}/0/HostPort", inside.replace('/', "~1"));
+    it.inspect(name, &pointer).as_str().unwrap().to_owned()
+}
+
+fn curl(url: &str) -> String {
+    let output = Command::new("curl")
+        .args(["-sS", "--fail", "--noproxy", "*", "--max-time", "20", "--retry", "100", "--retry-delay", "0"])
+        .args(["--retry-max-time", "20", "--retry-all-errors", url])
+        .run()
+        .ok();
+    output.text().to_owned()
+}
+
+/// The host's address towards the world.
+fn own_address() -> Option<String> {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Nothing is sent: this only chooses a route.
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().unwrap().ip().to_string())
+}
+
+fn a_published_tcp_port_answers_on_every_address_of_the_host() {
+    let it = Instance::new();
+    web(&it, "c", "80", "hello");
+    let port = port(&it, "c", "80/tcp");
+    assert_eq!(curl(&format!("http://127.0.0.1:{port}/")), "hello");
+    if let Some(address) = own_address() {
+        assert_eq!(curl(&format!("http://{address}:{port}/")), "hello");
+    }
+    assert_eq!(curl(&format!("http://{}:{port}/", it.gateway())), "hello");
+    let inside = it.inspect("c", "/NetworkSettings/IPAddress");
+    assert_eq!(curl(&format!("http://{}/", inside.as_str().unwrap())), "hello");
+    // A neighbour reaches it by the published port too, and so does the container itself.
+    let url = format!("http://{}:{port}/", it.gateway());
+    it.sampan(["run", "--rm", "busybox", "wget", "-q", "-O", "-", "-T", "10", &url]).ok().is("hello");
+    it.sampan(["exec", "c", "wget", "-q", "-O", "-", "-T", "10", &url]).ok().is("hello");
+    it.sampan(["rm", "-f", "c"]).ok();
+    let gone = Command::new("curl").args(["-sS", "--noproxy", "*", "--max-time", "10", &format!("http://127.0.0.1:{port}/")]).run();
+    assert_ne!(gone.code, 0, "{gone}");
+
+    // One that is published on 127.0.0.1 only is not there for others.
+    web(&it, "local", "127.0.0.1::80", "local");
+    let port = self::port(&it, "local", "80/tcp");
+    assert_eq!(curl(&format!("http://127.0.0.1:{port}/")), "local");
+    let url = format!("http://{}:{port}/", it.gateway());
+    let refused = Command::new("curl").args(["-sS", "--noproxy", "*", "--max-time", "5", &url]).run();
+    assert_ne!(refused.code, 0, "{refused}");
+}
+
+fn a_published_udp_port_answers() {
+    let it = Instance::new();
+    it.sampan(["run", "-d", "--name", "c", "-p", "9000/udp", "busybox", "nc", "-u", "-l", "-p", "9000", "-e", "cat"]).ok();
+    let port = port(&it, "c", "9000/udp");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    socket.connect(format!("127.0.0.1:{port}")).unwrap();
+    let mut answer = [0; 16];
+    // The server may not listen yet; datagrams are lost then.
+    wait_until("the echo answers", || {
+        let _ = socket.send(b"ping");
+        matches!(socket.recv(&mut answer), Ok(4))
+    });
+    assert_eq!(&answer[..4], b"ping");
+}
+
+fn containers_reach_each_other_and_the_host() {
+    let it = Instance::new();
+    it.sampan(["run", "-d", "--name", "a", "busybox", "sh", "-c", "echo neighbour >/index.html; exec httpd -f -p 80 -h /"]).ok();
+    let address = it.inspect("a", "/NetworkSettings/IPAddress");
+    let address = address.as_str().unwrap();
+    let url = format!("http://{address}/");
+    wait_until("the neighbour listens", || it.sampan(["exec", "a", "wget", "-q", "-O", "-", "http://127.0.0.1/"]).code == 0);
+    it.sampan(["run", "--rm", "busybox", "wget", "-q", "-T", "10", "-O", "-", &url]).ok().is("neighbour");
+    it.sampan(["run", "--rm", "busybox", "ping", "-c", "1", "-W", "10", &it.gateway()]).ok();
+    let addresses = it.sampan(["run", "--rm", "busybox", "ip", "-o", "-4", "addr", "show", "eth0"]).ok();
+    let prefix = it.gateway().trim_end_matches(".1").to_owned();
+    assert!(addresses.stdout.contains(&format!("inet {prefix}.")) && addresses.stdout.contains("/24"), "{addresses}");
+    assert!(!addresses.stdout.contains(&format!("{address}/")), "an address is given twice: {addresses}");
+}
+
+fn network_modes_are_what_they_say() {
+    let it = Instance::new();
+    let links = it.sampan(["run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"]).ok();
+    assert!(!links.stdout.contains("eth0") && links.stdout.contains("lo"), "{links}");
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let host = it.sampan(["run", "--rm", "--network", "host", "busybox", "readlink", "/proc/self/ns/net"]).ok();
+    assert_eq!(host.text(), own.to_str().unwrap());
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    it.sampan(["run", "--rm", "--network", "host", "busybox", "hostname"]).ok().is(name.trim());
+    it.sampan(["run", "-d", "--name", "a", "busybox", "sleep", "1000"]).ok();
+    let theirs = it.sampan(["exec", "a", "readlink", "/proc/self/ns/net"]).ok();
+    assert_ne!(theirs.text(), own.to_str().unwrap());
+    let joined = it.sampan(["run", "--rm", "--network", "container:a", "busybox", "readlink", "/proc/self/ns/net"]).ok();
+    assert_eq!(joined.text(), theirs.text());
+    it.sampan(["run", "--rm", "--network", "container:a", "busybox", "hostname"]).ok().is(&it.sampan(["exec", "a", "hostname"]).ok().text().to_owned());
+    it.sampan(["run", "--rm", "--network", "container:nobody", "busybox", "true"]).code(125).complains("nobody");
+}
+
+fn names_and_resolvers_are_set_up() {
+    let it = Instance::new();
+    it.sampan(["run", "-d", "--name", "c", "--add-host", "other:10.9.8.7", "busybox", "sleep", "1000"]).ok();
+    let id = it.inspect("c", "/Id");
+    let short = &id.as_str().unwrap()[..12];
+    it.sampan(["exec", "c", "hostname"]).ok().is(short);
+    it.sampan(["exec", "c", "cat", "/etc/hostname"]).ok().is(short);
+    let address = it.inspect("c", "/NetworkSettings/IPAddress");
+    let hosts = it.sampan(["exec", "c", "cat", "/etc/hosts"]).ok();
+    let has = |line: [&str; 2]| hosts.stdout.lines().any(|l| l.split_whitespace().eq(line));
+    assert!(has([address.as_str().unwrap(), short]), "{hosts}");
+    assert!(has(["10.9.8.7", "other"]) && has(["127.0.0.1", "localhost"]), "{hosts}");
+    it.sampan(["run", "--rm", "--hostname", "named", "busybox", "hostname"]).ok().is("named");
+    let resolv = it.sampan(["run", "--rm", "--dns", "10.1.2.3", "--dns-search", "example.org", "busybox", "cat", "/etc/resolv.conf"]).ok();
+    assert!(resolv.stdout.contains("nameserver 10.1.2.3") && resolv.stdout.contains("search example.org"), "{resolv}");
+    it.sampan(["run", "--rm", "busybox", "cat", "/etc/resolv.conf"]).ok().says("nameserver ");
+    // They can be written to, and that is no change of the image.
+    it.sampan(["exec", "c", "sh", "-c", "echo 10.0.0.1 more >>/etc/hosts"]).ok();
+    it.sampan(["diff", "c"]).ok().is("");
+}
+
+fn a_port_in_use_is_named_and_freed_again() {
+    let it = Instance::new();
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let number = taken.local_addr().unwrap().port().to_string();
+    let publish = format!("{number}:80");
+    it.sampan(["run", "--rm", "-p", &publish, "busybox", "true"]).code(125).complains(&number);
+    it.sampan(["ps", "-aq"]).ok().is("");
+    drop(taken);
+    it.sampan(["run", "-d", "--name", "c", "-p", &publish, "busybox", "sleep", "1000"]).ok();
+    it.sampan(["run", "--name", "d", "-p", &publish, "busybox", "true"]).code(125).complains(&number);
+    // As with Docker, the container is there but was not started.
+    it.sampan(["rm", "-f", "c"]).ok();
+    it.sampan(["rm", "-f", "d"]);
+    it.sampan(["run", "--rm", "-p", &publish, "busybox", "true"]).ok();
+}
+
+fn outgoing_packets_have_the_hosts_address() {
+    let it = Instance::new();
+    let Some(address) = own_address() else { return };
+    let listener = std::net::TcpListener::bind(format!("{address}:0")).unwrap();
+    let number = listener.local_addr().unwrap().port().to_string();
+    let client = it.sampan_command(["run", "--rm", "busybox", "nc", "-w", "20", &address, &number]).start();
+    let (mut stream, peer) = listener.accept().unwrap();
+    std::io::Write::write_all(&mut stream, b"welcome\n").unwrap();
+    drop(stream);
+    client.wait().ok().is("welcome");
+    // To the host itself nothing needs translating; what matters is that it gets out and the answer back.
+    let prefix = it.gateway().trim_end_matches('1').to_owned();
+    assert!(peer.ip().to_string().starts_with(&prefix) || peer.ip().to_string() == address, "{peer}");
+    let rules = Command::new("nft").args(["list", "table", "ip", it.table()]).run();
+    let rules = if rules.code == 0 { rules } else { Command::new("nft").args(["list", "ruleset"]).run().ok() };
+    rules.says("masquerade");
+}
