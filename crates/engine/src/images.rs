@@ -76,12 +76,24 @@ impl Images {
         self.store.unmount(at).map_err(snapshot_failed("cannot unmount the container's file system"))
     }
 
-    /// It is no error if there is none.
+    /// Forgets a snapshot at once and leaves its files to a thread. It is no error if there is none.
     pub(crate) fn remove_snapshot(&self, key: &str) -> Result<()> {
-        match self.store.remove_snapshot(key) {
-            Err(error) if error.class() == Class::NotFound => Ok(()),
-            other => other.map_err(snapshot_failed("cannot remove the container's file system")),
-        }
+        let remains = match self.store.forget_snapshot(key) {
+            Err(error) if error.class() == Class::NotFound => return Ok(()),
+            other => other.map_err(snapshot_failed("cannot remove the container's file system"))?,
+        };
+        let key = key.to_owned();
+        // Nobody waits: if the daemon ends first, the store removes them when it opens.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = remains.remove() {
+                tracing::warn!(
+                    container = key,
+                    error = sampan_base::chain(&error),
+                    "cannot remove a snapshot's files"
+                );
+            }
+        });
+        Ok(())
     }
 
     pub(crate) fn snapshot_keys(&self) -> Result<Vec<String>> {
