@@ -431,4 +431,19 @@ impl Engine {
         let upper = snapshot.ok().map(|s| ("UpperDir".to_owned(), s.upper.display().to_string()));
         upper.into_iter().chain([("MergedDir".to_owned(), merged.display().to_string())]).collect()
     }
+
+    /// Bytes of what a container wrote. Reads the whole layer.
+    ///
+    /// # Errors
+    /// If there is no such container or it can't be read.
+    pub async fn written_bytes(&self, container_id: &str) -> Result<u64> {
+        let (images, id) = (self.inner.images.clone(), container_id.to_owned());
+        long_blocking(move || {
+            images
+                .store
+                .snapshot_size(&id)
+                .map_err(snapshot_failed("cannot size the container's file system"))
+        })
+        .await
+    }
 }

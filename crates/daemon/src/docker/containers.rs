@@ -93,7 +93,16 @@ pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<J
         .filter(|view| matches(view, &filters, &ancestors))
         .map(|view| show::summary(view, &volumes, now));
     let limit = usize::try_from(limit).ok().filter(|n| *n > 0).unwrap_or(usize::MAX);
-    Ok(Json(rows.take(limit).collect()))
+    let mut rows: Vec<ContainerSummary> = rows.take(limit).collect();
+    if is_on(query.get("size")) {
+        for row in &mut rows {
+            let written = i64::try_from(engine.written_bytes(&row.id).await?).unwrap_or(i64::MAX);
+            let image =
+                engine.image(&row.image_id).await.map_or(0, |i| i64::try_from(i.size).unwrap_or(i64::MAX));
+            (row.size_rw, row.size_root_fs) = (Some(written), Some(written.saturating_add(image)));
+        }
+    }
+    Ok(Json(rows))
 }
 
 /// The ids of the images that the ancestor filter names.
@@ -538,11 +547,15 @@ impl Drop for ChannelWriter {
 
 pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<Json<ContainersPruned>> {
     let filters = Filters::parse(query.get("filters").map(String::as_str), &["label"])?;
-    let mut deleted = Vec::new();
+    let (mut deleted, mut space_reclaimed) = (Vec::new(), 0);
     for view in engine.containers() {
         if !view.record.phase.is_alive() && filters.labels(&view.record.spec.labels) {
+            let bytes = engine.written_bytes(&view.record.id).await.unwrap_or(0);
             match engine.remove(&view.record.id, false, false).await {
-                Ok(()) => deleted.push(view.record.id),
+                Ok(()) => {
+                    deleted.push(view.record.id);
+                    space_reclaimed += bytes;
+                }
                 // It was started or removed meanwhile.
                 Err(error) => tracing::debug!(error = sampan_base::chain(&error), "not pruned"),
             }
@@ -550,6 +563,6 @@ pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<
     }
     Ok(Json(ContainersPruned {
         containers_deleted: (!deleted.is_empty()).then_some(deleted),
-        space_reclaimed: 0,
+        space_reclaimed,
     }))
 }

@@ -8,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use sampan_base::Timestamp;
+use sampan_docker_api::container::ContainerSummary;
 use sampan_docker_api::network::{Ipam, IpamPool, Network, NetworkContainer};
 use sampan_docker_api::system::{Component, Version};
 use sampan_docker_api::{API_VERSION, MIN_API_VERSION};
@@ -140,19 +141,31 @@ pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Valu
             images.iter().flat_map(|i| &i.layers).map(|l| (&l.chain_id, l.size)).collect();
         seen.values().sum()
     };
-    let volumes = engine.volumes().await?;
+    let mut volumes = Vec::new();
+    for volume in engine.volumes().await? {
+        let name = &volume.record.name;
+        let usage =
+            json!({"Size": engine.volume_bytes(name).await?, "RefCount": engine.volume_users(name).len()});
+        volumes.push(json!({
+            "Name": name, "Driver": "local", "Mountpoint": volume.directory, "Scope": "local", "UsageData": usage,
+        }));
+    }
+    let mut containers = Vec::new();
+    for view in engine.containers() {
+        let summary = show::summary(&view, &engine.config().root.join("volumes"), Timestamp::now());
+        let written = i64::try_from(engine.written_bytes(&view.record.id).await?).unwrap_or(i64::MAX);
+        containers.push(ContainerSummary { size_rw: Some(written), ..summary });
+    }
     Ok(Json(json!({
         "LayersSize": layers,
         "Images": images.iter().map(|i| json!({
-            "Id": i.id, "Size": i.size, "SharedSize": -1, "VirtualSize": i.size, "Containers": -1, "ParentId": "",
+            "Id": i.id, "Size": i.size, "SharedSize": -1, "VirtualSize": i.size, "ParentId": "",
+            "Containers": containers.iter().filter(|c| c.image_id == i.id.to_string()).count(),
             "Created": i.created.map_or(0, Timestamp::unix_seconds), "Labels": i.config.config.labels,
             "RepoTags": i.names.iter().map(|n| n.familiar()).collect::<Vec<_>>(), "RepoDigests": null,
         })).collect::<Vec<_>>(),
-        "Containers": [],
-        "Volumes": volumes.iter().map(|v| json!({
-            "Name": v.record.name, "Driver": "local", "Mountpoint": v.directory, "Scope": "local",
-            "UsageData": {"Size": -1, "RefCount": -1},
-        })).collect::<Vec<_>>(),
+        "Containers": containers,
+        "Volumes": volumes,
         "BuildCache": [],
     })))
 }

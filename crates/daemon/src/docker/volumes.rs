@@ -82,6 +82,6 @@ pub(crate) async fn remove(
 pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<Json<wire::VolumesPruned>> {
     let filters = Filters::parse(query.get("filters").map(String::as_str), &["all"])?;
     let all = filters.has("all") && filters.any("all", |v| matches!(v, "1" | "true"));
-    let removed = engine.volumes_prune(all).await?;
-    Ok(Json(wire::VolumesPruned { volumes_deleted: Some(removed), space_reclaimed: 0 }))
+    let (removed, space_reclaimed) = engine.volumes_prune(all).await?;
+    Ok(Json(wire::VolumesPruned { volumes_deleted: Some(removed), space_reclaimed }))
 }
