@@ -66,7 +66,7 @@ impl Builder {
         let state = directory.path().join("state");
         std::fs::create_dir_all(state.join("bundles")).unwrap();
         let bundles = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).unwrap();
-        inotify::add_watch(&bundles, &state.join("bundles"), inotify::WatchFlags::CREATE).unwrap();
+        inotify::add_watch(&bundles, state.join("bundles"), inotify::WatchFlags::CREATE).unwrap();
         // 10.64.0.0/10 has 16,384 networks of 256 addresses; a clash needs two test processes at once with bad luck.
         let network = (pid.wrapping_mul(61).wrapping_add(count)) % 16_384;
         let instance = Instance {
