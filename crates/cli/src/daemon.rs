@@ -66,8 +66,8 @@ async fn start(socket: &Path) -> Result<()> {
     )]
     let watch = tokio::io::unix::AsyncFd::new(watch).context("cannot watch for sampand's socket")?;
     let mut command = tokio::process::Command::new(&program);
-    // A process group of its own: Ctrl-C on this terminal is not meant for it.
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    // It leaves this terminal's session by itself.
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = command.spawn().with_context(|| format!("cannot start `{}`", program.display()))?;
     let client = Client::new(socket);
     loop {
