@@ -1,1 +1,90 @@
-crate::cases! {}
+//! A disk that fills up.
+
+use sampan_testkit::Instance;
+
+crate::cases! {
+    a_build_on_a_full_disk_fails_clearly_and_leaves_a_usable_store,
+    an_import_on_a_full_disk_fails_clearly_and_leaves_a_usable_store,
+}
+
+/// A small file system of its own.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new(size: &str) -> Disk {
+        let directory = tempfile::Builder::new().prefix("sampan-it-disk-").tempdir().unwrap();
+        let options = std::ffi::CString::new(format!("size={size},mode=0711")).unwrap();
+        rustix::mount::mount("sampan-it", directory.path(), "tmpfs", rustix::mount::MountFlags::empty(), options.as_c_str()).unwrap();
+        Disk(directory)
+    }
+
+    fn used(&self) -> u64 {
+        let told = rustix::fs::statvfs(self.0.path()).unwrap();
+        (told.f_blocks - told.f_bfree) * told.f_frsize
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+fn a_build_on_a_full_disk_fails_clearly_and_leaves_a_usable_store() {
+    let disk = Disk::new("24m");
+    let it = Instance::builder().root(disk.0.path()).start();
+    let context = it.scratch().join("context");
+    std::fs::create_dir(&context).unwrap();
+    let dockerfile = context.join("Dockerfile");
+    let build = || it.sampan(["build", "-t", "built", context.to_str().unwrap()]);
+    let images = it.sampan(["images", "-aq"]).ok().stdout;
+    let before = disk.used();
+
+    // In a RUN.
+    std::fs::write(&dockerfile, "FROM busybox\nRUN dd if=/dev/urandom of=/big bs=1M count=100\n").unwrap();
+    let failed = build();
+    assert_ne!(failed.code, 0, "{failed}");
+    assert!(format!("{failed}").contains("No space left on device"), "{failed}");
+    // In a COPY.
+    let big: Vec<u8> = (0..40_u32 << 18).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    std::fs::write(context.join("big"), big).unwrap();
+    std::fs::write(&dockerfile, "FROM busybox\nCOPY big /big\n").unwrap();
+    let failed = build();
+    assert_ne!(failed.code, 0, "{failed}");
+    let line = failed.stderr.lines().find(|l| l.contains("o space left on device"));
+    assert!(line.is_some(), "{failed}");
+    std::fs::remove_file(context.join("big")).unwrap();
+
+    assert_eq!(it.sampan(["images", "-aq"]).ok().stdout, images);
+    it.assert_idle();
+    let after = disk.used();
+    assert!(after < before + (2 << 20), "{} bytes more are used than before", after - before);
+    std::fs::write(&dockerfile, "FROM busybox\nRUN echo fits >/small\n").unwrap();
+    build().ok();
+    it.sampan(["run", "--rm", "built", "cat", "/small"]).ok().is("fits");
+    it.restart();
+    it.sampan(["run", "--rm", "built", "cat", "/small"]).ok().is("fits");
+    drop(it);
+}
+
+fn an_import_on_a_full_disk_fails_clearly_and_leaves_a_usable_store() {
+    let disk = Disk::new("24m");
+    let it = Instance::builder().root(disk.0.path()).start();
+    let before = disk.used();
+    let file = it.scratch().join("big.tar");
+    let mut tar = tar::Builder::new(std::fs::File::create(&file).unwrap());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(40 << 20);
+    let noise: Vec<u8> = (0..10_u32 << 20).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    tar.append_data(&mut header, "big", noise.as_slice()).unwrap();
+    tar.finish().unwrap();
+    let failed = it.sampan(["import", file.to_str().unwrap(), "big:1"]);
+    assert_ne!(failed.code, 0, "{failed}");
+    assert!(failed.stderr.contains("o space left on device"), "{failed}");
+    assert!(!it.sampan(["images"]).ok().stdout.contains("big"));
+    let after = disk.used();
+    assert!(after < before + (2 << 20), "{} bytes more are used than before", after - before);
+    it.sampan(["run", "--rm", "busybox", "echo", "still here"]).ok().is("still here");
+    drop(it);
+}

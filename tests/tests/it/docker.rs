@@ -38,13 +38,13 @@ fn a_newer_docker_client_works_too() {
     docker(&["run", "--rm", "busybox", "echo", "hello"]).ok().is("hello");
     docker(&["run", "--rm", "busybox", "sh", "-c", "exit 3"]).code(3);
     docker(&["run", "--rm", "busybox", "no-such-program"]).code(127);
-    docker(&["run", "-d", "--name", "c", "busybox", "sleep", "1000"]).ok();
-    docker(&["exec", "c", "hostname"]).ok();
+    docker(&["run", "-d", "--name", "c1", "busybox", "sleep", "1000"]).ok();
+    docker(&["exec", "c1", "hostname"]).ok();
     docker(&["ps"]).ok().says("sleep 1000");
     docker(&["images"]).ok().says("busybox");
     docker(&["version"]).ok().says("API version");
     docker(&["info"]).ok().says("Containers: 1");
-    docker(&["rm", "-f", "c"]).ok().is("c");
+    docker(&["rm", "-f", "c1"]).ok().is("c1");
 }
 
 fn standard_input_reaches_the_container() {
@@ -58,18 +58,18 @@ fn standard_input_reaches_the_container() {
 
 fn ps_and_inspect_show_a_container_through_its_life() {
     let it = Instance::new();
-    let id = it.docker(["create", "--name", "c", "-e", "A=b", "-l", "x=y", "busybox", "sleep", "1000"]).ok();
+    let id = it.docker(["create", "--name", "c1", "-e", "A=b", "-l", "x=y", "busybox", "sleep", "1000"]).ok();
     let id = id.text();
     assert_eq!(id.len(), 64, "{id}");
-    it.docker(["ps", "-a", "--format", "{{.Names}} {{.Image}} {{.Status}}"]).ok().is("c busybox Created");
-    it.docker(["start", "c"]).ok().is("c");
-    it.docker(["ps", "--format", "{{.Names}} {{.Status}}"]).ok().says("c Up ");
+    it.docker(["ps", "-a", "--format", "{{.Names}} {{.Image}} {{.Status}}"]).ok().is("c1 busybox Created");
+    it.docker(["start", "c1"]).ok().is("c1");
+    it.docker(["ps", "--format", "{{.Names}} {{.Status}}"]).ok().says("c1 Up ");
     it.docker(["ps", "-q", "--filter", "label=x=y"]).ok().is(&id[..12]);
     it.docker(["ps", "-q", "--filter", "name=other"]).ok().is("");
-    let told = it.docker(["inspect", "c"]).ok().json();
+    let told = it.docker(["inspect", "c1"]).ok().json();
     let told = &told[0];
     assert_eq!(told["Id"], id);
-    assert_eq!(told["Name"], "/c");
+    assert_eq!(told["Name"], "/c1");
     assert_eq!(told["State"]["Status"], "running");
     assert_eq!(told["State"]["Running"], true);
     assert_eq!(told["Config"]["Labels"]["x"], "y");
@@ -79,93 +79,92 @@ fn ps_and_inspect_show_a_container_through_its_life() {
     let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
     assert_eq!(line, "sleep\01000\0");
     it.docker(["inspect", "-f", "{{.State.Status}}", &id[..12]]).ok().is("running");
-    it.docker(["rm", "c"]).code(1).complains("running container");
-    it.docker(["kill", "c"]).ok().is("c");
-    it.docker(["wait", "c"]).ok().is("137");
+    it.docker(["rm", "c1"]).code(1).complains("running container");
+    it.docker(["kill", "c1"]).ok().is("c1");
+    it.docker(["wait", "c1"]).ok().is("137");
     it.docker(["ps", "-a", "--format", "{{.Status}}"]).ok().says("Exited (137)");
-    it.docker(["rm", "c"]).ok().is("c");
-    it.docker(["inspect", "c"]).code(1).complains("No such object: c");
+    it.docker(["rm", "c1"]).ok().is("c1");
+    it.docker(["inspect", "c1"]).code(1).complains("No such object: c1");
 }
 
 fn logs_are_kept_and_followed_until_the_end() {
     let it = Instance::new();
     let script = "for i in 1 2 3 4 5; do echo line $i; done; echo problem >&2";
-    it.docker(["run", "--name", "c", "busybox", "sh", "-c", script]).ok();
-    let logs = it.docker(["logs", "c"]).ok();
+    it.docker(["run", "--name", "c1", "busybox", "sh", "-c", script]).ok();
+    let logs = it.docker(["logs", "c1"]).ok();
     assert_eq!(logs.stdout, "line 1\nline 2\nline 3\nline 4\nline 5\n");
     assert_eq!(logs.stderr, "problem\n");
-    it.docker(["logs", "--tail", "2", "c"]).ok().is("line 5");
-    let stamped = it.docker(["logs", "-t", "c"]).ok();
+    it.docker(["logs", "--tail", "2", "c1"]).ok().is("line 5");
+    let stamped = it.docker(["logs", "-t", "c1"]).ok();
     let first = stamped.stdout.lines().next().unwrap();
     assert!(first.starts_with("20") && first.ends_with("Z line 1"), "{first}");
 
-    it.docker(["run", "-d", "--name", "f", "busybox", "sh", "-c", "echo first; read x </tmp/go; echo last"])
-        .ok();
-    it.docker(["rm", "-f", "f"]).ok();
+    it.docker(["run", "-d", "--name", "f1", "busybox", "sh", "-c", "echo first; read x </tmp/go; echo last"]).ok();
+    it.docker(["rm", "-f", "f1"]).ok();
     let waits = "mkfifo /tmp/go; echo first; read x </tmp/go; echo last";
-    it.docker(["run", "-d", "--name", "g", "busybox", "sh", "-c", waits]).ok();
-    let follower = it.docker_command(["logs", "-f", "g"]).start();
+    it.docker(["run", "-d", "--name", "g1", "busybox", "sh", "-c", waits]).ok();
+    let follower = it.docker_command(["logs", "-f", "g1"]).start();
     follower.wait_for_output("first\n");
-    it.docker(["exec", "g", "sh", "-c", "echo >/tmp/go"]).ok();
+    it.docker(["exec", "g1", "sh", "-c", "echo >/tmp/go"]).ok();
     follower.wait().ok().is("first\nlast");
 }
 
 fn exec_runs_in_a_running_container() {
     let it = Instance::new();
-    it.docker(["run", "-d", "--name", "c", "-e", "FROM=run", "busybox", "sleep", "1000"]).ok();
-    it.docker(["exec", "c", "echo", "hello"]).ok().is("hello");
-    it.docker(["exec", "c", "sh", "-c", "exit 7"]).code(7);
-    it.docker(["exec", "-u", "web", "c", "id"]).ok().is("uid=33(web) gid=33(web) groups=33(web),44(extra)");
-    it.docker(["exec", "-u", "12:34", "c", "id", "-u"]).ok().is("12");
-    it.docker(["exec", "-e", "MORE=2", "c", "sh", "-c", "echo $FROM $MORE"]).ok().is("run 2");
-    it.docker(["exec", "-w", "/etc", "c", "pwd"]).ok().is("/etc");
-    it.docker_command(["exec", "-i", "c", "cat"]).input("in").run().ok().is("in");
-    it.docker(["exec", "c", "no-such-program"]).code(127).complains("no-such-program");
-    it.docker(["exec", "-d", "c", "touch", "/tmp/made"]).ok();
-    wait_until("the detached exec has run", || it.docker(["exec", "c", "test", "-e", "/tmp/made"]).code == 0);
-    it.docker(["stop", "-t", "0", "c"]).ok();
-    it.docker(["exec", "c", "true"]).code(1).complains("is not running");
+    it.docker(["run", "-d", "--name", "c1", "-e", "FROM=run", "busybox", "sleep", "1000"]).ok();
+    it.docker(["exec", "c1", "echo", "hello"]).ok().is("hello");
+    it.docker(["exec", "c1", "sh", "-c", "exit 7"]).code(7);
+    it.docker(["exec", "-u", "web", "c1", "id"]).ok().is("uid=33(web) gid=33(web) groups=33(web),44(extra)");
+    it.docker(["exec", "-u", "12:34", "c1", "id", "-u"]).ok().is("12");
+    it.docker(["exec", "-e", "MORE=2", "c1", "sh", "-c", "echo $FROM $MORE"]).ok().is("run 2");
+    it.docker(["exec", "-w", "/etc", "c1", "pwd"]).ok().is("/etc");
+    it.docker_command(["exec", "-i", "c1", "cat"]).input("in").run().ok().is("in");
+    it.docker(["exec", "c1", "no-such-program"]).code(127).complains("no-such-program");
+    it.docker(["exec", "-d", "c1", "touch", "/tmp/made"]).ok();
+    wait_until("the detached exec has run", || it.docker(["exec", "c1", "test", "-e", "/tmp/made"]).code == 0);
+    it.docker(["stop", "-t", "0", "c1"]).ok();
+    it.docker(["exec", "c1", "true"]).code(1).complains("is not running");
 }
 
 fn what_runs_can_be_listed_paused_and_signalled() {
     let it = Instance::new();
     let script = "trap 'echo got usr1' USR1; echo ready; while :; do sleep 0.1; done";
-    it.docker(["run", "-d", "--name", "c", "busybox", "sh", "-c", script]).ok();
-    let follower = it.docker_command(["logs", "-f", "c"]).start();
+    it.docker(["run", "-d", "--name", "c1", "busybox", "sh", "-c", script]).ok();
+    let follower = it.docker_command(["logs", "-f", "c1"]).start();
     follower.wait_for_output("ready");
-    let top = it.docker(["top", "c"]).ok();
+    let top = it.docker(["top", "c1"]).ok();
     assert!(top.stdout.contains("PID") && top.stdout.contains("trap"), "{top}");
-    it.docker(["kill", "-s", "USR1", "c"]).ok();
+    it.docker(["kill", "-s", "USR1", "c1"]).ok();
     follower.wait_for_output("got usr1");
-    it.docker(["pause", "c"]).ok().is("c");
-    it.docker(["inspect", "-f", "{{.State.Status}}", "c"]).ok().is("paused");
-    it.docker(["exec", "c", "true"]).code(1).complains("paused");
-    it.docker(["pause", "c"]).code(1);
-    it.docker(["unpause", "c"]).ok();
-    it.docker(["inspect", "-f", "{{.State.Status}}", "c"]).ok().is("running");
-    it.docker(["exec", "c", "true"]).ok();
-    it.docker(["rm", "-f", "c"]).ok();
+    it.docker(["pause", "c1"]).ok().is("c1");
+    it.docker(["inspect", "-f", "{{.State.Status}}", "c1"]).ok().is("paused");
+    it.docker(["exec", "c1", "true"]).code(1).complains("paused");
+    it.docker(["pause", "c1"]).code(1);
+    it.docker(["unpause", "c1"]).ok();
+    it.docker(["inspect", "-f", "{{.State.Status}}", "c1"]).ok().is("running");
+    it.docker(["exec", "c1", "true"]).ok();
+    it.docker(["rm", "-f", "c1"]).ok();
 }
 
 fn containers_are_renamed_stopped_restarted_and_waited_for() {
     let it = Instance::new();
     let script = "trap 'exit 5' TERM; while :; do sleep 0.1; done";
-    it.docker(["run", "-d", "--name", "c", "busybox", "sh", "-c", script]).ok();
-    let waiter = it.docker_command(["wait", "c"]).start();
-    it.docker(["rename", "c", "d"]).ok();
-    it.docker(["inspect", "c"]).code(1);
-    let first = it.docker(["inspect", "-f", "{{.State.Pid}}", "d"]).ok();
-    it.docker(["restart", "-t", "5", "d"]).ok().is("d");
+    it.docker(["run", "-d", "--name", "c1", "busybox", "sh", "-c", script]).ok();
+    let waiter = it.docker_command(["wait", "c1"]).start();
+    it.docker(["rename", "c1", "d1"]).ok();
+    it.docker(["inspect", "c1"]).code(1);
+    let first = it.docker(["inspect", "-f", "{{.State.Pid}}", "d1"]).ok();
+    it.docker(["restart", "-t", "5", "d1"]).ok().is("d1");
     waiter.wait().ok().is("5");
-    let second = it.docker(["inspect", "-f", "{{.State.Pid}}", "d"]).ok();
+    let second = it.docker(["inspect", "-f", "{{.State.Pid}}", "d1"]).ok();
     assert_ne!(first.text(), second.text());
-    it.docker(["stop", "d"]).ok().is("d");
-    it.docker(["inspect", "-f", "{{.State.ExitCode}} {{.State.Status}}", "d"]).ok().is("5 exited");
-    it.docker(["stop", "d"]).ok();
-    it.docker(["start", "d"]).ok();
+    it.docker(["stop", "d1"]).ok().is("d1");
+    it.docker(["inspect", "-f", "{{.State.ExitCode}} {{.State.Status}}", "d1"]).ok().is("5 exited");
+    it.docker(["stop", "d1"]).ok();
+    it.docker(["start", "d1"]).ok();
     it.docker(["run", "-d", "--name", "other", "busybox", "sleep", "1000"]).ok();
-    it.docker(["rename", "other", "d"]).code(1).complains("already in use");
-    it.docker(["rm", "-f", "d", "other"]).ok().is("d\nother");
+    it.docker(["rename", "other", "d1"]).code(1).complains("already in use");
+    it.docker(["rm", "-f", "d1", "other"]).ok().is("d1\nother");
 }
 
 fn events_tell_what_happens() {
@@ -197,30 +196,19 @@ fn volumes_live_on_their_own() {
     it.docker(["run", "--rm", "-v", "data:/d", "busybox", "sh", "-c", "echo kept >/d/file"]).ok();
     it.docker(["run", "--rm", "-v", "data:/d:ro", "busybox", "cat", "/d/file"]).ok().is("kept");
     it.docker(["run", "--rm", "-v", "data:/d:ro", "busybox", "touch", "/d/x"]).code(1).complains("Read-only");
-    it.docker(["run", "-d", "--name", "c", "-v", "data:/d", "busybox", "sleep", "1000"]).ok();
+    it.docker(["run", "-d", "--name", "c1", "-v", "data:/d", "busybox", "sleep", "1000"]).ok();
     it.docker(["volume", "rm", "data"]).code(1).complains("in use");
-    it.docker(["rm", "-f", "c"]).ok();
+    it.docker(["rm", "-f", "c1"]).ok();
     let place = it.docker(["volume", "inspect", "-f", "{{.Mountpoint}}", "data"]).ok();
     assert_eq!(std::fs::read_to_string(format!("{}/file", place.text())).unwrap(), "kept\n");
     it.docker(["volume", "rm", "data"]).ok().is("data");
     it.docker(["volume", "inspect", "data"]).code(1).complains("data");
 
     // A new volume takes over what the image has there, with its owner.
-    it.docker([
-        "run",
-        "--name",
-        "m",
-        "busybox",
-        "sh",
-        "-c",
-        "mkdir /srv; echo from image >/srv/f; chown 33:33 /srv",
-    ])
-    .ok();
-    it.docker(["commit", "m", "withdata"]).ok();
-    it.docker(["run", "--rm", "-v", "copied:/srv", "withdata", "sh", "-c", "cat /srv/f; stat -c %u /srv"])
-        .ok()
-        .is("from image\n33");
-    it.docker(["rm", "m"]).ok();
+    it.docker(["run", "--name", "m1", "busybox", "sh", "-c", "mkdir /srv; echo from image >/srv/f; chown 33:33 /srv"]).ok();
+    it.docker(["commit", "m1", "withdata"]).ok();
+    it.docker(["run", "--rm", "-v", "copied:/srv", "withdata", "sh", "-c", "cat /srv/f; stat -c %u /srv"]).ok().is("from image\n33");
+    it.docker(["rm", "m1"]).ok();
     it.docker(["volume", "rm", "copied"]).ok();
 
     // One without a name goes with its container.

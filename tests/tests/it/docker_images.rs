@@ -13,14 +13,12 @@ crate::cases! {
 fn a_container_becomes_an_image() {
     let it = Instance::new();
     let script = "echo new >/new; echo more >>/etc/passwd; rm /etc/group";
-    it.docker(["run", "--name", "c", "busybox", "sh", "-c", script]).ok();
-    let diff = it.docker(["diff", "c"]).ok();
+    it.docker(["run", "--name", "c1", "busybox", "sh", "-c", script]).ok();
+    let diff = it.docker(["diff", "c1"]).ok();
     let mut lines: Vec<_> = diff.stdout.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["A /new", "C /etc", "C /etc/passwd", "D /etc/group"]);
-    let id = it
-        .docker(["commit", "-m", "a note", "-c", "ENV X=y", "-c", "CMD [\"cat\", \"/new\"]", "c", "made:1"])
-        .ok();
+    let id = it.docker(["commit", "-m", "a note", "-c", "ENV X=y", "-c", "CMD [\"cat\", \"/new\"]", "c1", "made:1"]).ok();
     assert!(id.text().starts_with("sha256:"), "{id}");
     it.docker(["run", "--rm", "made:1"]).ok().is("new");
     it.docker(["run", "--rm", "made:1", "sh", "-c", "echo $X; test -e /etc/group || echo gone"])
@@ -31,7 +29,7 @@ fn a_container_becomes_an_image() {
     assert_eq!(history.stdout.lines().count(), 2, "{history}");
     let inspected = it.docker(["inspect", "made:1"]).ok().json();
     assert_eq!(inspected[0]["RootFS"]["Layers"].as_array().unwrap().len(), 2);
-    it.docker(["rm", "c"]).ok();
+    it.docker(["rm", "c1"]).ok();
 }
 
 fn images_are_tagged_and_an_image_in_use_is_kept() {
@@ -39,12 +37,12 @@ fn images_are_tagged_and_an_image_in_use_is_kept() {
     it.docker(["tag", "busybox", "registry.example/team/box:v1"]).ok();
     it.docker(["images", "--format", "{{.Repository}}:{{.Tag}}"]).ok().says("registry.example/team/box:v1");
     it.docker(["rmi", "registry.example/team/box:v1"]).ok().says("Untagged: registry.example/team/box:v1");
-    it.docker(["create", "--name", "c", "busybox", "true"]).ok();
+    it.docker(["create", "--name", "c1", "busybox", "true"]).ok();
     let id = it.docker(["images", "-q", "busybox"]).ok();
     it.docker(["rmi", id.text()]).code(1).complains("conflict");
     it.docker(["rmi", "busybox"]).code(1).complains("conflict");
     it.docker(["run", "--rm", "busybox", "true"]).ok();
-    it.docker(["rm", "c"]).ok();
+    it.docker(["rm", "c1"]).ok();
     it.docker(["rmi", "busybox"]).ok().says("Deleted: sha256:");
     it.docker(["images", "-q"]).ok().is("");
     it.docker(["run", "--rm", "busybox", "true"]).code(125).complains("busybox");
@@ -67,22 +65,11 @@ fn save_and_load_round_trip() {
 
 fn import_and_export_round_trip() {
     let it = Instance::new();
-    it.docker([
-        "run",
-        "--name",
-        "c",
-        "busybox",
-        "sh",
-        "-c",
-        "echo x >/made; ln /made /hard; ln -s made /soft",
-    ])
-    .ok();
+    it.docker(["run", "--name", "c1", "busybox", "sh", "-c", "echo x >/made; ln /made /hard; ln -s made /soft"]).ok();
     let file = it.scratch().join("exported.tar");
     let file = file.to_str().unwrap();
-    it.docker(["export", "-o", file, "c"]).ok();
-    it.docker(["import", "-c", "CMD [\"cat\", \"/soft\"]", "-m", "flat", file, "flat:1"])
-        .ok()
-        .says("sha256:");
+    it.docker(["export", "-o", file, "c1"]).ok();
+    it.docker(["import", "-c", "CMD [\"cat\", \"/soft\"]", "-m", "flat", file, "flat:1"]).ok().says("sha256:");
     it.docker(["run", "--rm", "flat:1"]).ok().is("x");
     it.docker(["run", "--rm", "flat:1", "stat", "-c", "%h", "/made"]).ok().is("2");
     let inspected = it.docker(["inspect", "flat:1"]).ok().json();
@@ -93,7 +80,7 @@ fn import_and_export_round_trip() {
     let bytes = std::fs::read(format!("{file}.gz")).unwrap();
     it.docker_command(["import", "-", "flat:2"]).input(bytes).run().ok();
     it.docker(["run", "--rm", "flat:2", "cat", "/hard"]).ok().is("x");
-    it.docker(["rm", "c"]).ok();
+    it.docker(["rm", "c1"]).ok();
 }
 
 fn the_classic_builder_of_docker_builds() {

@@ -24,9 +24,8 @@ fn used(it: &Instance, name: &str) -> f64 {
 
 fn a_cpu_limit_holds_a_busy_loop() {
     let it = Instance::new();
-    it.sampan(["run", "-d", "--name", "c", "--cpus", "0.2", "busybox", "sh", "-c", "while :; do :; done"])
-        .ok();
-    let id = it.inspect("c", "/Id");
+    it.sampan(["run", "-d", "--name", "c1", "--cpus", "0.2", "busybox", "sh", "-c", "while :; do :; done"]).ok();
+    let id = it.inspect("c1", "/Id");
     let id = id.as_str().unwrap();
     let v1 = format!("/sys/fs/cgroup/cpu/sampan/{id}");
     if let Ok(quota) = std::fs::read_to_string(format!("{v1}/cpu.cfs_quota_us")) {
@@ -38,22 +37,21 @@ fn a_cpu_limit_holds_a_busy_loop() {
         let max = std::fs::read_to_string(format!("/sys/fs/cgroup/sampan/{id}/cpu.max")).unwrap();
         assert_eq!(max.trim(), "20000 100000");
     }
-    let (start, before) = (std::time::Instant::now(), used(&it, "c"));
-    wait_until("it has used some processor time", || used(&it, "c") - before > 0.3);
-    let share = (used(&it, "c") - before) / start.elapsed().as_secs_f64();
+    let (start, before) = (std::time::Instant::now(), used(&it, "c1"));
+    wait_until("it has used some processor time", || used(&it, "c1") - before > 0.3);
+    let share = (used(&it, "c1") - before) / start.elapsed().as_secs_f64();
     assert!(share < 0.35, "it gets {share} of a processor");
 }
 
 fn a_memory_limit_kills_and_says_so() {
     let it = Instance::new();
     let eats = "x=0123456789abcdef; while :; do x=$x$x; done";
-    it.sampan(["run", "--name", "c", "--memory", "64m", "--memory-swap", "64m", "busybox", "sh", "-c", eats])
-        .code(137);
-    assert_eq!(it.inspect("c", "/State/OOMKilled"), true);
-    assert_eq!(it.inspect("c", "/State/ExitCode"), 137);
-    assert_eq!(it.inspect("c", "/HostConfig/Memory"), 64 << 20);
-    it.sampan(["run", "--name", "d", "--memory", "64m", "busybox", "true"]).ok();
-    assert_eq!(it.inspect("d", "/State/OOMKilled"), false);
+    it.sampan(["run", "--name", "c1", "--memory", "64m", "--memory-swap", "64m", "busybox", "sh", "-c", eats]).code(137);
+    assert_eq!(it.inspect("c1", "/State/OOMKilled"), true);
+    assert_eq!(it.inspect("c1", "/State/ExitCode"), 137);
+    assert_eq!(it.inspect("c1", "/HostConfig/Memory"), 64 << 20);
+    it.sampan(["run", "--name", "d1", "--memory", "64m", "busybox", "true"]).ok();
+    assert_eq!(it.inspect("d1", "/State/OOMKilled"), false);
 }
 
 fn a_pids_limit_stops_forks() {

@@ -62,6 +62,12 @@ impl Need {
 }
 
 fn main() {
+    // What it says is shown with the test's name at the end; a backtrace of a client's failure says nothing.
+    std::panic::set_hook(Box::new(|panic| {
+        if let Some(place) = panic.location() {
+            eprintln!("a test fails at {place}");
+        }
+    }));
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let missing = if rustix::process::geteuid().is_root() {

@@ -45,23 +45,21 @@ fn own_address() -> Option<String> {
 
 fn a_published_tcp_port_answers_on_every_address_of_the_host() {
     let it = Instance::new();
-    web(&it, "c", "80", "hello");
-    let port = port(&it, "c", "80/tcp");
+    web(&it, "c1", "80", "hello");
+    let port = port(&it, "c1", "80/tcp");
     assert_eq!(curl(&format!("http://127.0.0.1:{port}/")), "hello");
     if let Some(address) = own_address() {
         assert_eq!(curl(&format!("http://{address}:{port}/")), "hello");
     }
     assert_eq!(curl(&format!("http://{}:{port}/", it.gateway())), "hello");
-    let inside = it.inspect("c", "/NetworkSettings/IPAddress");
+    let inside = it.inspect("c1", "/NetworkSettings/IPAddress");
     assert_eq!(curl(&format!("http://{}/", inside.as_str().unwrap())), "hello");
     // A neighbour reaches it by the published port too, and so does the container itself.
     let url = format!("http://{}:{port}/", it.gateway());
     it.sampan(["run", "--rm", "busybox", "wget", "-q", "-O", "-", "-T", "10", &url]).ok().is("hello");
-    it.sampan(["exec", "c", "wget", "-q", "-O", "-", "-T", "10", &url]).ok().is("hello");
-    it.sampan(["rm", "-f", "c"]).ok();
-    let gone = Command::new("curl")
-        .args(["-sS", "--noproxy", "*", "--max-time", "10", &format!("http://127.0.0.1:{port}/")])
-        .run();
+    it.sampan(["exec", "c1", "wget", "-q", "-O", "-", "-T", "10", &url]).ok().is("hello");
+    it.sampan(["rm", "-f", "c1"]).ok();
+    let gone = Command::new("curl").args(["-sS", "--noproxy", "*", "--max-time", "10", &format!("http://127.0.0.1:{port}/")]).run();
     assert_ne!(gone.code, 0, "{gone}");
 
     // One that is published on 127.0.0.1 only is not there for others.
@@ -75,11 +73,8 @@ fn a_published_tcp_port_answers_on_every_address_of_the_host() {
 
 fn a_published_udp_port_answers() {
     let it = Instance::new();
-    it.sampan([
-        "run", "-d", "--name", "c", "-p", "9000/udp", "busybox", "nc", "-u", "-l", "-p", "9000", "-e", "cat",
-    ])
-    .ok();
-    let port = port(&it, "c", "9000/udp");
+    it.sampan(["run", "-d", "--name", "c1", "-p", "9000/udp", "busybox", "nc", "-u", "-l", "-p", "9000", "-e", "cat"]).ok();
+    let port = port(&it, "c1", "9000/udp");
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     socket.connect(format!("127.0.0.1:{port}")).unwrap();
@@ -94,23 +89,11 @@ fn a_published_udp_port_answers() {
 
 fn containers_reach_each_other_and_the_host() {
     let it = Instance::new();
-    it.sampan([
-        "run",
-        "-d",
-        "--name",
-        "a",
-        "busybox",
-        "sh",
-        "-c",
-        "echo neighbour >/index.html; exec httpd -f -p 80 -h /",
-    ])
-    .ok();
-    let address = it.inspect("a", "/NetworkSettings/IPAddress");
+    it.sampan(["run", "-d", "--name", "a1", "busybox", "sh", "-c", "echo neighbour >/index.html; exec httpd -f -p 80 -h /"]).ok();
+    let address = it.inspect("a1", "/NetworkSettings/IPAddress");
     let address = address.as_str().unwrap();
     let url = format!("http://{address}/");
-    wait_until("the neighbour listens", || {
-        it.sampan(["exec", "a", "wget", "-q", "-O", "-", "http://127.0.0.1/"]).code == 0
-    });
+    wait_until("the neighbour listens", || it.sampan(["exec", "a1", "wget", "-q", "-O", "-", "http://127.0.0.1/"]).code == 0);
     it.sampan(["run", "--rm", "busybox", "wget", "-q", "-T", "10", "-O", "-", &url]).ok().is("neighbour");
     it.sampan(["run", "--rm", "busybox", "ping", "-c", "1", "-W", "10", &it.gateway()]).ok();
     let addresses = it.sampan(["run", "--rm", "busybox", "ip", "-o", "-4", "addr", "show", "eth0"]).ok();
@@ -132,32 +115,24 @@ fn network_modes_are_what_they_say() {
     assert_eq!(host.text(), own.to_str().unwrap());
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     it.sampan(["run", "--rm", "--network", "host", "busybox", "hostname"]).ok().is(name.trim());
-    it.sampan(["run", "-d", "--name", "a", "busybox", "sleep", "1000"]).ok();
-    let theirs = it.sampan(["exec", "a", "readlink", "/proc/self/ns/net"]).ok();
+    it.sampan(["run", "-d", "--name", "a1", "busybox", "sleep", "1000"]).ok();
+    let theirs = it.sampan(["exec", "a1", "readlink", "/proc/self/ns/net"]).ok();
     assert_ne!(theirs.text(), own.to_str().unwrap());
-    let joined = it
-        .sampan(["run", "--rm", "--network", "container:a", "busybox", "readlink", "/proc/self/ns/net"])
-        .ok();
+    let joined = it.sampan(["run", "--rm", "--network", "container:a1", "busybox", "readlink", "/proc/self/ns/net"]).ok();
     assert_eq!(joined.text(), theirs.text());
-    it.sampan(["run", "--rm", "--network", "container:a", "busybox", "hostname"]).ok().is(&it
-        .sampan(["exec", "a", "hostname"])
-        .ok()
-        .text()
-        .to_owned());
-    it.sampan(["run", "--rm", "--network", "container:nobody", "busybox", "true"])
-        .code(125)
-        .complains("nobody");
+    it.sampan(["run", "--rm", "--network", "container:a1", "busybox", "hostname"]).ok().is(&it.sampan(["exec", "a1", "hostname"]).ok().text().to_owned());
+    it.sampan(["run", "--rm", "--network", "container:nobody", "busybox", "true"]).code(125).complains("nobody");
 }
 
 fn names_and_resolvers_are_set_up() {
     let it = Instance::new();
-    it.sampan(["run", "-d", "--name", "c", "--add-host", "other:10.9.8.7", "busybox", "sleep", "1000"]).ok();
-    let id = it.inspect("c", "/Id");
+    it.sampan(["run", "-d", "--name", "c1", "--add-host", "other:10.9.8.7", "busybox", "sleep", "1000"]).ok();
+    let id = it.inspect("c1", "/Id");
     let short = &id.as_str().unwrap()[..12];
-    it.sampan(["exec", "c", "hostname"]).ok().is(short);
-    it.sampan(["exec", "c", "cat", "/etc/hostname"]).ok().is(short);
-    let address = it.inspect("c", "/NetworkSettings/IPAddress");
-    let hosts = it.sampan(["exec", "c", "cat", "/etc/hosts"]).ok();
+    it.sampan(["exec", "c1", "hostname"]).ok().is(short);
+    it.sampan(["exec", "c1", "cat", "/etc/hostname"]).ok().is(short);
+    let address = it.inspect("c1", "/NetworkSettings/IPAddress");
+    let hosts = it.sampan(["exec", "c1", "cat", "/etc/hosts"]).ok();
     let has = |line: [&str; 2]| hosts.stdout.lines().any(|l| l.split_whitespace().eq(line));
     assert!(has([address.as_str().unwrap(), short]), "{hosts}");
     assert!(has(["10.9.8.7", "other"]) && has(["127.0.0.1", "localhost"]), "{hosts}");
@@ -181,8 +156,8 @@ fn names_and_resolvers_are_set_up() {
     );
     it.sampan(["run", "--rm", "busybox", "cat", "/etc/resolv.conf"]).ok().says("nameserver ");
     // They can be written to, and that is no change of the image.
-    it.sampan(["exec", "c", "sh", "-c", "echo 10.0.0.1 more >>/etc/hosts"]).ok();
-    it.sampan(["diff", "c"]).ok().is("");
+    it.sampan(["exec", "c1", "sh", "-c", "echo 10.0.0.1 more >>/etc/hosts"]).ok();
+    it.sampan(["diff", "c1"]).ok().is("");
 }
 
 fn a_port_in_use_is_named_and_freed_again() {
@@ -193,11 +168,11 @@ fn a_port_in_use_is_named_and_freed_again() {
     it.sampan(["run", "--rm", "-p", &publish, "busybox", "true"]).code(125).complains(&number);
     it.sampan(["ps", "-aq"]).ok().is("");
     drop(taken);
-    it.sampan(["run", "-d", "--name", "c", "-p", &publish, "busybox", "sleep", "1000"]).ok();
-    it.sampan(["run", "--name", "d", "-p", &publish, "busybox", "true"]).code(125).complains(&number);
+    it.sampan(["run", "-d", "--name", "c1", "-p", &publish, "busybox", "sleep", "1000"]).ok();
+    it.sampan(["run", "--name", "d1", "-p", &publish, "busybox", "true"]).code(125).complains(&number);
     // As with Docker, the container is there but was not started.
-    it.sampan(["rm", "-f", "c"]).ok();
-    it.sampan(["rm", "-f", "d"]);
+    it.sampan(["rm", "-f", "c1"]).ok();
+    it.sampan(["rm", "-f", "d1"]);
     it.sampan(["run", "--rm", "-p", &publish, "busybox", "true"]).ok();
 }
 

@@ -5,7 +5,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{Request, StatusCode, header};
-use sampan_base::Timestamp;
+use sampan_base::{Class, Timestamp};
 use sampan_docker_api::container::{
     ChangeRow, ContainerInspect, ContainerSummary, ContainersPruned, CreateAnswer, CreateRequest, TopAnswer,
     WaitAnswer,
@@ -15,7 +15,7 @@ use sampan_engine::attach::Streams;
 use sampan_engine::container::View;
 use sampan_engine::images::ChangeKind;
 use sampan_engine::logs::{LogLine, LogQuery, LogReader};
-use sampan_engine::{Engine, WaitCondition};
+use sampan_engine::{Engine, EngineError, WaitCondition};
 use tokio::sync::mpsc;
 
 use super::error::{Answer, ApiError};
@@ -173,7 +173,12 @@ pub(crate) async fn create(
     let request: CreateRequest = json(&body)?;
     let spec = convert::container_spec(request)?;
     let name = query.get("name").filter(|n| !n.is_empty()).map(|n| n.trim_start_matches('/'));
-    let created = engine.create(name, spec).await?;
+    let created = engine.create(name, spec).await.map_err(|error| match error {
+        EngineError::NoSuchImage { .. } => ApiError::from(error),
+        // Clients take 404 for a missing image, and pull it; this is something else that the request names.
+        other if other.class() == Class::NotFound => ApiError::invalid(sampan_base::chain(&other)),
+        other => other.into(),
+    })?;
     Ok((StatusCode::CREATED, Json(CreateAnswer { id: created.id, warnings: created.warnings })))
 }
 
@@ -393,11 +398,11 @@ pub(crate) async fn attach(
         }
     }
     if !is_on(query.get("stream")) {
-        return Ok(hijack::serve(request, options, prelude, async { None }));
+        return Ok(hijack::serve(request, options, prelude, async { None }, std::future::ready(())));
     }
     let streams = Streams { stdin: is_on(query.get("stdin")), stdout, stderr, stdin_once: false };
     let stream = engine.attach(&id, streams).await?;
-    Ok(hijack::serve(request, options, prelude, async move { stream.await.ok()?.ok() }))
+    Ok(hijack::serve(request, options, prelude, async move { stream.await.ok()?.ok() }, std::future::ready(())))
 }
 
 pub(crate) async fn resize(

@@ -149,12 +149,8 @@ fn network_mode(text: &str) -> Answer<NetworkMode> {
         "none" => NetworkMode::None,
         other => match other.strip_prefix("container:") {
             Some(id) if !id.is_empty() => NetworkMode::Container(id.to_owned()),
-            _ => {
-                return Err(ApiError {
-                    status: http::StatusCode::NOT_FOUND,
-                    message: format!("network {other} not found"),
-                });
-            }
+            // Not 404: clients take that for a missing image, and pull it.
+            _ => return Err(ApiError::invalid(format!("network {other} not found"))),
         },
     })
 }

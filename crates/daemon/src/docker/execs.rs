@@ -92,7 +92,11 @@ pub(crate) async fn start(
     let request = Request::from_parts(parts, Body::empty());
     match engine.exec_start(&id, wanted.detach, console).await {
         Ok(None) => Ok(StatusCode::OK.into_response()),
-        Ok(Some(stream)) => Ok(hijack::serve(request, options, Vec::new(), async { Some(stream) })),
+        Ok(Some(stream)) => {
+            // The shim ends the stream when the process has ended. Clients ask for the exit code then: it must be known.
+            let ended = async move { drop(engine.exec_wait(&id).await) };
+            Ok(hijack::serve(request, options, Vec::new(), async { Some(stream) }, ended))
+        }
         // Docker's stream has begun by now: its clients print what it says and then ask for the exit code.
         Err(error @ EngineError::Command { .. }) if !wanted.detach => {
             let text = format!("{}\r\n", sampan_base::chain(&error));
@@ -101,7 +105,7 @@ pub(crate) async fn start(
                 prelude.extend(stream::header(stream::STDOUT, u32::try_from(text.len()).unwrap_or(0)));
             }
             prelude.extend(text.bytes());
-            Ok(hijack::serve(request, options, prelude, async { None }))
+            Ok(hijack::serve(request, options, prelude, async { None }, std::future::ready(())))
         }
         Err(error) => Err(error.into()),
     }

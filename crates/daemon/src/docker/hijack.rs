@@ -21,15 +21,18 @@ pub(crate) struct StreamOptions {
     pub(crate) detach_keys: Vec<u8>,
 }
 
-/// Answers `request` with the stream that `stream` gives, when it gives it. `prelude` is sent before it.
-pub(crate) fn serve<F>(
+/// Answers `request` with the stream that `stream` gives, when it gives it. `prelude` is sent before it; after it the
+/// answer ends as soon as `ended` does.
+pub(crate) fn serve<F, E>(
     mut request: Request<Body>,
     options: StreamOptions,
     prelude: Vec<u8>,
     stream: F,
+    ended: E,
 ) -> Response
 where
     F: Future<Output = Option<UnixStream>> + Send + 'static,
+    E: Future<Output = ()> + Send + 'static,
 {
     let content_type = if options.terminal {
         "application/vnd.docker.raw-stream"
@@ -40,13 +43,9 @@ where
         let body = Body::from_stream(futures_util::stream::once(async move {
             Ok::<_, std::io::Error>(bytes::Bytes::from(prelude))
         }));
-        let rest = futures_util::stream::unfold(Pending::Waiting(Box::pin(stream)), read_next);
-        let chained = futures_util::StreamExt::chain(
-            body.into_data_stream(),
-            futures_util::StreamExt::map(rest, |r| r.map_err(axum::Error::new)),
-        );
-        return (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], Body::from_stream(chained))
-            .into_response();
+        let rest = futures_util::stream::unfold(Pending::Waiting(Box::pin(stream), Box::pin(ended)), read_next);
+        let chained = futures_util::StreamExt::chain(body.into_data_stream(), futures_util::StreamExt::map(rest, |r| r.map_err(axum::Error::new)));
+        return (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], Body::from_stream(chained)).into_response();
     }
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -57,33 +56,36 @@ where
                 return;
             }
         };
-        relay(client, options, prelude, stream).await;
+        relay(client, options, prelude, stream, ended).await;
     });
     let headers =
         [(header::CONTENT_TYPE, content_type), (header::CONNECTION, "Upgrade"), (header::UPGRADE, "tcp")];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
-enum Pending<F> {
-    Waiting(std::pin::Pin<Box<F>>),
-    Open(UnixStream),
+enum Pending<F, E> {
+    Waiting(std::pin::Pin<Box<F>>, std::pin::Pin<Box<E>>),
+    Open(UnixStream, std::pin::Pin<Box<E>>),
 }
 
-async fn read_next<F: Future<Output = Option<UnixStream>>>(
-    pending: Pending<F>,
-) -> Option<(std::io::Result<bytes::Bytes>, Pending<F>)> {
-    let mut stream = match pending {
-        Pending::Waiting(future) => future.await?,
-        Pending::Open(stream) => stream,
+async fn read_next<F: Future<Output = Option<UnixStream>>, E: Future<Output = ()>>(
+    pending: Pending<F, E>,
+) -> Option<(std::io::Result<bytes::Bytes>, Pending<F, E>)> {
+    let (mut stream, ended) = match pending {
+        Pending::Waiting(future, ended) => (future.await?, ended),
+        Pending::Open(stream, ended) => (stream, ended),
     };
     let mut buffer = vec![0u8; 32 << 10];
     match stream.read(&mut buffer).await {
-        Ok(0) => None,
+        Ok(0) => {
+            ended.await;
+            None
+        }
         Ok(n) => {
             buffer.truncate(n);
-            Some((Ok(buffer.into()), Pending::Open(stream)))
+            Some((Ok(buffer.into()), Pending::Open(stream, ended)))
         }
-        Err(error) => Some((Err(error), Pending::Open(stream))),
+        Err(error) => Some((Err(error), Pending::Open(stream, ended))),
     }
 }
 
@@ -92,10 +94,11 @@ fn wants_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// Carries bytes both ways until the process's output ends, the client goes, or it sends the detach keys.
-async fn relay<C, F>(client: C, options: StreamOptions, prelude: Vec<u8>, stream: F)
+async fn relay<C, F, E>(client: C, options: StreamOptions, prelude: Vec<u8>, stream: F, ended: E)
 where
     C: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = Option<UnixStream>>,
+    E: Future<Output = ()>,
 {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     if to_client.write_all(&prelude).await.is_err() {
@@ -110,6 +113,7 @@ where
     let output = async {
         // Either end may go at any time; then this is over, and nothing is lost that could be kept.
         let _ = tokio::io::copy(&mut from_process, &mut to_client).await;
+        ended.await;
         let _ = to_client.shutdown().await;
     };
     let input = async {
