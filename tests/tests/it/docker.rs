@@ -99,7 +99,8 @@ fn logs_are_kept_and_followed_until_the_end() {
     let first = stamped.stdout.lines().next().unwrap();
     assert!(first.starts_with("20") && first.ends_with("Z line 1"), "{first}");
 
-    it.docker(["run", "-d", "--name", "f1", "busybox", "sh", "-c", "echo first; read x </tmp/go; echo last"]).ok();
+    it.docker(["run", "-d", "--name", "f1", "busybox", "sh", "-c", "echo first; read x </tmp/go; echo last"])
+        .ok();
     it.docker(["rm", "-f", "f1"]).ok();
     let waits = "mkfifo /tmp/go; echo first; read x </tmp/go; echo last";
     it.docker(["run", "-d", "--name", "g1", "busybox", "sh", "-c", waits]).ok();
@@ -121,7 +122,9 @@ fn exec_runs_in_a_running_container() {
     it.docker_command(["exec", "-i", "c1", "cat"]).input("in").run().ok().is("in");
     it.docker(["exec", "c1", "no-such-program"]).code(127).complains("no-such-program");
     it.docker(["exec", "-d", "c1", "touch", "/tmp/made"]).ok();
-    wait_until("the detached exec has run", || it.docker(["exec", "c1", "test", "-e", "/tmp/made"]).code == 0);
+    wait_until("the detached exec has run", || {
+        it.docker(["exec", "c1", "test", "-e", "/tmp/made"]).code == 0
+    });
     it.docker(["stop", "-t", "0", "c1"]).ok();
     it.docker(["exec", "c1", "true"]).code(1).complains("is not running");
 }
@@ -205,9 +208,20 @@ fn volumes_live_on_their_own() {
     it.docker(["volume", "inspect", "data"]).code(1).complains("data");
 
     // A new volume takes over what the image has there, with its owner.
-    it.docker(["run", "--name", "m1", "busybox", "sh", "-c", "mkdir /srv; echo from image >/srv/f; chown 33:33 /srv"]).ok();
+    it.docker([
+        "run",
+        "--name",
+        "m1",
+        "busybox",
+        "sh",
+        "-c",
+        "mkdir /srv; echo from image >/srv/f; chown 33:33 /srv",
+    ])
+    .ok();
     it.docker(["commit", "m1", "withdata"]).ok();
-    it.docker(["run", "--rm", "-v", "copied:/srv", "withdata", "sh", "-c", "cat /srv/f; stat -c %u /srv"]).ok().is("from image\n33");
+    it.docker(["run", "--rm", "-v", "copied:/srv", "withdata", "sh", "-c", "cat /srv/f; stat -c %u /srv"])
+        .ok()
+        .is("from image\n33");
     it.docker(["rm", "m1"]).ok();
     it.docker(["volume", "rm", "copied"]).ok();
 

@@ -18,7 +18,9 @@ fn a_container_becomes_an_image() {
     let mut lines: Vec<_> = diff.stdout.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["A /new", "C /etc", "C /etc/passwd", "D /etc/group"]);
-    let id = it.docker(["commit", "-m", "a note", "-c", "ENV X=y", "-c", "CMD [\"cat\", \"/new\"]", "c1", "made:1"]).ok();
+    let id = it
+        .docker(["commit", "-m", "a note", "-c", "ENV X=y", "-c", "CMD [\"cat\", \"/new\"]", "c1", "made:1"])
+        .ok();
     assert!(id.text().starts_with("sha256:"), "{id}");
     it.docker(["run", "--rm", "made:1"]).ok().is("new");
     it.docker(["run", "--rm", "made:1", "sh", "-c", "echo $X; test -e /etc/group || echo gone"])
@@ -65,11 +67,22 @@ fn save_and_load_round_trip() {
 
 fn import_and_export_round_trip() {
     let it = Instance::new();
-    it.docker(["run", "--name", "c1", "busybox", "sh", "-c", "echo x >/made; ln /made /hard; ln -s made /soft"]).ok();
+    it.docker([
+        "run",
+        "--name",
+        "c1",
+        "busybox",
+        "sh",
+        "-c",
+        "echo x >/made; ln /made /hard; ln -s made /soft",
+    ])
+    .ok();
     let file = it.scratch().join("exported.tar");
     let file = file.to_str().unwrap();
     it.docker(["export", "-o", file, "c1"]).ok();
-    it.docker(["import", "-c", "CMD [\"cat\", \"/soft\"]", "-m", "flat", file, "flat:1"]).ok().says("sha256:");
+    it.docker(["import", "-c", "CMD [\"cat\", \"/soft\"]", "-m", "flat", file, "flat:1"])
+        .ok()
+        .says("sha256:");
     it.docker(["run", "--rm", "flat:1"]).ok().is("x");
     it.docker(["run", "--rm", "flat:1", "stat", "-c", "%h", "/made"]).ok().is("2");
     let inspected = it.docker(["inspect", "flat:1"]).ok().json();

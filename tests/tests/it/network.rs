@@ -59,7 +59,9 @@ fn a_published_tcp_port_answers_on_every_address_of_the_host() {
     it.sampan(["run", "--rm", "busybox", "wget", "-q", "-O", "-", "-T", "10", &url]).ok().is("hello");
     it.sampan(["exec", "c1", "wget", "-q", "-O", "-", "-T", "10", &url]).ok().is("hello");
     it.sampan(["rm", "-f", "c1"]).ok();
-    let gone = Command::new("curl").args(["-sS", "--noproxy", "*", "--max-time", "10", &format!("http://127.0.0.1:{port}/")]).run();
+    let gone = Command::new("curl")
+        .args(["-sS", "--noproxy", "*", "--max-time", "10", &format!("http://127.0.0.1:{port}/")])
+        .run();
     assert_ne!(gone.code, 0, "{gone}");
 
     // One that is published on 127.0.0.1 only is not there for others.
@@ -73,7 +75,10 @@ fn a_published_tcp_port_answers_on_every_address_of_the_host() {
 
 fn a_published_udp_port_answers() {
     let it = Instance::new();
-    it.sampan(["run", "-d", "--name", "c1", "-p", "9000/udp", "busybox", "nc", "-u", "-l", "-p", "9000", "-e", "cat"]).ok();
+    it.sampan([
+        "run", "-d", "--name", "c1", "-p", "9000/udp", "busybox", "nc", "-u", "-l", "-p", "9000", "-e", "cat",
+    ])
+    .ok();
     let port = port(&it, "c1", "9000/udp");
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -89,11 +94,23 @@ fn a_published_udp_port_answers() {
 
 fn containers_reach_each_other_and_the_host() {
     let it = Instance::new();
-    it.sampan(["run", "-d", "--name", "a1", "busybox", "sh", "-c", "echo neighbour >/index.html; exec httpd -f -p 80 -h /"]).ok();
+    it.sampan([
+        "run",
+        "-d",
+        "--name",
+        "a1",
+        "busybox",
+        "sh",
+        "-c",
+        "echo neighbour >/index.html; exec httpd -f -p 80 -h /",
+    ])
+    .ok();
     let address = it.inspect("a1", "/NetworkSettings/IPAddress");
     let address = address.as_str().unwrap();
     let url = format!("http://{address}/");
-    wait_until("the neighbour listens", || it.sampan(["exec", "a1", "wget", "-q", "-O", "-", "http://127.0.0.1/"]).code == 0);
+    wait_until("the neighbour listens", || {
+        it.sampan(["exec", "a1", "wget", "-q", "-O", "-", "http://127.0.0.1/"]).code == 0
+    });
     it.sampan(["run", "--rm", "busybox", "wget", "-q", "-T", "10", "-O", "-", &url]).ok().is("neighbour");
     it.sampan(["run", "--rm", "busybox", "ping", "-c", "1", "-W", "10", &it.gateway()]).ok();
     let addresses = it.sampan(["run", "--rm", "busybox", "ip", "-o", "-4", "addr", "show", "eth0"]).ok();
@@ -118,10 +135,18 @@ fn network_modes_are_what_they_say() {
     it.sampan(["run", "-d", "--name", "a1", "busybox", "sleep", "1000"]).ok();
     let theirs = it.sampan(["exec", "a1", "readlink", "/proc/self/ns/net"]).ok();
     assert_ne!(theirs.text(), own.to_str().unwrap());
-    let joined = it.sampan(["run", "--rm", "--network", "container:a1", "busybox", "readlink", "/proc/self/ns/net"]).ok();
+    let joined = it
+        .sampan(["run", "--rm", "--network", "container:a1", "busybox", "readlink", "/proc/self/ns/net"])
+        .ok();
     assert_eq!(joined.text(), theirs.text());
-    it.sampan(["run", "--rm", "--network", "container:a1", "busybox", "hostname"]).ok().is(&it.sampan(["exec", "a1", "hostname"]).ok().text().to_owned());
-    it.sampan(["run", "--rm", "--network", "container:nobody", "busybox", "true"]).code(125).complains("nobody");
+    it.sampan(["run", "--rm", "--network", "container:a1", "busybox", "hostname"]).ok().is(&it
+        .sampan(["exec", "a1", "hostname"])
+        .ok()
+        .text()
+        .to_owned());
+    it.sampan(["run", "--rm", "--network", "container:nobody", "busybox", "true"])
+        .code(125)
+        .complains("nobody");
 }
 
 fn names_and_resolvers_are_set_up() {

@@ -402,7 +402,13 @@ pub(crate) async fn attach(
     }
     let streams = Streams { stdin: is_on(query.get("stdin")), stdout, stderr, stdin_once: false };
     let stream = engine.attach(&id, streams).await?;
-    Ok(hijack::serve(request, options, prelude, async move { stream.await.ok()?.ok() }, std::future::ready(())))
+    Ok(hijack::serve(
+        request,
+        options,
+        prelude,
+        async move { stream.await.ok()?.ok() },
+        std::future::ready(()),
+    ))
 }
 
 pub(crate) async fn resize(

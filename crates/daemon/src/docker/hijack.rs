@@ -43,9 +43,14 @@ where
         let body = Body::from_stream(futures_util::stream::once(async move {
             Ok::<_, std::io::Error>(bytes::Bytes::from(prelude))
         }));
-        let rest = futures_util::stream::unfold(Pending::Waiting(Box::pin(stream), Box::pin(ended)), read_next);
-        let chained = futures_util::StreamExt::chain(body.into_data_stream(), futures_util::StreamExt::map(rest, |r| r.map_err(axum::Error::new)));
-        return (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], Body::from_stream(chained)).into_response();
+        let rest =
+            futures_util::stream::unfold(Pending::Waiting(Box::pin(stream), Box::pin(ended)), read_next);
+        let chained = futures_util::StreamExt::chain(
+            body.into_data_stream(),
+            futures_util::StreamExt::map(rest, |r| r.map_err(axum::Error::new)),
+        );
+        return (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], Body::from_stream(chained))
+            .into_response();
     }
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
