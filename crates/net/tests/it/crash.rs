@@ -52,7 +52,6 @@ pub(crate) fn the_next_daemon_goes_on_where_the_last_was_killed() {
 const STATE: &str = "SPT_NET_CRASH";
 
 /// Not a test: what [`killed_at_any_moment`] starts and kills.
-#[ignore = "is killed by another test"]
 pub(crate) fn victim() {
     let Ok(setting) = std::env::var(STATE) else { return };
     let [state, bridge, table] = setting.split('|').collect::<Vec<_>>()[..] else { panic!("{setting}") };

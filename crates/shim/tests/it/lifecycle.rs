@@ -363,7 +363,6 @@ pub(crate) fn many_execs_at_once_keep_their_statuses_and_outputs() {
 }
 
 /// `SPT_RUNTIME=… cargo test -p sampan-shim --release -- --ignored --nocapture speed`
-#[ignore = "measures"]
 pub(crate) fn speed() {
     let mut times: [Vec<Duration>; 5] = Default::default();
     for _ in 0..40 {
