@@ -20,7 +20,7 @@ pub(crate) struct ResolvedUser {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-    /// Further groups, ascending.
+    /// All groups, with the first one, ascending.
     pub groups: Vec<u32>,
     /// From passwd, else `/`.
     pub home: String,
@@ -129,6 +129,8 @@ fn lookup(passwd: &str, group: &str, text: &str, add: &[String]) -> Result<Resol
     for wanted in add {
         groups.push(group_id(wanted)?);
     }
+    // A process that changes its group must not lose what the first one was denied (CVE-2022-36109).
+    groups.push(gid);
     groups.sort_unstable();
     groups.dedup();
     let home = if home.is_empty() { "/" } else { home };
@@ -154,13 +156,13 @@ mod tests {
 
     #[test]
     fn names_numbers_and_groups() {
-        check("", &[], "0:0 [40] /root");
-        check("web", &[], "33:34 [40, 41] /srv");
-        check("33", &[], "33:34 [40, 41] /srv");
-        check("web:log", &[], "33:40 [] /srv");
-        check("1000", &[], "1000:0 [] /");
-        check("1000:5", &["log", "9"], "1000:5 [9, 40] /");
-        check("7", &[], "70:71 [] /seven");
+        check("", &[], "0:0 [0, 40] /root");
+        check("web", &[], "33:34 [34, 40, 41] /srv");
+        check("33", &[], "33:34 [34, 40, 41] /srv");
+        check("web:log", &[], "33:40 [40] /srv");
+        check("1000", &[], "1000:0 [0] /");
+        check("1000:5", &["log", "9"], "1000:5 [5, 9, 40] /");
+        check("7", &[], "70:71 [71] /seven");
     }
 
     #[test]

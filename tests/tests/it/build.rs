@@ -61,6 +61,7 @@ fn context(it: &Instance) -> PathBuf {
 fn flate(context: &Path) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, text) in [("one", "1\n"), ("two/three", "3\n")] {
+        // Some fields stay blank: readers must take that.
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(text.len() as u64);
@@ -86,8 +87,8 @@ fn a_multi_stage_dockerfile_gives_the_expected_tree() {
     let it = Instance::new();
     let context = context(&it);
     build(&it, &context, &["--build-arg", "VERSION=2"]).ok();
-    let list = "find /app /added | sort; cat /app/sub/out /app/listing /added/one /added/two/three /added/file.txt /tmp/who";
-    let tree = it.sampan(["run", "--rm", "--entrypoint", "sh", "built", "-c", list]).ok();
+    let list = "find /app /added | sort";
+    let tree = it.sampan(["run", "--rm", "-u", "0", "--entrypoint", "sh", "built", "-c", list]).ok();
     expect_test::expect![[r#"
         /added
         /added/file.txt
@@ -100,9 +101,7 @@ fn a_multi_stage_dockerfile_gives_the_expected_tree() {
         /app/sub
         /app/sub/out
     "#]]
-    .assert_eq(
-        &tree.stdout.lines().take_while(|l| l.starts_with('/')).map(|l| format!("{l}\n")).collect::<String>(),
-    );
+    .assert_eq(&tree.stdout);
     it.sampan(["run", "--rm", "built"]).ok().is("entry default arguments");
     it.sampan(["run", "--rm", "built", "other"]).ok().is("entry other");
     let run = |script: &str| {
@@ -169,7 +168,7 @@ fn a_target_and_a_file_can_be_chosen() {
     }
     let failed = build(&it, &context, &["-f", file.to_str().unwrap()]).code(1);
     assert!(failed.stderr.contains("Other:6"), "{failed}");
-    it.sampan_command(["build", "-t", "scratch", "-"]).input("FROM scratch\nCOPY --from=busybox /bin/busybox /box\nCMD [\"/box\", \"echo\", \"from scratch\"]\n").run().ok();
+    it.sampan_command(["build", "-t", "scratch", "-"]).input("FROM scratch\nCOPY --from=busybox /bin/busybox /busybox\nCMD [\"/busybox\", \"echo\", \"from scratch\"]\n").run().ok();
     it.sampan(["run", "--rm", "scratch"]).ok().is("from scratch");
 }
 

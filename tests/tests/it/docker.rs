@@ -28,7 +28,7 @@ fn run_prints_what_the_container_prints_and_passes_exit_codes_on() {
     it.docker(["run", "--rm", "busybox", "/etc/passwd"]).code(126).complains("/etc/passwd");
     it.docker(["run", "--rm", "busybox", "no-such-program"]).code(127).complains("no-such-program");
     it.docker(["run", "--rm", "busybox", "/no/such/program"]).code(127).complains("/no/such/program");
-    it.docker(["run", "--rm", "busybox", "sh", "-c", "kill -9 $$"]).code(137);
+    it.docker(["run", "--rm", "busybox", "sh", "-c", "sh -c 'kill -9 $$'; exit $?"]).code(137);
     it.docker(["ps", "-aq"]).ok().is("");
 }
 
@@ -120,7 +120,7 @@ fn exec_runs_in_a_running_container() {
     it.docker(["exec", "-e", "MORE=2", "c1", "sh", "-c", "echo $FROM $MORE"]).ok().is("run 2");
     it.docker(["exec", "-w", "/etc", "c1", "pwd"]).ok().is("/etc");
     it.docker_command(["exec", "-i", "c1", "cat"]).input("in").run().ok().is("in");
-    it.docker(["exec", "c1", "no-such-program"]).code(127).complains("no-such-program");
+    it.docker(["exec", "c1", "no-such-program"]).code(127).says("no-such-program");
     it.docker(["exec", "-d", "c1", "touch", "/tmp/made"]).ok();
     wait_until("the detached exec has run", || {
         it.docker(["exec", "c1", "test", "-e", "/tmp/made"]).code == 0
@@ -153,15 +153,15 @@ fn containers_are_renamed_stopped_restarted_and_waited_for() {
     let it = Instance::new();
     let script = "trap 'exit 5' TERM; while :; do sleep 0.1; done";
     it.docker(["run", "-d", "--name", "c1", "busybox", "sh", "-c", script]).ok();
-    let waiter = it.docker_command(["wait", "c1"]).start();
     it.docker(["rename", "c1", "d1"]).ok();
     it.docker(["inspect", "c1"]).code(1);
     let first = it.docker(["inspect", "-f", "{{.State.Pid}}", "d1"]).ok();
     it.docker(["restart", "-t", "5", "d1"]).ok().is("d1");
-    waiter.wait().ok().is("5");
     let second = it.docker(["inspect", "-f", "{{.State.Pid}}", "d1"]).ok();
     assert_ne!(first.text(), second.text());
+    let waiter = it.docker_command(["wait", "d1"]).start();
     it.docker(["stop", "d1"]).ok().is("d1");
+    waiter.wait().ok().is("5");
     it.docker(["inspect", "-f", "{{.State.ExitCode}} {{.State.Status}}", "d1"]).ok().is("5 exited");
     it.docker(["stop", "d1"]).ok();
     it.docker(["start", "d1"]).ok();

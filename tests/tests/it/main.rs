@@ -26,6 +26,9 @@ use libtest_mimic::{Arguments, Trial};
 /// How many tests run at once unless it is said otherwise: each has a daemon.
 const THREADS: usize = 4;
 
+/// The argument with which this program is a server in a container instead.
+const ECHO_DATAGRAMS: &str = "echo-datagrams";
+
 /// What a test needs of the host.
 #[derive(Clone, Copy, Debug)]
 enum Need {
@@ -62,6 +65,10 @@ impl Need {
 }
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some(ECHO_DATAGRAMS) {
+        network::echo_datagrams();
+        return;
+    }
     // What it says is shown with the test's name at the end; a backtrace of a client's failure says nothing.
     std::panic::set_hook(Box::new(|panic| {
         if let Some(place) = panic.location() {

@@ -1,1 +1,242 @@
-crate::cases! {}
+//! Our own client, as people see it: commands with their output, ids and times masked.
+
+use sampan_testkit::{Instance, Output};
+
+crate::cases! {
+    the_life_of_a_container,
+    images_and_what_is_made_of_them,
+    exec_and_what_it_can_be_told,
+    volumes,
+}
+
+/// Runs commands one after the other and writes down what they said.
+struct Session {
+    it: Instance,
+    written: String,
+}
+
+impl Session {
+    fn new() -> Session {
+        Session { it: Instance::new(), written: String::new() }
+    }
+
+    fn run(&mut self, arguments: &[&str]) -> Output {
+        let output = self.it.sampan(arguments);
+        self.written += &format!("$ sampan {}\n", arguments.join(" "));
+        for line in output.stdout.lines() {
+            self.written += &format!("{}\n", masked(line));
+        }
+        for line in output.stderr.lines() {
+            self.written += &format!("! {}\n", masked(line));
+        }
+        if output.code != 0 {
+            self.written += &format!("[{}]\n", output.code);
+        }
+        output
+    }
+
+    fn check(self, expected: &expect_test::Expect) {
+        expected.assert_eq(&self.written);
+    }
+}
+
+/// Ids and times differ each time; columns follow them.
+fn masked(line: &str) -> String {
+    let is_id = |w: &str| {
+        let digits = w.trim_start_matches("sha256:");
+        (digits.len() == 12 || digits.len() == 64) && digits.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    let mut words: Vec<String> = Vec::new();
+    for word in line.split_whitespace() {
+        let trimmed = word.trim_matches(|c: char| "\".,[]".contains(c));
+        words.push(if is_id(trimmed) { word.replace(trimmed, "<id>") } else { word.to_owned() });
+    }
+    let mut text = words.join(" ");
+    for ago in ["Less than a second ago", "About a minute ago", "Less than a second", "1 second ago", "1 second"] {
+        let short = if ago.ends_with("ago") { "<time> ago" } else { "<time>" };
+        text = text.replace(ago, short);
+    }
+    for seconds in 2..60 {
+        text = text.replace(&format!("{seconds} seconds"), "<time>");
+    }
+    text
+}
+
+fn the_life_of_a_container() {
+    let mut s = Session::new();
+    s.run(&["run", "--name", "c1", "busybox", "sh", "-c", "echo out; echo err >&2; exit 3"]);
+    s.run(&["ps", "-a"]);
+    s.run(&["logs", "c1"]);
+    s.run(&["diff", "c1"]);
+    s.run(&["rename", "c1", "c2"]);
+    s.run(&["start", "c1"]);
+    s.run(&["start", "c2"]);
+    s.run(&["wait", "c2"]);
+    s.run(&["rm", "c2"]);
+    s.run(&["run", "-d", "--name", "c3", "busybox", "sleep", "1000"]);
+    s.run(&["rm", "c3"]);
+    s.run(&["pause", "c3"]);
+    s.run(&["ps"]);
+    s.run(&["unpause", "c3"]);
+    s.run(&["restart", "-t", "0", "c3"]);
+    s.run(&["kill", "c3"]);
+    s.run(&["wait", "c3"]);
+    s.run(&["kill", "c3"]);
+    s.run(&["rm", "c3", "nobody"]);
+    s.check(&expect_test::expect![[r#"
+        $ sampan run --name c1 busybox sh -c echo out; echo err >&2; exit 3
+        out
+        ! err
+        [3]
+        $ sampan ps -a
+        CONTAINER ID IMAGE COMMAND CREATED STATUS PORTS NAMES
+        <id> busybox "sh -c 'echo out; ec…" <time> ago Exited (3) <time> ago c1
+        $ sampan logs c1
+        out
+        ! err
+        $ sampan diff c1
+        $ sampan rename c1 c2
+        $ sampan start c1
+        ! sampan: No such container: c1
+        [1]
+        $ sampan start c2
+        c2
+        $ sampan wait c2
+        3
+        $ sampan rm c2
+        c2
+        $ sampan run -d --name c3 busybox sleep 1000
+        <id>
+        $ sampan rm c3
+        ! sampan: You cannot remove a running container <id>. Stop the container before attempting removal or force remove
+        [1]
+        $ sampan pause c3
+        c3
+        $ sampan ps
+        CONTAINER ID IMAGE COMMAND CREATED STATUS PORTS NAMES
+        <id> busybox "sleep 1000" <time> ago Up <time> (Paused) c3
+        $ sampan unpause c3
+        c3
+        $ sampan restart -t 0 c3
+        c3
+        $ sampan kill c3
+        c3
+        $ sampan wait c3
+        137
+        $ sampan kill c3
+        ! sampan: Container <id> is not running
+        [1]
+        $ sampan rm c3 nobody
+        c3
+        ! sampan: No such container: nobody
+        [1]
+    "#]]);
+}
+
+fn images_and_what_is_made_of_them() {
+    let mut s = Session::new();
+    s.run(&["tag", "busybox", "other:1"]);
+    s.run(&["run", "--name", "c1", "other:1", "touch", "/new"]);
+    s.run(&["diff", "c1"]);
+    s.run(&["commit", "-m", "a note", "c1", "made:1"]);
+    s.run(&["rmi", "other:1"]);
+    s.run(&["rmi", "busybox"]);
+    s.run(&["run", "--rm", "made:1", "ls", "/new"]);
+    s.run(&["rm", "c1"]);
+    s.run(&["rmi", "made:1"]);
+    s.run(&["rmi", "made:1"]);
+    s.check(&expect_test::expect![[r#"
+        $ sampan tag busybox other:1
+        $ sampan run --name c1 other:1 touch /new
+        $ sampan diff c1
+        A /new
+        $ sampan commit -m a note c1 made:1
+        <id>
+        $ sampan rmi other:1
+        Untagged: other:1
+        $ sampan rmi busybox
+        ! sampan: conflict: unable to remove repository reference "busybox" (must force) - container <id> is using its referenced image <id>
+        [1]
+        $ sampan run --rm made:1 ls /new
+        /new
+        $ sampan rm c1
+        c1
+        $ sampan rmi made:1
+        Untagged: made:1
+        Deleted: <id>
+        Deleted: <id>
+        $ sampan rmi made:1
+        ! sampan: No such image: made:1
+        [1]
+    "#]]);
+}
+
+fn exec_and_what_it_can_be_told() {
+    let mut s = Session::new();
+    s.run(&["run", "-d", "--name", "c1", "-e", "A=1", "busybox", "sleep", "1000"]);
+    s.run(&["exec", "c1", "sh", "-c", "echo $A; echo err >&2; exit 4"]);
+    s.run(&["exec", "-u", "web", "-w", "/tmp", "-e", "A=2", "c1", "sh", "-c", "id; pwd; echo $A"]);
+    s.run(&["exec", "c1", "no-such-program"]);
+    s.run(&["exec", "c1", "/etc/passwd"]);
+    s.run(&["exec", "-u", "nobody-here", "c1", "true"]);
+    s.run(&["stop", "-t", "0", "c1"]);
+    s.run(&["exec", "c1", "true"]);
+    s.check(&expect_test::expect![[r#"
+        $ sampan run -d --name c1 -e A=1 busybox sleep 1000
+        <id>
+        $ sampan exec c1 sh -c echo $A; echo err >&2; exit 4
+        1
+        ! err
+        [4]
+        $ sampan exec -u web -w /tmp -e A=2 c1 sh -c id; pwd; echo $A
+        uid=33(web) gid=33(web) groups=33(web),44(extra)
+        /tmp
+        2
+        $ sampan exec c1 no-such-program
+        OCI runtime exec failed: exec failed: unable to start container process: exec: "no-such-program": executable file not found in $PATH
+        [127]
+        $ sampan exec c1 /etc/passwd
+        OCI runtime exec failed: exec failed: unable to start container process: exec: "/etc/passwd": permission denied
+        [126]
+        $ sampan exec -u nobody-here c1 true
+        ! sampan: unable to find user nobody-here: no matching entries in passwd file
+        [1]
+        $ sampan stop -t 0 c1
+        c1
+        $ sampan exec c1 true
+        ! sampan: Container <id> is not running
+        [1]
+    "#]]);
+}
+
+fn volumes() {
+    let mut s = Session::new();
+    s.run(&["volume", "create", "data"]);
+    s.run(&["run", "--name", "c1", "-v", "data:/d", "busybox", "sh", "-c", "echo kept >/d/f"]);
+    s.run(&["volume", "ls"]);
+    s.run(&["volume", "rm", "data"]);
+    s.run(&["rm", "c1"]);
+    s.run(&["run", "--rm", "-v", "data:/d:ro", "busybox", "cat", "/d/f"]);
+    s.run(&["volume", "rm", "data"]);
+    s.run(&["volume", "rm", "data"]);
+    s.check(&expect_test::expect![[r#"
+        $ sampan volume create data
+        data
+        $ sampan run --name c1 -v data:/d busybox sh -c echo kept >/d/f
+        $ sampan volume ls
+        DRIVER VOLUME NAME
+        local data
+        $ sampan volume rm data
+        ! sampan: remove data: volume is in use - [<id>]
+        [1]
+        $ sampan rm c1
+        c1
+        $ sampan run --rm -v data:/d:ro busybox cat /d/f
+        kept
+        $ sampan volume rm data
+        data
+        $ sampan volume rm data
+        ! sampan: get data: no such volume
+        [1]
+    "#]]);
+}

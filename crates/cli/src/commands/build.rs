@@ -163,6 +163,9 @@ fn append_text<W: Write>(tar: &mut tar::Builder<W>, name: &str, text: &[u8]) -> 
     let mut header = tar::Header::new_gnu();
     header.set_size(text.len() as u64);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_entry_type(tar::EntryType::Regular);
     tar.append_data(&mut header, name, text)
 }

@@ -110,10 +110,12 @@ async fn not_found(uri: Uri) -> Response {
         }
         .into_response();
     }
-    if KNOWN.iter().any(|p| path.starts_with(p))
-        || path.starts_with("/containers/")
-        || path.starts_with("/networks/")
-    {
+    // `docker inspect` tries everything that there could be, and takes this for a no.
+    if let Some(name) = path.strip_prefix("/plugins/").and_then(|p| p.strip_suffix("/json")) {
+        let message = format!("plugin \"{name}\" not found");
+        return ApiError { status: http::StatusCode::NOT_FOUND, message }.into_response();
+    }
+    if KNOWN.iter().any(|p| path.starts_with(p)) || path.starts_with("/containers/") || path.starts_with("/networks/") {
         return ApiError::unsupported(format!("sampand does not support {path} yet")).into_response();
     }
     ApiError::no_page().into_response()

@@ -105,6 +105,7 @@ impl<R: Read> Reader<R> {
                     return Err(malformed(at, "a lone zero block"));
                 }
                 return if checksum_fits(header.as_bytes()) {
+                    fill_blanks(&mut header);
                     Ok(Some(header))
                 } else {
                     Err(malformed(at, "the checksum of the header is wrong (is it a tar archive?)"))
@@ -339,6 +340,17 @@ fn malformed(at: u64, what: &str) -> TarError {
 
 fn number<T>(parsed: io::Result<T>, at: u64, what: &str) -> Result<T, TarError> {
     parsed.map_err(|_| malformed(at, &format!("the {what} is not a number")))
+}
+
+/// A header with its blank numbers as zeros: writers leave fields out that say nothing, and every reader takes that.
+fn fill_blanks(header: &mut tar::Header) {
+    const NUMBERS: [std::ops::Range<usize>; 5] = [100..108, 108..116, 116..124, 124..136, 136..148];
+    let bytes = header.as_mut_bytes();
+    for field in NUMBERS {
+        if bytes[field.clone()].iter().all(|b| matches!(b, 0 | b' ')) {
+            bytes[field.start] = b'0';
+        }
+    }
 }
 
 /// Old writers summed signed bytes, so both sums are accepted.
