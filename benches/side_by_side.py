@@ -53,13 +53,14 @@ class Tool:
     """A way to run containers by a command line like docker's."""
 
     daemon = None
+    flags = ()
     works = False
 
     def run(self, network):
-        return self.cli + ["run", "--rm", "--network", network, "bench", "true"]
+        return self.cli + ["run", "--rm", *self.flags, "--network", network, "bench", "true"]
 
     def start(self):
-        quietly(self.cli + ["run", "-d", "--name", "bench", "--network", "none", "bench", "sleep", "1000"])
+        quietly(self.cli + ["run", "-d", *self.flags, "--name", "bench", "--network", "none", "bench", "sleep", "1000"])
 
     def exec(self):
         return self.cli + ["exec", "bench", "true"]
@@ -116,6 +117,8 @@ class Docker(Tool):
 
 class Podman(Tool):
     name = "podman"
+    # Its default limits are above what this host may set.
+    flags = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096")
 
     def __init__(self, tar):
         if not shutil.which("podman"):
