@@ -166,7 +166,7 @@ fn namespace(kind: &str, text: &str) -> Answer<NamespaceMode> {
     }
 }
 
-/// `{"80/tcp": [{"HostPort": "8080"}]}`; ports of the host may be a range of as many ports as are inside.
+/// `{"80/tcp": [{"HostPort": "8080"}]}`; a range of the host's ports means any free one of them.
 fn publish(bindings: &BTreeMap<String, Option<Vec<PortBinding>>>) -> Answer<Vec<Publish>> {
     let mut list = Vec::new();
     for (inside, hosts) in bindings {
@@ -178,25 +178,24 @@ fn publish(bindings: &BTreeMap<String, Option<Vec<PortBinding>>>) -> Answer<Vec<
                     binding.host_ip
                 )));
             }
-            let host_port = match binding.host_port.split_once('-') {
-                // A range means: any free one of them. The first is as good as any until it is in use.
+            let (host_port, host_port_end) = match binding.host_port.split_once('-') {
                 Some((first, last)) => {
                     let (first, last) = (host_port(first)?, host_port(last)?);
-                    if last < first || u32::from(last - first) >= MAX_PORT_RANGE {
+                    if first == 0 || last < first || u32::from(last - first) >= MAX_PORT_RANGE {
                         return Err(ApiError::invalid(format!(
                             "invalid range of host ports: {}",
                             binding.host_port
                         )));
                     }
-                    first
+                    (first, last)
                 }
-                None if binding.host_port.is_empty() => 0,
-                None => host_port(&binding.host_port)?,
+                None if binding.host_port.is_empty() => (0, 0),
+                None => (host_port(&binding.host_port)?, 0),
             };
-            list.push(Publish { port, host_ip: binding.host_ip.clone(), host_port });
+            list.push(Publish { port, host_ip: binding.host_ip.clone(), host_port, host_port_end });
         }
         if hosts.as_ref().is_none_or(Vec::is_empty) {
-            list.push(Publish { port, host_ip: String::new(), host_port: 0 });
+            list.push(Publish { port, host_ip: String::new(), host_port: 0, host_port_end: 0 });
         }
     }
     Ok(list)

@@ -115,7 +115,10 @@ async fn not_found(uri: Uri) -> Response {
         let message = format!("plugin \"{name}\" not found");
         return ApiError { status: http::StatusCode::NOT_FOUND, message }.into_response();
     }
-    if KNOWN.iter().any(|p| path.starts_with(p)) || path.starts_with("/containers/") || path.starts_with("/networks/") {
+    if KNOWN.iter().any(|p| path.starts_with(p))
+        || path.starts_with("/containers/")
+        || path.starts_with("/networks/")
+    {
         return ApiError::unsupported(format!("sampand does not support {path} yet")).into_response();
     }
     ApiError::no_page().into_response()

@@ -320,7 +320,11 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
     let (binds, mounts, tmpfs) = shown_mounts(&spec.mounts);
     let mut port_bindings: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
     for publish in &spec.publish {
-        let host_port = if publish.host_port == 0 { String::new() } else { publish.host_port.to_string() };
+        let host_port = match (publish.host_port, publish.host_port_end) {
+            (0, _) => String::new(),
+            (port, 0) => port.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        };
         let binding = PortBinding { host_ip: publish.host_ip.clone(), host_port };
         port_bindings.entry(publish.port.to_string()).or_default().get_or_insert_default().push(binding);
     }
