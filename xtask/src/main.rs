@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 
 mod codegen;
+mod tidy;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -10,6 +11,7 @@ fn main() -> Result<()> {
     match arguments[..] {
         ["codegen"] => codegen::run(false),
         ["codegen", "--check"] => codegen::run(true),
-        _ => bail!("usage: cargo xtask codegen [--check]"),
+        ["tidy"] => tidy::run(),
+        _ => bail!("usage: cargo xtask codegen [--check] | tidy"),
     }
 }

@@ -67,14 +67,21 @@ impl Client {
         let stream = UnixStream::connect(&self.socket)
             .await
             .with_context(|| format!("cannot reach sampand at `{}`", self.socket.display()))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot speak to sampand")?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .context("cannot speak to sampand")?;
         tokio::spawn(connection.with_upgrades());
         sender.send_request(request).await.context("sampand went away in the middle of a request")
     }
 
     /// Sends a request; an answer that is no success is an error with the daemon's words.
-    pub(crate) async fn request(&self, method: Method, path: &str, body: Body, kind: &str) -> Result<Response<Incoming>> {
+    pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        kind: &str,
+    ) -> Result<Response<Incoming>> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -91,7 +98,11 @@ impl Client {
     }
 
     /// Posts JSON and reads a JSON answer.
-    pub(crate) async fn post_json<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+    pub(crate) async fn post_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
         let body = full(serde_json::to_vec(body)?);
         read_json(self.request(Method::POST, path, body, "application/json").await?).await
     }
@@ -122,7 +133,8 @@ impl Client {
 
 async fn success(response: Response<Incoming>) -> Result<Response<Incoming>> {
     let status = response.status();
-    if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS || status == StatusCode::NOT_MODIFIED {
+    if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS || status == StatusCode::NOT_MODIFIED
+    {
         return Ok(response);
     }
     let bytes = response.into_body().collect().await?.to_bytes();

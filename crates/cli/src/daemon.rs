@@ -50,15 +50,24 @@ async fn start(socket: &Path) -> Result<()> {
         .open(&log_path)
         .with_context(|| format!("cannot open `{}`", log_path.display()))?;
     // Whether it listens is told by the socket appearing; whether it failed, by its end.
-    let watch = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC | rustix::fs::inotify::CreateFlags::NONBLOCK)
-        .context("cannot watch for sampand's socket")?;
-    rustix::fs::inotify::add_watch(&watch, state, rustix::fs::inotify::WatchFlags::CREATE | rustix::fs::inotify::WatchFlags::ATTRIB)
-        .context("cannot watch for sampand's socket")?;
-    #[expect(deprecated, reason = "an OwnedFd stays open and the same, as `register` demands, which is an unsafe fn")]
+    let watch = rustix::fs::inotify::init(
+        rustix::fs::inotify::CreateFlags::CLOEXEC | rustix::fs::inotify::CreateFlags::NONBLOCK,
+    )
+    .context("cannot watch for sampand's socket")?;
+    rustix::fs::inotify::add_watch(
+        &watch,
+        state,
+        rustix::fs::inotify::WatchFlags::CREATE | rustix::fs::inotify::WatchFlags::ATTRIB,
+    )
+    .context("cannot watch for sampand's socket")?;
+    #[expect(
+        deprecated,
+        reason = "an OwnedFd stays open and the same, as `register` demands, which is an unsafe fn"
+    )]
     let watch = tokio::io::unix::AsyncFd::new(watch).context("cannot watch for sampand's socket")?;
     let mut command = tokio::process::Command::new(&program);
-    // A process group of its own: Ctrl-C on this terminal is not meant for it.
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    // It leaves this terminal's session by itself.
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = command.spawn().with_context(|| format!("cannot start `{}`", program.display()))?;
     let client = Client::new(socket);
     loop {

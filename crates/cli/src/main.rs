@@ -122,7 +122,9 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let client = match daemon::connect(host).await {
         Ok(client) => client,
         // `run` tells its own failures (125) from the command's.
-        Err(error) if matches!(arguments.command, Command::Run(_)) => return Ok(commands::fail_with(&error, 125)),
+        Err(error) if matches!(arguments.command, Command::Run(_)) => {
+            return Ok(commands::fail_with(&error, 125));
+        }
         Err(error) => return Err(error),
     };
     let client = &client;

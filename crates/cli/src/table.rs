@@ -10,7 +10,9 @@ pub(crate) fn print(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
 fn format(header: &[&str], rows: &[Vec<String>]) -> String {
     let header: Vec<String> = header.iter().map(|h| (*h).to_owned()).collect();
     let all: Vec<&Vec<String>> = std::iter::once(&header).chain(rows).collect();
-    let width = |column: usize| all.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        all.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
     let mut text = String::new();
     for row in all {
@@ -36,6 +38,9 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = vec![vec!["a".to_owned(), "long one".to_owned(), "x".to_owned()]];
-        assert_eq!(format(&["ID", "NAME", "LAST"], &rows), "ID        NAME       LAST\na         long one   x\n");
+        assert_eq!(
+            format(&["ID", "NAME", "LAST"], &rows),
+            "ID        NAME       LAST\na         long one   x\n"
+        );
     }
 }

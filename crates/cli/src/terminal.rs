@@ -16,7 +16,8 @@ impl RawMode {
         let before = rustix::termios::tcgetattr(stdin()).context("cannot read the terminal's settings")?;
         let mut raw = before.clone();
         raw.make_raw();
-        rustix::termios::tcsetattr(stdin(), OptionalActions::Now, &raw).context("cannot switch the terminal")?;
+        rustix::termios::tcsetattr(stdin(), OptionalActions::Now, &raw)
+            .context("cannot switch the terminal")?;
         Ok(RawMode { before })
     }
 }
@@ -35,6 +36,7 @@ pub(crate) fn input_is_terminal() -> bool {
 
 /// Rows and columns of the terminal, if there is one.
 pub(crate) fn size() -> Option<(u16, u16)> {
-    let size = rustix::termios::tcgetwinsize(stdout()).or_else(|_| rustix::termios::tcgetwinsize(stdin())).ok()?;
+    let size =
+        rustix::termios::tcgetwinsize(stdout()).or_else(|_| rustix::termios::tcgetwinsize(stdin())).ok()?;
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }

@@ -29,6 +29,9 @@ fn main() -> Result<()> {
         _ => log.with_ansi(false).init(),
     }
     let config = config::effective(&arguments)?;
+    // Started by `sampan` it must not end with that terminal's session. Started from a shell it leads a process group,
+    // can't leave, and need not: Ctrl-C is then meant for it.
+    let _ = rustix::process::setsid();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Blocking work is bounded by the engine's doorway; long jobs come on top.

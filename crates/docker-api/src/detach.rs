@@ -51,7 +51,9 @@ pub fn parse_keys(text: &str) -> Result<Vec<u8>, String> {
         _ => match name.strip_prefix("ctrl-").map(str::as_bytes) {
             Some([c @ b'a'..=b'z']) => Ok(c - b'a' + 1),
             Some([c @ b'@'..=b'_']) => Ok(c - b'@'),
-            _ => Err(format!("invalid detach keys ({text}): `{name}` is neither a character nor ctrl- and one of a-z @ [ \\ ] ^ _")),
+            _ => Err(format!(
+                "invalid detach keys ({text}): `{name}` is neither a character nor ctrl- and one of a-z @ [ \\ ] ^ _"
+            )),
         },
     };
     text.split(',').map(key).collect()

@@ -26,7 +26,11 @@ pub struct Streams {
 ///
 /// # Errors
 /// If nobody listens there.
-pub(crate) async fn connect(bundle: &Path, exec: Option<&str>, streams: Streams) -> std::io::Result<UnixStream> {
+pub(crate) async fn connect(
+    bundle: &Path,
+    exec: Option<&str>,
+    streams: Streams,
+) -> std::io::Result<UnixStream> {
     let name = match exec {
         Some(id) => format!("attach-{id}.sock"),
         None => "attach.sock".to_owned(),

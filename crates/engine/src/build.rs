@@ -16,7 +16,8 @@ use crate::{Engine, Inner, long_blocking};
 
 /// Applies Dockerfile instructions to an image's configuration.
 pub(crate) fn apply_changes(config: &mut ImageConfig, changes: &[String]) -> Result<()> {
-    sampan_build::apply_changes(config, changes).map_err(|error| EngineError::Invalid(sampan_base::chain(&error)))
+    sampan_build::apply_changes(config, changes)
+        .map_err(|error| EngineError::Invalid(sampan_base::chain(&error)))
 }
 
 /// A build that goes on; dropping it lets it go on, [`Build::cancel`] ends it.
@@ -58,8 +59,10 @@ impl Engine {
         let handle = Build { cancel, steps: Arc::clone(&steps) };
         let inner = Arc::clone(&self.inner);
         let result = long_blocking(move || {
-            let spool = spool_directory(&inner).map_err(|e| BuildFailure { message: sampan_base::chain(&e), code: None })?;
-            let context = Context::from_tar(&mut context, &spool).map_err(|e| failure(&BuildError::Context(Box::new(e))))?;
+            let spool = spool_directory(&inner)
+                .map_err(|e| BuildFailure { message: sampan_base::chain(&e), code: None })?;
+            let context = Context::from_tar(&mut context, &spool)
+                .map_err(|e| failure(&BuildError::Context(Box::new(e))))?;
             drop(spool);
             let built = sampan_build::build(&inner.images.store, &context, &options, &*steps, &mut events);
             let image = built.map_err(|e| failure(&e))?.image;
@@ -79,7 +82,8 @@ impl Engine {
         let images = self.inner.images.clone();
         long_blocking(move || {
             let forgotten = images.store.forget_cache();
-            let collected = forgotten.map_err(|e| EngineError::layer(e.class(), "cannot clear the build cache")(e))?;
+            let collected =
+                forgotten.map_err(|e| EngineError::layer(e.class(), "cannot clear the build cache")(e))?;
             Ok(collected.bytes)
         })
         .await

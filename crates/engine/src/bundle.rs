@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sampan_oci::runtime::defaults;
-use sampan_oci::runtime::{
-    Capabilities, Cpu, Device as OciDevice, DeviceRule, Linux, Memory, Mount, Namespace, NamespaceKind, Pids, Process,
-    Resources as OciResources, Rlimit, Root, Spec, User,
-};
 use sampan_oci::runtime::{BlockIo, ConsoleSize};
+use sampan_oci::runtime::{
+    Capabilities, Cpu, Device as OciDevice, DeviceRule, Linux, Memory, Mount, Namespace, NamespaceKind, Pids,
+    Process, Resources as OciResources, Rlimit, Root, Spec, User,
+};
 
 use crate::error::{EngineError, Result};
 use crate::spec::{ContainerSpec, MountSource, NamespaceMode, Resources, SeccompChoice, Security};
@@ -201,8 +201,22 @@ fn capabilities(security: &Security, uid: u32, all: &[String]) -> Result<Capabil
 
 fn rlimit(limit: &crate::spec::Ulimit) -> Result<Rlimit> {
     const NAMES: &[&str] = &[
-        "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
-        "rtprio", "rttime", "sigpending", "stack",
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
     ];
     if !NAMES.contains(&limit.name.as_str()) {
         return Err(EngineError::Invalid(format!("unknown ulimit `{}`", limit.name)));
@@ -217,11 +231,7 @@ fn rlimit(limit: &crate::spec::Ulimit) -> Result<Rlimit> {
 
 fn device_rules(spec: &ContainerSpec, facts: &Facts) -> Vec<DeviceRule> {
     if spec.security.privileged {
-        return vec![DeviceRule {
-            allow: true,
-            access: Some("rwm".to_owned()),
-            ..DeviceRule::default()
-        }];
+        return vec![DeviceRule { allow: true, access: Some("rwm".to_owned()), ..DeviceRule::default() }];
     }
     let mut rules = defaults::default_devices_cgroup();
     rules.extend(facts.device_rules.iter().cloned());
@@ -236,7 +246,10 @@ fn resources(limits: &Resources, devices: Vec<DeviceRule>) -> OciResources {
         let quota = i128::from(limits.nano_cpus) * i128::from(PERIOD) / 1_000_000_000;
         (Some(PERIOD), i64::try_from(quota).ok())
     } else {
-        ((limits.cpu_period > 0).then_some(limits.cpu_period), (limits.cpu_quota != 0).then_some(limits.cpu_quota))
+        (
+            (limits.cpu_period > 0).then_some(limits.cpu_period),
+            (limits.cpu_quota != 0).then_some(limits.cpu_quota),
+        )
     };
     let text = |s: &String| (!s.is_empty()).then(|| s.clone());
     let swap = match (limits.memory_swap, limits.memory) {
@@ -409,7 +422,8 @@ mod tests {
         let check = |add: &[&str], drop: &[&str], uid| {
             let own = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect();
             let security = Security { cap_add: own(add), cap_drop: own(drop), ..Default::default() };
-            capabilities(&security, uid, &facts().all_capabilities).map(|c| (c.bounding.len(), c.effective.len()))
+            capabilities(&security, uid, &facts().all_capabilities)
+                .map(|c| (c.bounding.len(), c.effective.len()))
         };
         assert_eq!(check(&[], &[], 0).unwrap(), (14, 14));
         assert_eq!(check(&[], &[], 1000).unwrap(), (14, 0));
@@ -437,7 +451,8 @@ mod tests {
             mode: String::new(),
             propagation: String::new(),
         };
-        let spec = ContainerSpec { mounts: vec![bind("/a/b"), bind("/a"), bind("/dev/shm")], ..Default::default() };
+        let spec =
+            ContainerSpec { mounts: vec![bind("/a/b"), bind("/a"), bind("/dev/shm")], ..Default::default() };
         let mounts = plan(&spec, &facts()).unwrap().mounts;
         let at = |d: &str| mounts.iter().position(|m| m.destination == d).unwrap();
         assert!(at("/a") < at("/a/b"));

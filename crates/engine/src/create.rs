@@ -107,13 +107,17 @@ fn check(spec: &ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
         return invalid(format!("Minimum memory limit allowed is {}MB", LEAST_MEMORY >> 20));
     }
     if limits.memory_swap > 0 && limits.memory == 0 {
-        return invalid("You should always set the Memory limit when using Memoryswap limit, see usage".to_owned());
+        return invalid(
+            "You should always set the Memory limit when using Memoryswap limit, see usage".to_owned(),
+        );
     }
     if limits.memory_swap > 0 && limits.memory_swap < limits.memory {
         return invalid("Minimum memoryswap limit should be larger than memory limit, see usage".to_owned());
     }
     if let Some(directory) = spec.working_dir.as_ref().filter(|d| !d.starts_with('/')) {
-        return invalid(format!("the working directory '{directory}' is invalid, it needs to be an absolute path"));
+        return invalid(format!(
+            "the working directory '{directory}' is invalid, it needs to be an absolute path"
+        ));
     }
     for mount in &spec.mounts {
         if !mount.target.starts_with('/') || mount.target.split('/').any(|part| part == "..") {
@@ -128,14 +132,24 @@ fn check(spec: &ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
             NetworkMode::Host | NetworkMode::None => {
                 return Ok(vec!["Published ports are discarded when using host network mode".to_owned()]);
             }
-            _ => return invalid("conflicting options: port publishing and the container type network mode".to_owned()),
+            _ => {
+                return invalid(
+                    "conflicting options: port publishing and the container type network mode".to_owned(),
+                );
+            }
         }
     }
     if !matches!(spec.log.driver.as_str(), "" | "json-file" | "none") {
-        return Err(EngineError::Unsupported(format!("log driver `{}` is not supported: use json-file or none", spec.log.driver)));
+        return Err(EngineError::Unsupported(format!(
+            "log driver `{}` is not supported: use json-file or none",
+            spec.log.driver
+        )));
     }
     if !matches!(spec.restart.as_str(), "" | "no") {
-        return Err(EngineError::Unsupported(format!("restart policy `{}` is not supported yet: use `no`", spec.restart)));
+        return Err(EngineError::Unsupported(format!(
+            "restart policy `{}` is not supported yet: use `no`",
+            spec.restart
+        )));
     }
     Ok(Vec::new())
 }

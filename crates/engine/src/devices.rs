@@ -20,11 +20,15 @@ pub(crate) fn plan(spec: &ContainerSpec) -> Result<(Vec<OciDevice>, Vec<DeviceRu
     for wanted in &spec.devices {
         let node = node(&wanted.host, &wanted.container).map_err(|source| {
             let path = wanted.host.display();
-            EngineError::Invalid(format!("error gathering device information while adding custom device \"{path}\": {source}"))
+            EngineError::Invalid(format!(
+                "error gathering device information while adding custom device \"{path}\": {source}"
+            ))
         })?;
         let access = if wanted.permissions.is_empty() { "rwm" } else { &wanted.permissions };
         if !access.bytes().all(|b| matches!(b, b'r' | b'w' | b'm')) {
-            return Err(EngineError::Invalid(format!("invalid device permissions `{access}`: use r, w and m")));
+            return Err(EngineError::Invalid(format!(
+                "invalid device permissions `{access}`: use r, w and m"
+            )));
         }
         rules.push(DeviceRule {
             allow: true,
@@ -37,7 +41,9 @@ pub(crate) fn plan(spec: &ContainerSpec) -> Result<(Vec<OciDevice>, Vec<DeviceRu
     }
     for text in &spec.device_rules {
         rules.push(rule(text).ok_or_else(|| {
-            EngineError::Invalid(format!("invalid device cgroup rule `{text}`: expected `c|b|a MAJOR:MINOR rwm`"))
+            EngineError::Invalid(format!(
+                "invalid device cgroup rule `{text}`: expected `c|b|a MAJOR:MINOR rwm`"
+            ))
         })?);
     }
     Ok((nodes, rules))
@@ -69,7 +75,10 @@ fn collect(directory: &Path, nodes: &mut Vec<OciDevice>) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let (path, name) = (entry.path(), entry.file_name());
-        let own = ["pts", "shm", "fd", "mqueue", "console", "ptmx", "tty", "null", "zero", "full", "random", "urandom"];
+        let own = [
+            "pts", "shm", "fd", "mqueue", "console", "ptmx", "tty", "null", "zero", "full", "random",
+            "urandom",
+        ];
         let Ok(kind) = entry.file_type() else { continue };
         if own.iter().any(|o| name == *o) {
             continue;

@@ -56,8 +56,15 @@ impl Default for Events {
 
 impl Events {
     /// Notes an event and tells all listeners.
-    pub fn publish(&self, kind: EventKind, action: impl Into<String>, id: &str, attributes: BTreeMap<String, String>) {
-        let event = Event { at: Timestamp::now(), kind, action: action.into(), id: id.to_owned(), attributes };
+    pub fn publish(
+        &self,
+        kind: EventKind,
+        action: impl Into<String>,
+        id: &str,
+        attributes: BTreeMap<String, String>,
+    ) {
+        let event =
+            Event { at: Timestamp::now(), kind, action: action.into(), id: id.to_owned(), attributes };
         let mut past = self.past.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if past.len() == PAST {
             past.pop_front();

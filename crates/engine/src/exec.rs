@@ -349,8 +349,7 @@ fn process(inner: &Inner, view: &ExecView, console: Option<(u32, u32)>) -> Resul
     if let Some(wanted) = &spec.user {
         let rootfs = inner.config.bundle(&view.container).join("rootfs");
         let user = user::resolve(&rootfs, wanted, &[])?;
-        process.user =
-            User { uid: user.uid, gid: user.gid, additional_gids: user.groups, ..User::default() };
+        process.user = User { uid: user.uid, gid: user.gid, additional_gids: user.groups, ..User::default() };
         if let Some(capabilities) = &mut process.capabilities {
             let effective = if user.uid == 0 { capabilities.bounding.clone() } else { Vec::new() };
             capabilities.permitted.clone_from(&effective);
@@ -363,7 +362,8 @@ fn process(inner: &Inner, view: &ExecView, console: Option<(u32, u32)>) -> Resul
         && let Some(capabilities) = &mut process.capabilities
     {
         let all = inner.host.capabilities.clone();
-        (capabilities.bounding, capabilities.permitted, capabilities.effective) = (all.clone(), all.clone(), all);
+        (capabilities.bounding, capabilities.permitted, capabilities.effective) =
+            (all.clone(), all.clone(), all);
     }
     Ok(process)
 }

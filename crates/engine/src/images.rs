@@ -35,7 +35,9 @@ fn image_failed(doing: impl Into<String>) -> impl FnOnce(ImageError) -> EngineEr
 impl Images {
     pub(crate) fn open(root: &Path) -> Result<Images> {
         let failed = |error: sampan_image::OpenError| {
-            EngineError::layer(error.class(), format!("cannot open the image store in `{}`", root.display()))(error)
+            EngineError::layer(error.class(), format!("cannot open the image store in `{}`", root.display()))(
+                error,
+            )
         };
         Ok(Images { store: Store::open(root).map_err(failed)? })
     }
@@ -58,7 +60,7 @@ impl Images {
 
     pub(crate) fn prepare_snapshot(&self, key: &str, image: &Image, working_dir: &str) -> Result<()> {
         let mut init = InitLayer::docker();
-        if working_dir.trim_matches('/') != "" {
+        if !working_dir.trim_matches('/').is_empty() {
             init = init.with_directory(working_dir);
         }
         let prepared = self.store.prepare(key, image.chain_id(), &init);
@@ -74,12 +76,24 @@ impl Images {
         self.store.unmount(at).map_err(snapshot_failed("cannot unmount the container's file system"))
     }
 
-    /// It is no error if there is none.
+    /// Forgets a snapshot at once and leaves its files to a thread. It is no error if there is none.
     pub(crate) fn remove_snapshot(&self, key: &str) -> Result<()> {
-        match self.store.remove_snapshot(key) {
-            Err(error) if error.class() == Class::NotFound => Ok(()),
-            other => other.map_err(snapshot_failed("cannot remove the container's file system")),
-        }
+        let remains = match self.store.forget_snapshot(key) {
+            Err(error) if error.class() == Class::NotFound => return Ok(()),
+            other => other.map_err(snapshot_failed("cannot remove the container's file system"))?,
+        };
+        let key = key.to_owned();
+        // Nobody waits: if the daemon ends first, the store removes them when it opens.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = remains.remove() {
+                tracing::warn!(
+                    container = key,
+                    error = sampan_base::chain(&error),
+                    "cannot remove a snapshot's files"
+                );
+            }
+        });
+        Ok(())
     }
 
     pub(crate) fn snapshot_keys(&self) -> Result<Vec<String>> {
@@ -190,7 +204,8 @@ impl Engine {
                 created: None,
             };
             let imported = inner.images.store.import_rootfs(&mut tar, &options);
-            let image = imported.map_err(|e| EngineError::layer(e.class(), "cannot import the archive")(e))?;
+            let image =
+                imported.map_err(|e| EngineError::layer(e.class(), "cannot import the archive")(e))?;
             inner.image_event("import", &image.id, None);
             if let Some(name) = &new.name {
                 inner.image_event("tag", &image.id, Some(name));
@@ -207,7 +222,8 @@ impl Engine {
     pub async fn changes(&self, text: &str) -> Result<Vec<Change>> {
         let id = self.inner.find_container(text)?.id.clone();
         let images = self.inner.images.clone();
-        blocking(move || images.store.changes(&id).map_err(snapshot_failed("cannot compare the file system"))).await
+        blocking(move || images.store.changes(&id).map_err(snapshot_failed("cannot compare the file system")))
+            .await
     }
 
     /// Makes an image of what a container changed, on top of its image. A running container is frozen meanwhile if
@@ -256,7 +272,11 @@ impl Engine {
         let view = self.container(text)?;
         let (inner, id) = (self.inner.clone(), view.record.id);
         long_blocking(move || {
-            let at = inner.config.state.join("exports").join(sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?);
+            let at = inner
+                .config
+                .state
+                .join("exports")
+                .join(sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?);
             sampan_base::files::create_directories(&at, 0o700).map_err(EngineError::file)?;
             let mounted = inner.config.bundle(&id).join("rootfs");
             // A running container's file system is mounted already, and an overlay must not be mounted twice.
@@ -276,7 +296,12 @@ impl Engine {
     }
 }
 
-fn remove_image(inner: &Inner, text: &str, force: bool, users: &[(String, String, bool)]) -> Result<Vec<Removed>> {
+fn remove_image(
+    inner: &Inner,
+    text: &str,
+    force: bool,
+    users: &[(String, String, bool)],
+) -> Result<Vec<Removed>> {
     let image = inner.images.resolve(text)?;
     let id = image.id.to_string();
     let by_name = text.parse::<ImageRef>().ok().filter(|name| image.names.contains(name));
@@ -336,15 +361,12 @@ fn in_use(image: &Image, text: &str, user: &str, alive: bool, by_name: bool) -> 
     })
 }
 
-fn commit(
-    inner: &Inner,
-    record: &crate::metadata::ContainerRecord,
-    new: NewImage,
-) -> Result<Image> {
+fn commit(inner: &Inner, record: &crate::metadata::ContainerRecord, new: NewImage) -> Result<Image> {
     let store = &inner.images.store;
     let base = inner.images.resolve_id(&record.image_id)?;
     let lease = store.lease();
-    let layer = store.commit(&record.id, &lease).map_err(snapshot_failed("cannot commit the container's changes"))?;
+    let layer =
+        store.commit(&record.id, &lease).map_err(snapshot_failed("cannot commit the container's changes"))?;
     let mut made = base.config.clone();
     let now = Timestamp::now();
     made.created = Some(now);
@@ -360,7 +382,8 @@ fn commit(
     let layers: Vec<_> = base.layers.into_iter().chain(layer).collect();
     let names: Vec<ImageRef> = new.name.into_iter().collect();
     let image = store.create_image(made, &layers, &names).map_err(image_failed("cannot make the image"))?;
-    let attributes = BTreeMap::from([("comment".to_owned(), String::new()), ("imageID".to_owned(), image.id.to_string())]);
+    let attributes =
+        BTreeMap::from([("comment".to_owned(), String::new()), ("imageID".to_owned(), image.id.to_string())]);
     inner.events.publish(EventKind::Container, "commit", &record.id, attributes);
     for name in &names {
         inner.image_event("tag", &image.id, Some(name));
@@ -407,5 +430,20 @@ impl Engine {
         let snapshot = blocking(move || inner.images.store.snapshot(&id)).await;
         let upper = snapshot.ok().map(|s| ("UpperDir".to_owned(), s.upper.display().to_string()));
         upper.into_iter().chain([("MergedDir".to_owned(), merged.display().to_string())]).collect()
+    }
+
+    /// Bytes of what a container wrote. Reads the whole layer.
+    ///
+    /// # Errors
+    /// If there is no such container or it can't be read.
+    pub async fn written_bytes(&self, container_id: &str) -> Result<u64> {
+        let (images, id) = (self.inner.images.clone(), container_id.to_owned());
+        long_blocking(move || {
+            images
+                .store
+                .snapshot_size(&id)
+                .map_err(snapshot_failed("cannot size the container's file system"))
+        })
+        .await
     }
 }

@@ -42,8 +42,8 @@ pub use error::{EngineError, Result};
 pub use host::HostFacts;
 pub use lifecycle::{ProcessRow, WaitCondition, parse_signal};
 
-use container::{Handle, Registry};
 use container::state::Denial;
+use container::{Handle, Registry};
 
 /// The engine. Cheap to clone; all clones are one engine.
 #[derive(Clone, Debug)]
@@ -137,7 +137,9 @@ impl Engine {
 
 fn open_inner(config: EngineConfig) -> Result<Inner> {
     // 0711: processes in user namespaces must be able to pass through to what is bound into their containers.
-    for directory in [&config.root, &config.state, &config.root.join("containers"), &config.state.join("bundles")] {
+    for directory in
+        [&config.root, &config.state, &config.root.join("containers"), &config.state.join("bundles")]
+    {
         sampan_base::files::create_directories(directory, 0o711).map_err(EngineError::file)?;
     }
     let images = images::Images::open(&config.root)?;

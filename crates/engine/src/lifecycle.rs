@@ -159,7 +159,8 @@ impl Engine {
     pub async fn kill(&self, text: &str, signal: i32) -> Result<()> {
         let handle = self.inner.find_container(text)?;
         let (view, live) = handle.live(Verb::Kill)?;
-        let number = u32::try_from(signal).map_err(|_| EngineError::Invalid(format!("invalid signal: {signal}")))?;
+        let number =
+            u32::try_from(signal).map_err(|_| EngineError::Invalid(format!("invalid signal: {signal}")))?;
         live.task.kill(None, number, false).await.map_err(run::shim_failed("cannot signal the container"))?;
         publish(&self.inner, &view.record, "kill", [("signal", signal.to_string())]);
         if signal == 9 {
@@ -233,7 +234,9 @@ impl Engine {
         let handle = self.inner.find_container(text)?;
         let old = handle.snapshot().record.name;
         if old == name {
-            return Err(EngineError::Invalid("Renaming a container with the same name as its current name".to_owned()));
+            return Err(EngineError::Invalid(
+                "Renaming a container with the same name as its current name".to_owned(),
+            ));
         }
         self.inner.containers().claim(name, &handle.id)?;
         let renamed = handle.ask(|reply| Request::Rename { name: name.to_owned(), reply }).await;
@@ -319,9 +322,9 @@ pub(crate) fn exit_code(phase: &Phase) -> i32 {
 /// If there is no such signal.
 pub fn parse_signal(text: &str) -> Result<i32> {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     let invalid = || EngineError::Invalid(format!("invalid signal: {text}"));
     if let Ok(number) = text.parse::<i32>() {
@@ -343,7 +346,9 @@ pub fn parse_signal(text: &str) -> Result<i32> {
             .position(|n| *n == name)
             .and_then(|i| i32::try_from(i + 1).ok())
             .or_else(|| name.strip_prefix("RTMIN").and_then(|r| real_time(34, r.trim_start_matches('+'), 1)))
-            .or_else(|| name.strip_prefix("RTMAX").and_then(|r| real_time(64, r.trim_start_matches('-'), -1))),
+            .or_else(|| {
+                name.strip_prefix("RTMAX").and_then(|r| real_time(64, r.trim_start_matches('-'), -1))
+            }),
     };
     number.ok_or_else(invalid)
 }
@@ -381,7 +386,8 @@ mod tests {
 
     #[test]
     fn signals_have_names_and_numbers() {
-        for (text, number) in [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SYS", 31)]
+        for (text, number) in
+            [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SYS", 31)]
         {
             assert_eq!(parse_signal(text).unwrap(), number, "{text}");
         }

@@ -150,7 +150,10 @@ fn follow(path: &Path, alive: watch::Receiver<bool>) -> Result<Follow> {
     // The directory, since rotation makes a new file of the name.
     let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
     inotify::add_watch(&fd, directory, flags).map_err(std::io::Error::from).map_err(failed())?;
-    #[expect(deprecated, reason = "an OwnedFd stays open and the same, as `register` demands, which is an unsafe fn")]
+    #[expect(
+        deprecated,
+        reason = "an OwnedFd stays open and the same, as `register` demands, which is an unsafe fn"
+    )]
     let inotify = AsyncFd::new(fd).map_err(failed())?;
     Ok(Follow { inotify, alive, ended: false })
 }
@@ -310,9 +313,10 @@ fn tail_offset(file: &mut File, wanted: &mut u64) -> std::io::Result<Option<u64>
 
 /// The error for a container whose log driver keeps nothing to read.
 pub(crate) fn unreadable(driver: &str) -> EngineError {
-    EngineError::layer(Class::Unsupported, format!("configured logging driver (`{driver}`) does not support reading"))(
-        "nothing is kept",
-    )
+    EngineError::layer(
+        Class::Unsupported,
+        format!("configured logging driver (`{driver}`) does not support reading"),
+    )("nothing is kept")
 }
 
 #[cfg(test)]
@@ -324,7 +328,8 @@ mod tests {
     fn lines(range: std::ops::Range<u32>) -> String {
         range.fold(String::new(), |mut text, n| {
             let stream = if n % 2 == 0 { "stdout" } else { "stderr" };
-            writeln!(text, r#"{{"log":"{n}\n","stream":"{stream}","time":"2026-01-01T00:00:{n:02}Z"}}"#).unwrap();
+            writeln!(text, r#"{{"log":"{n}\n","stream":"{stream}","time":"2026-01-01T00:00:{n:02}Z"}}"#)
+                .unwrap();
             text
         })
     }
@@ -355,7 +360,8 @@ mod tests {
         std::fs::write(dir.path().join("c-json.log.1"), lines(3..6)).unwrap();
         std::fs::write(&path, lines(6..8)).unwrap();
         assert_eq!(read(&path, both()).await, "0 1 2 3 4 5 6 7");
-        for (tail, expected) in [(0, ""), (1, "7"), (2, "6 7"), (3, "5 6 7"), (6, "2 3 4 5 6 7"), (99, "0 1 2 3 4 5 6 7")]
+        for (tail, expected) in
+            [(0, ""), (1, "7"), (2, "6 7"), (3, "5 6 7"), (6, "2 3 4 5 6 7"), (99, "0 1 2 3 4 5 6 7")]
         {
             assert_eq!(read(&path, LogQuery { tail: Some(tail), ..both() }).await, expected, "tail {tail}");
         }

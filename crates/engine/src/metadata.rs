@@ -76,7 +76,9 @@ pub struct Metadata {
     database: Database,
 }
 
-fn failed<E: std::error::Error + Send + Sync + 'static>(doing: &'static str) -> impl FnOnce(E) -> EngineError {
+fn failed<E: std::error::Error + Send + Sync + 'static>(
+    doing: &'static str,
+) -> impl FnOnce(E) -> EngineError {
     EngineError::layer(Class::Internal, format!("cannot {doing} the engine's metadata"))
 }
 
@@ -87,7 +89,10 @@ impl Metadata {
     /// If the file can't be opened, is in use, or was written by a newer version.
     pub fn open(root: &Path) -> Result<Metadata> {
         let path = root.join("engine.redb");
-        let database = Database::create(&path)
+        if !path.exists() {
+            create_whole(&path)?;
+        }
+        let database = Database::open(&path)
             .map_err(EngineError::layer(Class::Internal, format!("cannot open `{}`", path.display())))?;
         let write = database.begin_write().map_err(failed("open"))?;
         {
@@ -158,7 +163,11 @@ impl Metadata {
         self.remove(VOLUMES, name)
     }
 
-    fn all<T: DeserializeOwned>(&self, table: TableDefinition<'_, &str, &[u8]>, what: &str) -> Result<Vec<T>> {
+    fn all<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<'_, &str, &[u8]>,
+        what: &str,
+    ) -> Result<Vec<T>> {
         let read = self.database.begin_read().map_err(failed("read"))?;
         let table = read.open_table(table).map_err(failed("read"))?;
         let mut records = Vec::new();
@@ -167,7 +176,7 @@ impl Metadata {
             match serde_json::from_slice(value.value()) {
                 Ok(record) => records.push(record),
                 Err(error) => {
-                    tracing::error!(key = key.value(), %error, "the stored record of a {what} can't be read");
+                    tracing::error!(key = key.value(), %error, "the stored record of a {what} can't be read")
                 }
             }
         }
@@ -186,7 +195,11 @@ impl Metadata {
         if durable == Durable::No {
             write.set_durability(Durability::None).map_err(failed("write"))?;
         }
-        write.open_table(table).map_err(failed("write"))?.insert(key, bytes.as_slice()).map_err(failed("write"))?;
+        write
+            .open_table(table)
+            .map_err(failed("write"))?
+            .insert(key, bytes.as_slice())
+            .map_err(failed("write"))?;
         write.commit().map_err(failed("write"))
     }
 
@@ -195,6 +208,16 @@ impl Metadata {
         write.open_table(table).map_err(failed("write"))?.remove(key).map_err(failed("write"))?;
         write.commit().map_err(failed("write"))
     }
+}
+
+/// Makes an empty database beside `path` and renames it there: redb refuses a file whose making was cut off.
+fn create_whole(path: &Path) -> Result<()> {
+    let new = path.with_extension("redb.new");
+    sampan_base::files::remove_if_exists(&new).map_err(EngineError::file)?;
+    let made = Database::create(&new);
+    drop(made.map_err(EngineError::layer(Class::Internal, format!("cannot make `{}`", new.display())))?);
+    std::fs::rename(&new, path).map_err(EngineError::io(format!("cannot make `{}`", path.display())))?;
+    sampan_base::files::sync_directory(path.parent().unwrap_or(path)).map_err(EngineError::file)
 }
 
 #[cfg(test)]

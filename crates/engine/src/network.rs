@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sampan_base::Class;
-use sampan_net::{EndpointSpec, Net, NetConfig, PortMapping};
+use sampan_net::{AttachError, EndpointSpec, Net, NetConfig, PortMapping};
 
 use crate::error::{EngineError, Result};
 use crate::spec::{ContainerSpec, NetworkMode, Port, Protocol, Publish};
@@ -70,7 +70,8 @@ fn published(spec: &ContainerSpec) -> Vec<Publish> {
     let mut list = spec.publish.clone();
     if spec.publish_all {
         let missing = |port: &&Port| !spec.publish.iter().any(|p| p.port == **port);
-        let anywhere = |port: &Port| Publish { port: *port, host_ip: String::new(), host_port: 0 };
+        let anywhere =
+            |port: &Port| Publish { port: *port, host_ip: String::new(), host_port: 0, host_port_end: 0 };
         list.extend(spec.exposed.iter().filter(missing).map(anywhere));
     }
     list
@@ -87,32 +88,61 @@ pub(crate) fn detach_bridge(inner: &Inner, id: &str) {
     // The kernel takes its time over links; nobody need wait for that. What goes wrong the next daemon mends.
     inner.net.detach_soon(id);
     if let Err(error) = inner.net.remove_namespace(id) {
-        tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the network namespace");
+        tracing::warn!(
+            container = id,
+            error = sampan_base::chain(&error),
+            "cannot remove the network namespace"
+        );
     }
 }
 
 /// Gives a container a namespace on the default bridge and publishes its ports.
 pub(crate) fn attach_bridge(inner: &Inner, id: &str, wanted: &[Publish]) -> Result<Endpoint> {
-    let ports = wanted.iter().map(mapping).collect::<Result<Vec<_>>>()?;
+    let mut ports = wanted.iter().map(mapping).collect::<Result<Vec<_>>>()?;
     let failed = "cannot make a network namespace";
     inner.net.create_namespace(id).map_err(|e| EngineError::layer(e.class(), failed)(e))?;
-    let spec = EndpointSpec { ports, ..EndpointSpec::default() };
-    let attached = inner.net.attach(id, &spec).map_err(|error| {
-        let class = match error.class() {
-            // Docker answers 500 to a port in use; clients only look at the words.
-            Class::Conflict => Class::Internal,
-            class => class,
+    let attached = loop {
+        let error =
+            match inner.net.attach(id, &EndpointSpec { ports: ports.clone(), ..EndpointSpec::default() }) {
+                Ok(attached) => break attached,
+                Err(error) => error,
+            };
+        // Of a range, the next port may be free.
+        let taken = match &error {
+            AttachError::PortAllocated { port, .. } => Some(*port),
+            AttachError::Port { port, source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+                Some(*port)
+            }
+            _ => None,
         };
-        EngineError::layer(class, "failed to set up container networking")(error)
-    })?;
+        let next = ports
+            .iter_mut()
+            .zip(wanted)
+            .find(|(port, publish)| Some(port.host_port) == taken && port.host_port < publish.host_port_end);
+        match next {
+            Some((port, _)) => port.host_port += 1,
+            None => return Err(attach_failed(error)),
+        }
+    };
     endpoint(inner, id, attached)
+}
+
+fn attach_failed(error: AttachError) -> EngineError {
+    let class = match error.class() {
+        // Docker answers 500 to a port in use; clients only look at the words.
+        Class::Conflict => Class::Internal,
+        class => class,
+    };
+    EngineError::layer(class, "failed to set up container networking")(error)
 }
 
 fn mapping(publish: &Publish) -> Result<PortMapping> {
     let host_ip = match publish.host_ip.as_str() {
         "" => Ipv4Addr::UNSPECIFIED,
         text => text.parse().map_err(|_| {
-            EngineError::Unsupported(format!("cannot publish on `{text}`: only IPv4 addresses are supported yet"))
+            EngineError::Unsupported(format!(
+                "cannot publish on `{text}`: only IPv4 addresses are supported yet"
+            ))
         })?,
     };
     Ok(PortMapping {
@@ -138,6 +168,7 @@ fn endpoint(inner: &Inner, id: &str, attached: sampan_net::Endpoint) -> Result<E
         },
         host_ip: if port.host_ip.is_unspecified() { String::new() } else { port.host_ip.to_string() },
         host_port: port.host_port,
+        host_port_end: 0,
     });
     Ok(Endpoint {
         address: attached.ip,
@@ -145,7 +176,8 @@ fn endpoint(inner: &Inner, id: &str, attached: sampan_net::Endpoint) -> Result<E
         gateway: attached.gateway,
         mac: attached.mac.to_string(),
         published: published.collect(),
-        namespace: namespace.map_err(|e| EngineError::layer(e.class(), "cannot name the network namespace")(e))?,
+        namespace: namespace
+            .map_err(|e| EngineError::layer(e.class(), "cannot name the network namespace")(e))?,
     })
 }
 

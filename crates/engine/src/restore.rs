@@ -29,7 +29,9 @@ impl Engine {
             restoring.spawn(async move { engine.restore_container(record).await });
         }
         while let Some(result) = restoring.join_next().await {
-            if let Err(error) = result.map_err(std::io::Error::other).map_err(EngineError::io("restoring panicked"))? {
+            if let Err(error) =
+                result.map_err(std::io::Error::other).map_err(EngineError::io("restoring panicked"))?
+            {
                 tracing::error!(error = sampan_base::chain(&error), "a container could not be restored");
             }
         }
@@ -56,7 +58,8 @@ impl Engine {
                 None => {
                     tracing::warn!(container = record.id, "a container lost its shim; cleaning up after it");
                     run::tear_down(inner, &record.id, None).await;
-                    if let Phase::Running { started_at, .. } | Phase::Paused { started_at, .. } = record.phase {
+                    if let Phase::Running { started_at, .. } | Phase::Paused { started_at, .. } = record.phase
+                    {
                         record.phase = Phase::Exited(lost(started_at));
                     }
                 }
@@ -133,7 +136,9 @@ fn lost(started_at: Timestamp) -> Exit {
         oom_killed: false,
         started_at,
         finished_at: Timestamp::now(),
-        error: "it ended while no daemon and no shim watched it (the host was restarted, or its shim was killed)".to_owned(),
+        error:
+            "it ended while no daemon and no shim watched it (the host was restarted, or its shim was killed)"
+                .to_owned(),
     }
 }
 

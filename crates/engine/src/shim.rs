@@ -148,10 +148,9 @@ pub async fn start(program: &Path, id: &str, bundle: &Path) -> Result<Task, Shim
 /// If none answers there.
 pub async fn find(id: &str, bundle: &Path) -> Result<Task, ShimError> {
     let file = bundle.join("address");
-    let address = tokio::fs::read_to_string(&file).await.map_err(|source| ShimError::Connect {
-        address: file.display().to_string(),
-        source,
-    })?;
+    let address = tokio::fs::read_to_string(&file)
+        .await
+        .map_err(|source| ShimError::Connect { address: file.display().to_string(), source })?;
     connect(id, address.trim()).await
 }
 

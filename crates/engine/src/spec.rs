@@ -152,6 +152,9 @@ pub struct Publish {
     pub host_ip: String,
     /// The host's port; 0: one is picked.
     pub host_port: u16,
+    /// The last of a range of ports that begins with `host_port`, of which any free one will do; 0: no range.
+    #[serde(default)]
+    pub host_port_end: u16,
 }
 
 /// A container's network.

@@ -95,7 +95,8 @@ impl Steps {
                 .collect(),
             ..ContainerSpec::default()
         };
-        let (mut join, mut share) = bundle::namespaces(&spec, inner.host.cgroup_v1, |id| inner.process_of(id))?;
+        let (mut join, mut share) =
+            bundle::namespaces(&spec, inner.host.cgroup_v1, |id| inner.process_of(id))?;
         let mut endpoint = None;
         match spec.network {
             NetworkMode::Bridge => {
@@ -113,7 +114,12 @@ impl Steps {
             hostname,
             None,
             // The builder's lines are `address name`, the engine's `name:address`.
-            &step.extra_hosts.iter().filter_map(|l| l.split_once(' ')).map(|(a, n)| format!("{n}:{a}")).collect::<Vec<_>>(),
+            &step
+                .extra_hosts
+                .iter()
+                .filter_map(|l| l.split_once(' '))
+                .map(|(a, n)| format!("{n}:{a}"))
+                .collect::<Vec<_>>(),
             endpoint.as_ref().map(|e| e.gateway),
         )
         .map_err(EngineError::Invalid)?;
@@ -150,7 +156,12 @@ impl Steps {
         let root = inner.config.runtime_root().join(shim::NAMESPACE);
         disk::create_directories(&root, 0o711).map_err(EngineError::file)?;
         let mut command = Command::new(&inner.config.runtime);
-        command.arg("--root").arg(&root).arg("--log").arg(&log).args(["--log-format", "json", "run", "--bundle"]);
+        command.arg("--root").arg(&root).arg("--log").arg(&log).args([
+            "--log-format",
+            "json",
+            "run",
+            "--bundle",
+        ]);
         command.arg(bundle).arg(id);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().map_err(EngineError::io("cannot start the OCI runtime"))?;
@@ -159,7 +170,9 @@ impl Steps {
         if step.cancel.is_set() {
             return Err(EngineError::Conflict("the build was cancelled".to_owned()));
         }
-        if status.code != 0 && let Some(said) = runtime_error(&log) {
+        if status.code != 0
+            && let Some(said) = runtime_error(&log)
+        {
             return Err(run::command_error(&said));
         }
         Ok(status)
@@ -172,7 +185,8 @@ impl StepRunner for Steps {
         step: &RunStep<'_>,
         output: &mut dyn FnMut(Stream, &[u8]),
     ) -> std::result::Result<ExitStatus, RunnerError> {
-        self.run_step(step, output).map_err(|error| RunnerError { class: error.class(), source: error.into() })
+        self.run_step(step, output)
+            .map_err(|error| RunnerError { class: error.class(), source: error.into() })
     }
 }
 
@@ -230,10 +244,10 @@ fn read_some(
 fn runtime_error(log: &Path) -> Option<String> {
     let bytes = disk::read_limited(log, MAX_LOG_BYTES).ok()?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    let errors = text.lines().filter_map(|line| {
+    let mut errors = text.lines().filter_map(|line| {
         let entry: serde_json::Value = serde_json::from_str(line).ok()?;
         let fatal = matches!(entry.get("level")?.as_str()?, "error" | "fatal");
         if fatal { entry.get("msg")?.as_str().map(str::to_owned) } else { None }
     });
-    errors.last()
+    errors.next_back()
 }

@@ -141,7 +141,8 @@ fn lookup(passwd: &str, group: &str, text: &str, add: &[String]) -> Result<Resol
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:34::/srv:/bin/false\n7:x:70:71::/seven:\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:34::/srv:/bin/false\n7:x:70:71::/seven:\n";
     const GROUP: &str = "root:x:0:\nweb:x:34:\nlog:x:40:web,root\nlate:x:41:web\n";
 
     fn check(text: &str, add: &[&str], expected: &str) {

@@ -1,7 +1,7 @@
 //! Volumes: directories `<root>/volumes/<name>/_data` that outlive containers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sampan_base::{Timestamp, files as disk};
 
@@ -9,7 +9,7 @@ use crate::error::{EngineError, Result};
 use crate::events::EventKind;
 use crate::metadata::VolumeRecord;
 use crate::spec::{ContainerSpec, MountSource};
-use crate::{Engine, Inner, blocking};
+use crate::{Engine, Inner, blocking, long_blocking};
 
 /// A volume and where it lies.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +132,17 @@ fn remove(inner: &Inner, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of the files below a directory; links count as links.
+fn bytes_in(directory: &Path) -> std::io::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        bytes += if metadata.is_dir() { bytes_in(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}
+
 impl Engine {
     /// All volumes.
     ///
@@ -163,7 +174,11 @@ impl Engine {
     ///
     /// # Errors
     /// If the name can't be one.
-    pub async fn volume_create(&self, name: Option<String>, labels: BTreeMap<String, String>) -> Result<Volume> {
+    pub async fn volume_create(
+        &self,
+        name: Option<String>,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Volume> {
         let inner = self.inner.clone();
         blocking(move || {
             let anonymous = name.is_none();
@@ -193,25 +208,37 @@ impl Engine {
         blocking(move || remove(&inner, &name)).await
     }
 
+    /// Bytes of a volume's files.
+    ///
+    /// # Errors
+    /// If there is none of this name or it can't be read.
+    pub async fn volume_bytes(&self, name: &str) -> Result<u64> {
+        let directory = self.volume(name).await?.directory;
+        let failed = EngineError::io(format!("cannot size the volume `{name}`"));
+        long_blocking(move || bytes_in(&directory)).await.map_err(failed)
+    }
+
     /// The ids of the containers that have the volume.
-    fn volume_users(&self, name: &str) -> Vec<String> {
+    pub fn volume_users(&self, name: &str) -> Vec<String> {
         let views = self.containers().into_iter();
         views.filter(|v| uses(&v.record.spec, name)).map(|v| v.record.id).collect()
     }
 
-    /// Removes the volumes that no container uses: the ones without a given name, or all.
+    /// Removes the volumes that no container uses: the ones without a given name, or all. Answers what went and the bytes
+    /// freed.
     ///
     /// # Errors
     /// If the metadata can't be read, or one can't be removed.
-    pub async fn volumes_prune(&self, all: bool) -> Result<Vec<String>> {
-        let mut removed = Vec::new();
+    pub async fn volumes_prune(&self, all: bool) -> Result<(Vec<String>, u64)> {
+        let (mut removed, mut bytes) = (Vec::new(), 0);
         for volume in self.volumes().await? {
             let name = volume.record.name;
             if (all || volume.record.anonymous) && self.volume_users(&name).is_empty() {
+                bytes += self.volume_bytes(&name).await?;
                 self.volume_remove(&name).await?;
                 removed.push(name);
             }
         }
-        Ok(removed)
+        Ok((removed, bytes))
     }
 }

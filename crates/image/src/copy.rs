@@ -32,7 +32,8 @@ impl Store {
                 diff::write(&source, diff::Marks::Flat, &mut writer)?;
                 writer.flush().map_err(FileError::on("copy", path))
             });
-            let applied = apply::apply(&mut reader, into, &[]);
+            // As an archive that is added: a file that is named like a whiteout is a file.
+            let applied = apply::extract(&mut reader, into, Path::new(""));
             // Ends the sender if the receiver failed.
             drop(reader);
             let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

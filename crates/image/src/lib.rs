@@ -48,6 +48,6 @@ pub use import::{ImportError, ImportOptions};
 pub use layer::apply::{ApplyError, EntryError, extract};
 pub use layer::changes::{Change, ChangeKind};
 pub use metadata::MetadataError;
-pub use snapshot::{InitLayer, Scratch, Snapshot, SnapshotError};
+pub use snapshot::{InitLayer, Remains, Scratch, Snapshot, SnapshotError};
 pub use store::{Layer, Lease, OpenError, Store};
 pub use unpack::{Expected, UnpackError};

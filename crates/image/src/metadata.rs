@@ -347,3 +347,45 @@ impl Metadata {
 fn parse<T: for<'de> Deserialize<'de>>(key: &str, value: &[u8]) -> Result<T> {
     serde_json::from_slice(value).map_err(|source| MetadataError::Record { key: key.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What format 1 has on disk. A change here is a new format, and needs a way to read this one.
+    #[test]
+    fn records_are_written_as_format_1_says() {
+        fn check<T: Serialize + for<'de> Deserialize<'de> + PartialEq + std::fmt::Debug>(
+            record: &T,
+            json: &str,
+        ) {
+            let digest = Digest::of(b"");
+            let json = json.replace("DIGEST", digest.as_str()).replace("TIME", "2026-11-21T10:00:00Z");
+            assert_eq!(serde_json::to_string(record).unwrap(), json);
+            assert_eq!(&serde_json::from_str::<T>(&json).unwrap(), record);
+        }
+        let digest = Digest::of(b"");
+        let (chain, diff) = (ChainId(digest.clone()), DiffId(digest.clone()));
+        let time: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
+        check(
+            &ImageRecord { manifest: digest.clone(), added: time },
+            r#"{"manifest":"DIGEST","added":"TIME"}"#,
+        );
+        check(
+            &ChainRecord { diff_id: diff, parent: None, directory: Some(7) },
+            r#"{"diff_id":"DIGEST","parent":null,"directory":7}"#,
+        );
+        check(
+            &DiffRecord { blob: digest, blob_size: 1, media_type: "m".into(), size: 2 },
+            r#"{"blob":"DIGEST","blob_size":1,"media_type":"m","size":2}"#,
+        );
+        check(
+            &SnapshotRecord { directory: 7, parent: Some(chain.clone()), created: time },
+            r#"{"directory":7,"parent":"DIGEST","created":"TIME"}"#,
+        );
+        check(
+            &CacheRecord { chain: Some(chain), value: "v".into(), used: time },
+            r#"{"chain":"DIGEST","value":"v","used":"TIME"}"#,
+        );
+    }
+}

@@ -165,7 +165,7 @@ impl Store {
     pub(crate) fn new_directory(&self) -> Result<NewDirectory, FileError> {
         let number = self.0.next_directory.fetch_add(1, Ordering::Relaxed);
         let path = self.directory_path(number);
-        files::create_directories(&path, 0o711)?;
+        files::create_directories(&path, 0o700)?;
         Ok(NewDirectory { path, number, kept: false })
     }
 
@@ -368,7 +368,8 @@ fn directories(root: &Path) -> PathBuf {
 /// Removes the directories that no record names, with what is mounted in them; answers the highest number.
 fn sweep_directories(root: &Path, metadata: &Metadata) -> Result<u64, OpenError> {
     let path = directories(root);
-    files::create_directories(&path, 0o711)?;
+    // Not for other users: images have setuid programs that are not meant for the host's.
+    files::create_directories(&path, 0o700)?;
     let mut named: BTreeMap<u64, ()> = BTreeMap::new();
     named.extend(metadata.all::<ChainRecord>(CHAINS)?.iter().filter_map(|(_, r)| Some((r.directory?, ()))));
     named.extend(metadata.all::<SnapshotRecord>(SNAPSHOTS)?.iter().map(|(_, r)| (r.directory, ())));

@@ -287,6 +287,19 @@ pub fn set_scheduling(how: &Scheduling) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets the NUMA memory policy: the mode with its flags, and the nodes, bit n of word n/64 for node n.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> io::Result<()> {
+    // The kernel takes one bit less than it is told.
+    let bits = nodes.len() * 64 + 1;
+    let pointer = if nodes.is_empty() { std::ptr::null() } else { nodes.as_ptr() };
+    // SAFETY: the kernel reads as many bits as it is told, less one: those of the slice, which lives through the call.
+    checked(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) })?;
+    Ok(())
+}
+
 /// Sets the execution domain: `0` Linux, `8` Linux with 32 bits.
 ///
 /// # Errors

@@ -6,9 +6,8 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, PidfdFlags};
 use sampan_oci::runtime::{Hook, State};
@@ -121,20 +120,7 @@ fn wait(child: &std::process::Child, limit: Duration) -> io::Result<bool> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    let began = Instant::now();
-    loop {
-        let Some(left) = limit.checked_sub(began.elapsed()) else { return Ok(false) };
-        let timeout = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(left.subsec_nanos()),
-        };
-        let handle = handle.as_fd();
-        match rustix::event::poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return Ok(true),
-            Err(e) => return Err(e.into()),
-        }
-    }
+    crate::ending::wait_for(handle.as_fd(), limit)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod channel;
 pub mod cli;
 pub mod container;
+pub mod ending;
 pub mod error;
 pub mod hooks;
 pub mod init;

@@ -222,7 +222,11 @@ pub struct Output {
 
 impl std::fmt::Display for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "$ {}\n[exit code {}]\n[stdout]\n{}\n[stderr]\n{}", self.words, self.code, self.stdout, self.stderr)
+        write!(
+            f,
+            "$ {}\n[exit code {}]\n[stdout]\n{}\n[stderr]\n{}",
+            self.words, self.code, self.stdout, self.stderr
+        )
     }
 }
 

@@ -66,7 +66,7 @@ impl Builder {
         let state = directory.path().join("state");
         std::fs::create_dir_all(state.join("bundles")).unwrap();
         let bundles = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).unwrap();
-        inotify::add_watch(&bundles, &state.join("bundles"), inotify::WatchFlags::CREATE).unwrap();
+        inotify::add_watch(&bundles, state.join("bundles"), inotify::WatchFlags::CREATE).unwrap();
         // 10.64.0.0/10 has 16,384 networks of 256 addresses; a clash needs two test processes at once with bad luck.
         let network = (pid.wrapping_mul(61).wrapping_add(count)) % 16_384;
         let instance = Instance {
@@ -185,7 +185,11 @@ impl Instance {
     pub fn start(&self) {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = std::process::Command::new(executable("sampand"));
-        command.args(self.daemon_arguments()).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command
+            .args(self.daemon_arguments())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn().unwrap();
         let mut ended = None;
@@ -242,12 +246,19 @@ impl Instance {
     }
 
     /// As [`Instance::docker`], not run yet.
-    pub fn docker_command<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+    pub fn docker_command<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
         self.docker_at(DOCKER, arguments)
     }
 
     /// Another docker client with these arguments, not run yet.
-    pub fn docker_at<S: AsRef<std::ffi::OsStr>>(&self, program: &str, arguments: impl IntoIterator<Item = S>) -> Command {
+    pub fn docker_at<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
         Command::new(program)
             .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
             .env("DOCKER_CONFIG", self.scratch().join("docker-config"))
@@ -261,15 +272,22 @@ impl Instance {
     }
 
     /// As [`Instance::sampan`], not run yet.
-    pub fn sampan_command<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
-        Command::new(executable("sampan")).env("SAMPAN_HOST", format!("unix://{}", self.socket().display())).args(arguments)
+    pub fn sampan_command<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
+        Command::new(executable("sampan"))
+            .env("SAMPAN_HOST", format!("unix://{}", self.socket().display()))
+            .args(arguments)
     }
 
     /// A GET request to the API by curl.
     pub fn get(&self, path: &str) -> Output {
         let socket = self.socket();
         let url = format!("http://d{path}");
-        Command::new("curl").args(["-sS", "--max-time", "30", "--unix-socket", socket.to_str().unwrap(), &url]).run()
+        Command::new("curl")
+            .args(["-sS", "--max-time", "30", "--unix-socket", socket.to_str().unwrap(), &url])
+            .run()
     }
 
     /// A field of what `inspect` says about a container or an image.
@@ -296,14 +314,27 @@ impl Instance {
         let state = self.state();
         let mut left = Vec::new();
         for name in ["bundles", "netns", "net/netns", "runtime/sampan"] {
-            left.extend(leftovers::names_in(&state.join(name)).into_iter().map(|n| format!("file {name}/{n}")));
+            left.extend(
+                leftovers::names_in(&state.join(name)).into_iter().map(|n| format!("file {name}/{n}")),
+            );
         }
-        left.extend(leftovers::names_in(&self.root.join("containers")).into_iter().map(|n| format!("containers/{n}")));
+        left.extend(
+            leftovers::names_in(&self.root.join("containers")).into_iter().map(|n| format!("containers/{n}")),
+        );
         let daemon = self.daemon().as_ref().map(Child::id);
         let processes = leftovers::processes(self.directory.path()).into_iter();
-        left.extend(processes.filter(|(pid, _)| Some(*pid) != daemon).map(|(pid, line)| format!("process {pid}: {line}")));
+        left.extend(
+            processes
+                .filter(|(pid, _)| Some(*pid) != daemon)
+                .map(|(pid, line)| format!("process {pid}: {line}")),
+        );
         left.extend(leftovers::mounts(&state).into_iter().map(|m| format!("mount {m}")));
-        left.extend(leftovers::mounts(&self.root).into_iter().filter(|m| Path::new(m) != self.root).map(|m| format!("mount {m}")));
+        left.extend(
+            leftovers::mounts(&self.root)
+                .into_iter()
+                .filter(|m| Path::new(m) != self.root)
+                .map(|m| format!("mount {m}")),
+        );
         left.extend(leftovers::cgroups(&self.ids_seen()).into_iter().map(|c| format!("cgroup {c}")));
         let ports = Path::new("/sys/class/net").join(&self.bridge).join("brif");
         left.extend(leftovers::names_in(&ports).into_iter().map(|p| format!("link {p}")));

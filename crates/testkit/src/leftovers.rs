@@ -47,13 +47,16 @@ pub(crate) fn cgroups(ids: &BTreeSet<String>) -> Vec<String> {
 /// What is in a directory, if it is there.
 pub(crate) fn names_in(directory: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let mut names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
 
 /// Whether there is an nftables table of this name.
 pub(crate) fn table_exists(name: &str) -> bool {
-    let Ok(listed) = std::process::Command::new("nft").args(["list", "tables"]).output() else { return false };
+    let Ok(listed) = std::process::Command::new("nft").args(["list", "tables"]).output() else {
+        return false;
+    };
     String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.split(' ').next_back() == Some(name))
 }

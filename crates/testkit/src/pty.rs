@@ -27,7 +27,13 @@ impl Pty {
     ///
     /// # Panics
     /// If that isn't possible.
-    pub fn run(program: &std::path::Path, arguments: &[&str], environment: &[(&str, &str)], rows: u16, columns: u16) -> Pty {
+    pub fn run(
+        program: &std::path::Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        rows: u16,
+        columns: u16,
+    ) -> Pty {
         use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
         let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&screen).unwrap();

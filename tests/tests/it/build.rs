@@ -104,10 +104,14 @@ fn a_multi_stage_dockerfile_gives_the_expected_tree() {
     .assert_eq(&tree.stdout);
     it.sampan(["run", "--rm", "built"]).ok().is("entry default arguments");
     it.sampan(["run", "--rm", "built", "other"]).ok().is("entry other");
-    let run = |script: &str| it.sampan(["run", "--rm", "-u", "0", "--entrypoint", "sh", "built", "-c", script]).ok();
+    let run = |script: &str| {
+        it.sampan(["run", "--rm", "-u", "0", "--entrypoint", "sh", "built", "-c", script]).ok()
+    };
     run("cat /app/sub/out /tmp/who").is("built 2\nhello the world");
-    run("cat /app/listing").is(".dockerignore\nDockerfile\narchive.tar.gz\nfile.txt\nkept.log\nlisting\nout\nsrc");
-    run("stat -c '%a %u:%g %n' /app/sub/out /app/listing; readlink /app/link; pwd").is("640 0:0 /app/sub/out\n644 33:33 /app/listing\nsub/out\n/app/sub");
+    run("cat /app/listing")
+        .is(".dockerignore\nDockerfile\narchive.tar.gz\nfile.txt\nkept.log\nlisting\nout\nsrc");
+    run("stat -c '%a %u:%g %n' /app/sub/out /app/listing; readlink /app/link; pwd")
+        .is("640 0:0 /app/sub/out\n644 33:33 /app/listing\nsub/out\n/app/sub");
     run("grep made /etc/group").is("made:x:77:");
     run("cat /added/one /added/two/three /added/file.txt").is("1\n3\na file");
     run("test -e /src || echo no source").is("no source");
@@ -188,7 +192,10 @@ fn a_build_uses_the_network_and_the_users_of_the_image() {
     let it = Instance::new();
     let context = it.scratch().join("context");
     std::fs::create_dir(&context).unwrap();
-    let text = format!("FROM busybox\nRUN ping -c 1 -W 10 {} && grep nameserver /etc/resolv.conf\nUSER 33:44\nRUN id -u && id -g\n", it.gateway());
+    let text = format!(
+        "FROM busybox\nRUN ping -c 1 -W 10 {} && grep nameserver /etc/resolv.conf\nUSER 33:44\nRUN id -u && id -g\n",
+        it.gateway()
+    );
     std::fs::write(context.join("Dockerfile"), text).unwrap();
     let output = build(&it, &context, &["--progress=plain"]);
     let output = if output.code == 0 { output } else { build(&it, &context, &[]).ok() };

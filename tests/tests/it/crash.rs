@@ -50,12 +50,24 @@ fn containers_outlive_a_killed_daemon() {
     let it = Instance::new();
     let script = "mkdir /www; echo hello >/www/index.html; exec httpd -f -p 80 -h /www";
     it.sampan(["run", "-d", "--name", "web", "-p", "80", "busybox", "sh", "-c", script]).ok();
-    it.sampan(["run", "-d", "--name", "other", "-i", "busybox", "sh", "-c", "while read l; do echo got $l; done"]).ok();
+    it.sampan([
+        "run",
+        "-d",
+        "--name",
+        "other",
+        "-i",
+        "busybox",
+        "sh",
+        "-c",
+        "while read l; do echo got $l; done",
+    ])
+    .ok();
     let (pid, id) = (it.inspect("web", "/State/Pid"), it.inspect("web", "/Id"));
     let port = it.inspect("web", "/NetworkSettings/Ports/80~1tcp/0/HostPort");
     let url = format!("http://127.0.0.1:{}/", port.as_str().unwrap());
     let answers = || {
-        Command::new("curl").args(["-sS", "--noproxy", "*", "--max-time", "10", &url]).run().stdout.trim() == "hello"
+        Command::new("curl").args(["-sS", "--noproxy", "*", "--max-time", "10", &url]).run().stdout.trim()
+            == "hello"
     };
     wait_until("the server answers", answers);
     for _ in 0..2 {
@@ -106,16 +118,28 @@ fn logs_are_complete_across_a_crash() {
 
 fn what_ended_while_no_daemon_ran_is_known() {
     let it = Instance::new();
-    it.sampan(["run", "-d", "--name", "c1", "busybox", "sh", "-c", "trap 'exit 23' TERM; echo up; while :; do sleep 0.05; done"]).ok();
+    it.sampan([
+        "run",
+        "-d",
+        "--name",
+        "c1",
+        "busybox",
+        "sh",
+        "-c",
+        "trap 'exit 23' TERM; echo up; while :; do sleep 0.05; done",
+    ])
+    .ok();
     it.sampan(["run", "-d", "--rm", "--name", "gone", "busybox", "sleep", "1000"]).ok();
     wait_until("it runs", || it.sampan(["logs", "c1"]).ok().stdout.contains("up"));
-    let pids = ["c1", "gone"].map(|name| i32::try_from(it.inspect(name, "/State/Pid").as_i64().unwrap()).unwrap());
+    let pids =
+        ["c1", "gone"].map(|name| i32::try_from(it.inspect(name, "/State/Pid").as_i64().unwrap()).unwrap());
     it.kill_9();
     for (pid, signal) in pids.iter().zip([rustix::process::Signal::TERM, rustix::process::Signal::KILL]) {
         let pid = rustix::process::Pid::from_raw(*pid).unwrap();
         let watched = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
         rustix::process::pidfd_send_signal(&watched, signal).unwrap();
-        rustix::event::poll(&mut [rustix::event::PollFd::new(&watched, rustix::event::PollFlags::IN)], None).unwrap();
+        rustix::event::poll(&mut [rustix::event::PollFd::new(&watched, rustix::event::PollFlags::IN)], None)
+            .unwrap();
     }
     it.start();
     it.sampan(["wait", "c1"]).ok().is("23");
@@ -166,13 +190,20 @@ fn a_killed_daemon_in_a_loop_of_runs_leaves_nothing() {
 fn a_killed_daemon_in_imports_leaves_nothing() {
     let it = Instance::new();
     let file = sampan_testkit::busybox::archive().to_str().unwrap();
-    let work = |round| while it.sampan(["import", "-m", &format!("round {round}"), file, "again:1"]).code == 0 {};
-    kill_during(&it, "a_killed_daemon_in_imports_leaves_nothing", Duration::from_millis(200), work, |round| {
-        consistent(&it, round);
-        it.sampan(["import", file, "again:1"]).ok();
-        it.sampan(["run", "--rm", "--network", "none", "again:1", "/bin/echo", "whole"]).ok().is("whole");
-        it.sampan(["rmi", "again:1"]).ok();
-    });
+    let work =
+        |round| while it.sampan(["import", "-m", &format!("round {round}"), file, "again:1"]).code == 0 {};
+    kill_during(
+        &it,
+        "a_killed_daemon_in_imports_leaves_nothing",
+        Duration::from_millis(200),
+        work,
+        |round| {
+            consistent(&it, round);
+            it.sampan(["import", file, "again:1"]).ok();
+            it.sampan(["run", "--rm", "--network", "none", "again:1", "/bin/echo", "whole"]).ok().is("whole");
+            it.sampan(["rmi", "again:1"]).ok();
+        },
+    );
     assert_layers_match(&it, 1);
 }
 

@@ -14,7 +14,14 @@ impl Disk {
     fn new(size: &str) -> Disk {
         let directory = tempfile::Builder::new().prefix("sampan-it-disk-").tempdir().unwrap();
         let options = std::ffi::CString::new(format!("size={size},mode=0711")).unwrap();
-        rustix::mount::mount("sampan-it", directory.path(), "tmpfs", rustix::mount::MountFlags::empty(), options.as_c_str()).unwrap();
+        rustix::mount::mount(
+            "sampan-it",
+            directory.path(),
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            options.as_c_str(),
+        )
+        .unwrap();
         Disk(directory)
     }
 
@@ -76,7 +83,8 @@ fn an_import_on_a_full_disk_fails_clearly_and_leaves_a_usable_store() {
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
     header.set_size(40 << 20);
-    let noise: Vec<u8> = (0..10_u32 << 20).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let noise: Vec<u8> =
+        (0..10_u32 << 20).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     tar.append_data(&mut header, "big", noise.as_slice()).unwrap();
     tar.finish().unwrap();
     let failed = it.sampan(["import", file.to_str().unwrap(), "big:1"]);

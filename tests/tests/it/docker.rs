@@ -99,7 +99,8 @@ fn logs_are_kept_and_followed_until_the_end() {
     let first = stamped.stdout.lines().next().unwrap();
     assert!(first.starts_with("20") && first.ends_with("Z line 1"), "{first}");
 
-    it.docker(["run", "-d", "--name", "f1", "busybox", "sh", "-c", "echo first; read x </tmp/go; echo last"]).ok();
+    it.docker(["run", "-d", "--name", "f1", "busybox", "sh", "-c", "echo first; read x </tmp/go; echo last"])
+        .ok();
     it.docker(["rm", "-f", "f1"]).ok();
     let waits = "mkfifo /tmp/go; echo first; read x </tmp/go; echo last";
     it.docker(["run", "-d", "--name", "g1", "busybox", "sh", "-c", waits]).ok();
@@ -121,7 +122,9 @@ fn exec_runs_in_a_running_container() {
     it.docker_command(["exec", "-i", "c1", "cat"]).input("in").run().ok().is("in");
     it.docker(["exec", "c1", "no-such-program"]).code(127).says("no-such-program");
     it.docker(["exec", "-d", "c1", "touch", "/tmp/made"]).ok();
-    wait_until("the detached exec has run", || it.docker(["exec", "c1", "test", "-e", "/tmp/made"]).code == 0);
+    wait_until("the detached exec has run", || {
+        it.docker(["exec", "c1", "test", "-e", "/tmp/made"]).code == 0
+    });
     it.docker(["stop", "-t", "0", "c1"]).ok();
     it.docker(["exec", "c1", "true"]).code(1).complains("is not running");
 }
@@ -169,7 +172,8 @@ fn containers_are_renamed_stopped_restarted_and_waited_for() {
 
 fn events_tell_what_happens() {
     let it = Instance::new();
-    let events = it.docker_command(["events", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"]).start();
+    let events =
+        it.docker_command(["events", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"]).start();
     // Events are told from the subscription on: containers come and go until one is seen.
     wait_until("events come", || {
         it.docker(["run", "--rm", "--name", "probe", "busybox", "true"]).ok();
@@ -181,7 +185,10 @@ fn events_tell_what_happens() {
     let mut at = 0;
     for action in ["create", "start", "die", "destroy"] {
         let line = format!("container {action} seen");
-        at = told[at..].find(&line).map(|i| at + i).unwrap_or_else(|| panic!("no `{line}` (in this order) in\n{told}"));
+        at = told[at..]
+            .find(&line)
+            .map(|i| at + i)
+            .unwrap_or_else(|| panic!("no `{line}` (in this order) in\n{told}"));
     }
 }
 
@@ -201,9 +208,20 @@ fn volumes_live_on_their_own() {
     it.docker(["volume", "inspect", "data"]).code(1).complains("data");
 
     // A new volume takes over what the image has there, with its owner.
-    it.docker(["run", "--name", "m1", "busybox", "sh", "-c", "mkdir /srv; echo from image >/srv/f; chown 33:33 /srv"]).ok();
+    it.docker([
+        "run",
+        "--name",
+        "m1",
+        "busybox",
+        "sh",
+        "-c",
+        "mkdir /srv; echo from image >/srv/f; chown 33:33 /srv",
+    ])
+    .ok();
     it.docker(["commit", "m1", "withdata"]).ok();
-    it.docker(["run", "--rm", "-v", "copied:/srv", "withdata", "sh", "-c", "cat /srv/f; stat -c %u /srv"]).ok().is("from image\n33");
+    it.docker(["run", "--rm", "-v", "copied:/srv", "withdata", "sh", "-c", "cat /srv/f; stat -c %u /srv"])
+        .ok()
+        .is("from image\n33");
     it.docker(["rm", "m1"]).ok();
     it.docker(["volume", "rm", "copied"]).ok();
 
@@ -230,12 +248,23 @@ fn bind_mounts_and_tmpfs_show_up_inside() {
     std::fs::create_dir(&here).unwrap();
     std::fs::write(here.join("f"), "from the host\n").unwrap();
     let here = here.to_str().unwrap();
-    it.docker(["run", "--rm", "-v", &format!("{here}:/b"), "busybox", "sh", "-c", "cat /b/f; echo back >/b/g"])
-        .ok()
-        .is("from the host");
+    it.docker([
+        "run",
+        "--rm",
+        "-v",
+        &format!("{here}:/b"),
+        "busybox",
+        "sh",
+        "-c",
+        "cat /b/f; echo back >/b/g",
+    ])
+    .ok()
+    .is("from the host");
     assert_eq!(std::fs::read_to_string(format!("{here}/g")).unwrap(), "back\n");
     let mount = format!("type=bind,source={here},target=/b,readonly");
     it.docker(["run", "--rm", "--mount", &mount, "busybox", "touch", "/b/x"]).code(1).complains("Read-only");
-    it.docker(["run", "--rm", "--tmpfs", "/t:size=1m", "busybox", "sh", "-c", "mount | grep ' /t '"]).ok().says("tmpfs");
+    it.docker(["run", "--rm", "--tmpfs", "/t:size=1m", "busybox", "sh", "-c", "mount | grep ' /t '"])
+        .ok()
+        .says("tmpfs");
     it.docker(["run", "--rm", "--read-only", "busybox", "touch", "/x"]).code(1).complains("Read-only");
 }

@@ -18,10 +18,14 @@ fn a_container_becomes_an_image() {
     let mut lines: Vec<_> = diff.stdout.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["A /new", "C /etc", "C /etc/passwd", "D /etc/group"]);
-    let id = it.docker(["commit", "-m", "a note", "-c", "ENV X=y", "-c", "CMD [\"cat\", \"/new\"]", "c1", "made:1"]).ok();
+    let id = it
+        .docker(["commit", "-m", "a note", "-c", "ENV X=y", "-c", "CMD [\"cat\", \"/new\"]", "c1", "made:1"])
+        .ok();
     assert!(id.text().starts_with("sha256:"), "{id}");
     it.docker(["run", "--rm", "made:1"]).ok().is("new");
-    it.docker(["run", "--rm", "made:1", "sh", "-c", "echo $X; test -e /etc/group || echo gone"]).ok().is("y\ngone");
+    it.docker(["run", "--rm", "made:1", "sh", "-c", "echo $X; test -e /etc/group || echo gone"])
+        .ok()
+        .is("y\ngone");
     let history = it.docker(["history", "--format", "{{.Comment}}", "made:1"]).ok();
     assert!(history.stdout.starts_with("a note\n"), "{history}");
     assert_eq!(history.stdout.lines().count(), 2, "{history}");
@@ -63,11 +67,22 @@ fn save_and_load_round_trip() {
 
 fn import_and_export_round_trip() {
     let it = Instance::new();
-    it.docker(["run", "--name", "c1", "busybox", "sh", "-c", "echo x >/made; ln /made /hard; ln -s made /soft"]).ok();
+    it.docker([
+        "run",
+        "--name",
+        "c1",
+        "busybox",
+        "sh",
+        "-c",
+        "echo x >/made; ln /made /hard; ln -s made /soft",
+    ])
+    .ok();
     let file = it.scratch().join("exported.tar");
     let file = file.to_str().unwrap();
     it.docker(["export", "-o", file, "c1"]).ok();
-    it.docker(["import", "-c", "CMD [\"cat\", \"/soft\"]", "-m", "flat", file, "flat:1"]).ok().says("sha256:");
+    it.docker(["import", "-c", "CMD [\"cat\", \"/soft\"]", "-m", "flat", file, "flat:1"])
+        .ok()
+        .says("sha256:");
     it.docker(["run", "--rm", "flat:1"]).ok().is("x");
     it.docker(["run", "--rm", "flat:1", "stat", "-c", "%h", "/made"]).ok().is("2");
     let inspected = it.docker(["inspect", "flat:1"]).ok().json();
@@ -96,7 +111,8 @@ fn the_classic_builder_of_docker_builds() {
     assert_eq!(again.stdout.matches("Using cache").count(), 4, "{again}");
     let quiet = it.docker(["build", "-q", "--build-arg", "WHO=world", context]).ok();
     assert!(quiet.text().starts_with("sha256:") && quiet.stdout.lines().count() == 1, "{quiet}");
-    let bare = it.docker_command(["build", "-t", "piped", "-"]).input("FROM busybox\nRUN echo piped\n").run().ok();
+    let bare =
+        it.docker_command(["build", "-t", "piped", "-"]).input("FROM busybox\nRUN echo piped\n").run().ok();
     assert!(bare.stdout.contains("piped\n"), "{bare}");
     let failing = it.docker_command(["build", "-"]).input("FROM busybox\nRUN exit 9\n").run();
     failing.code(9).complains("returned a non-zero code: 9");

@@ -24,12 +24,16 @@ fn used(it: &Instance, name: &str) -> f64 {
 
 fn a_cpu_limit_holds_a_busy_loop() {
     let it = Instance::new();
-    it.sampan(["run", "-d", "--name", "c1", "--cpus", "0.2", "busybox", "sh", "-c", "while :; do :; done"]).ok();
+    it.sampan(["run", "-d", "--name", "c1", "--cpus", "0.2", "busybox", "sh", "-c", "while :; do :; done"])
+        .ok();
     let id = it.inspect("c1", "/Id");
     let id = id.as_str().unwrap();
     let v1 = format!("/sys/fs/cgroup/cpu/sampan/{id}");
     if let Ok(quota) = std::fs::read_to_string(format!("{v1}/cpu.cfs_quota_us")) {
-        assert_eq!((quota.trim(), std::fs::read_to_string(format!("{v1}/cpu.cfs_period_us")).unwrap().trim()), ("20000", "100000"));
+        assert_eq!(
+            (quota.trim(), std::fs::read_to_string(format!("{v1}/cpu.cfs_period_us")).unwrap().trim()),
+            ("20000", "100000")
+        );
     } else {
         let max = std::fs::read_to_string(format!("/sys/fs/cgroup/sampan/{id}/cpu.max")).unwrap();
         assert_eq!(max.trim(), "20000 100000");
@@ -43,7 +47,20 @@ fn a_cpu_limit_holds_a_busy_loop() {
 fn a_memory_limit_kills_and_says_so() {
     let it = Instance::new();
     let eats = "x=0123456789abcdef; while :; do x=$x$x; done";
-    it.sampan(["run", "--name", "c1", "--memory", "64m", "--memory-swap", "64m", "busybox", "sh", "-c", eats]).code(137);
+    it.sampan([
+        "run",
+        "--name",
+        "c1",
+        "--memory",
+        "64m",
+        "--memory-swap",
+        "64m",
+        "busybox",
+        "sh",
+        "-c",
+        eats,
+    ])
+    .code(137);
     assert_eq!(it.inspect("c1", "/State/OOMKilled"), true);
     assert_eq!(it.inspect("c1", "/State/ExitCode"), 137);
     assert_eq!(it.inspect("c1", "/HostConfig/Memory"), 64 << 20);

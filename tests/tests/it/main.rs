@@ -77,7 +77,11 @@ fn main() {
     }));
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    let missing = if rustix::process::geteuid().is_root() { sampan_testkit::busybox::missing() } else { Some("not root") };
+    let missing = if rustix::process::geteuid().is_root() {
+        sampan_testkit::busybox::missing()
+    } else {
+        Some("not root")
+    };
     let modules: [(&str, &[Case]); 11] = [
         ("bad_input", bad_input::CASES),
         ("build", build::CASES),

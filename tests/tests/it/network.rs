@@ -59,7 +59,9 @@ fn a_published_tcp_port_answers_on_every_address_of_the_host() {
     it.sampan(["run", "--rm", "busybox", "wget", "-q", "-O", "-", &url]).ok().is("hello");
     it.sampan(["exec", "c1", "wget", "-q", "-O", "-", &url]).ok().is("hello");
     it.sampan(["rm", "-f", "c1"]).ok();
-    let gone = Command::new("curl").args(["-sS", "--noproxy", "*", "--max-time", "10", &format!("http://127.0.0.1:{port}/")]).run();
+    let gone = Command::new("curl")
+        .args(["-sS", "--noproxy", "*", "--max-time", "10", &format!("http://127.0.0.1:{port}/")])
+        .run();
     assert_ne!(gone.code, 0, "{gone}");
 
     // One that is published on 127.0.0.1 only is not there for others.
@@ -103,7 +105,17 @@ fn a_published_udp_port_answers() {
 
 fn containers_reach_each_other_and_the_host() {
     let it = Instance::new();
-    it.sampan(["run", "-d", "--name", "a1", "busybox", "sh", "-c", "echo neighbour >/index.html; exec httpd -f -p 80 -h /"]).ok();
+    it.sampan([
+        "run",
+        "-d",
+        "--name",
+        "a1",
+        "busybox",
+        "sh",
+        "-c",
+        "echo neighbour >/index.html; exec httpd -f -p 80 -h /",
+    ])
+    .ok();
     let address = it.inspect("a1", "/NetworkSettings/IPAddress");
     let address = address.as_str().unwrap();
     let url = format!("http://{address}/");
@@ -112,7 +124,10 @@ fn containers_reach_each_other_and_the_host() {
     it.sampan(["run", "--rm", "busybox", "ping", "-c", "1", "-W", "10", &it.gateway()]).ok();
     let addresses = it.sampan(["run", "--rm", "busybox", "ip", "-o", "-4", "addr", "show", "eth0"]).ok();
     let prefix = it.gateway().trim_end_matches(".1").to_owned();
-    assert!(addresses.stdout.contains(&format!("inet {prefix}.")) && addresses.stdout.contains("/24"), "{addresses}");
+    assert!(
+        addresses.stdout.contains(&format!("inet {prefix}.")) && addresses.stdout.contains("/24"),
+        "{addresses}"
+    );
     assert!(!addresses.stdout.contains(&format!("{address}/")), "an address is given twice: {addresses}");
 }
 
@@ -121,17 +136,26 @@ fn network_modes_are_what_they_say() {
     let links = it.sampan(["run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net"]).ok();
     assert!(!links.stdout.contains("eth0") && links.stdout.contains("lo"), "{links}");
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-    let host = it.sampan(["run", "--rm", "--network", "host", "busybox", "readlink", "/proc/self/ns/net"]).ok();
+    let host =
+        it.sampan(["run", "--rm", "--network", "host", "busybox", "readlink", "/proc/self/ns/net"]).ok();
     assert_eq!(host.text(), own.to_str().unwrap());
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     it.sampan(["run", "--rm", "--network", "host", "busybox", "hostname"]).ok().is(name.trim());
     it.sampan(["run", "-d", "--name", "a1", "busybox", "sleep", "1000"]).ok();
     let theirs = it.sampan(["exec", "a1", "readlink", "/proc/self/ns/net"]).ok();
     assert_ne!(theirs.text(), own.to_str().unwrap());
-    let joined = it.sampan(["run", "--rm", "--network", "container:a1", "busybox", "readlink", "/proc/self/ns/net"]).ok();
+    let joined = it
+        .sampan(["run", "--rm", "--network", "container:a1", "busybox", "readlink", "/proc/self/ns/net"])
+        .ok();
     assert_eq!(joined.text(), theirs.text());
-    it.sampan(["run", "--rm", "--network", "container:a1", "busybox", "hostname"]).ok().is(&it.sampan(["exec", "a1", "hostname"]).ok().text().to_owned());
-    it.sampan(["run", "--rm", "--network", "container:nobody", "busybox", "true"]).code(125).complains("nobody");
+    it.sampan(["run", "--rm", "--network", "container:a1", "busybox", "hostname"]).ok().is(&it
+        .sampan(["exec", "a1", "hostname"])
+        .ok()
+        .text()
+        .to_owned());
+    it.sampan(["run", "--rm", "--network", "container:nobody", "busybox", "true"])
+        .code(125)
+        .complains("nobody");
 }
 
 fn names_and_resolvers_are_set_up() {
@@ -147,8 +171,23 @@ fn names_and_resolvers_are_set_up() {
     assert!(has([address.as_str().unwrap(), short]), "{hosts}");
     assert!(has(["10.9.8.7", "other"]) && has(["127.0.0.1", "localhost"]), "{hosts}");
     it.sampan(["run", "--rm", "--hostname", "named", "busybox", "hostname"]).ok().is("named");
-    let resolv = it.sampan(["run", "--rm", "--dns", "10.1.2.3", "--dns-search", "example.org", "busybox", "cat", "/etc/resolv.conf"]).ok();
-    assert!(resolv.stdout.contains("nameserver 10.1.2.3") && resolv.stdout.contains("search example.org"), "{resolv}");
+    let resolv = it
+        .sampan([
+            "run",
+            "--rm",
+            "--dns",
+            "10.1.2.3",
+            "--dns-search",
+            "example.org",
+            "busybox",
+            "cat",
+            "/etc/resolv.conf",
+        ])
+        .ok();
+    assert!(
+        resolv.stdout.contains("nameserver 10.1.2.3") && resolv.stdout.contains("search example.org"),
+        "{resolv}"
+    );
     it.sampan(["run", "--rm", "busybox", "cat", "/etc/resolv.conf"]).ok().says("nameserver ");
     // They can be written to, and that is no change of the image.
     it.sampan(["exec", "c1", "sh", "-c", "echo 10.0.0.1 more >>/etc/hosts"]).ok();
@@ -185,6 +224,7 @@ fn outgoing_packets_have_the_hosts_address() {
     let prefix = it.gateway().trim_end_matches('1').to_owned();
     assert!(peer.ip().to_string().starts_with(&prefix) || peer.ip().to_string() == address, "{peer}");
     let rules = Command::new("nft").args(["list", "table", "ip", it.table()]).run();
-    let rules = if rules.code == 0 { rules } else { Command::new("nft").args(["list", "ruleset"]).run().ok() };
+    let rules =
+        if rules.code == 0 { rules } else { Command::new("nft").args(["list", "ruleset"]).run().ok() };
     rules.says("masquerade");
 }

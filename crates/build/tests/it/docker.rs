@@ -98,9 +98,7 @@ const CASES: &[&str] = &[
     "COPY 's p' /x",
     "COPY s\\ p /x",
     "ENV N=a\nCOPY $N ${none:-b} /x/\nADD ${N} /y",
-    "ENV U=12 W=/w/d\nUSER $U\nWORKDIR $W/e\nWORKDIR \"f g\"",
     "VOLUME $none/x \"/a b\"",
-    "RUN echo \"$HOME\" '$X' \\$Y `echo z` > /o",
     "RUN   echo   spaced    >   /o",
     "RUN echo 'a\tb' > /o # not a comment",
     "CMD [ \"a\", 'b' ]",
@@ -120,11 +118,8 @@ const CASES: &[&str] = &[
     "ARG A=\"b c\" \nRUN echo $A > /o\nARG A=d\nRUN echo $A > /p",
     "ARG A\nENV A=${A:-x}\nRUN echo $A > /o",
     "COPY --from=busybox bin/busybox /bb\nCOPY --from=busybox /etc /etc2\nCOPY --from=busybox /etc/pass* /p/",
-    "COPY --from=busybox /link /l\nCOPY --from=busybox --chown=web /tmp /t2",
-    "FROM busybox AS s\nRUN mkdir -p /o/p && ln -s p /o/q && touch /o/p/f && chmod 700 /o && chown 3:4 /o/p/f\nFROM busybox\nCOPY --from=s --chown=0 /o /o\nCOPY --from=s --chown=0 /o/q /q\nCOPY --from=s --chown=0 /o/* /r/",
     "ADD . /x/\nADD d /x\nADD e /x/e2",
     "ADD in.tar d a /x/",
-    "ADD --chown=web in.tar /x/",
     "WORKDIR /w\nADD in.tar .",
     "COPY a /x/../y\nCOPY b ../z\nCOPY b ./",
     "COPY a/ /x",
@@ -144,13 +139,11 @@ const CASES: &[&str] = &[
     "COPY [\"a\", \"b\", \"/x/\"]",
     "STOPSIGNAL SIGRTMIN+3",
     "STOPSIGNAL term",
-    "HEALTHCHECK --interval=0s --timeout=100ms CMD a b",
     "HEALTHCHECK --retries=-1 CMD a",
     "HEALTHCHECK NONE x",
     "HEALTHCHECK FOO",
     "SHELL [\"/bin/sh\"]\nRUN x\nCMD y",
     "SHELL /bin/sh -c",
-    "USER web\nWORKDIR /nw\nUSER root",
     "ONBUILD ENV A=1\nONBUILD RUN a && b",
     "ONBUILD ONBUILD RUN x",
     "MAINTAINER",
@@ -184,6 +177,23 @@ const CASES: &[&str] = &[
     "USER",
     "ARG",
     "LABEL x",
+];
+
+/// Where we follow BuildKit, or answer better; not compared.
+const DIFFERENT: &[(&str, &str)] = &[
+    ("ENV U=12 W=/w/d\nUSER $U\nWORKDIR $W/e\nWORKDIR \"f g\"", "BuildKit: a work directory is its user's"),
+    ("USER web\nWORKDIR /nw\nUSER root", "the same"),
+    ("RUN echo \"$HOME\" '$X' \\$Y `echo z` > /o", "HOME is the runner's business"),
+    (
+        "COPY --from=busybox /link /l\nCOPY --from=busybox --chown=web /tmp /t2",
+        "BuildKit: a new directory has the mode of its source",
+    ),
+    (
+        "FROM busybox AS s\nRUN mkdir -p /o/p && ln -s p /o/q && touch /o/p/f && chmod 700 /o && chown 3:4 /o/p/f\nFROM busybox\nCOPY --from=s --chown=0 /o /o\nCOPY --from=s --chown=0 /o/q /q\nCOPY --from=s --chown=0 /o/* /r/",
+        "the same",
+    ),
+    ("ADD --chown=web in.tar /x/", "BuildKit: the directory made for an archive has the owner"),
+    ("HEALTHCHECK --interval=0s --timeout=100ms CMD a b", "0 is the default, as in BuildKit"),
 ];
 
 #[test]
@@ -244,7 +254,8 @@ fn builds_are_dockers() {
             }
         }
     }
-    println!("{different} of {} differ", CASES.len());
+    println!("{} cases, {different} differ; {} differ on purpose", CASES.len(), DIFFERENT.len());
+    assert_eq!(different, 0);
 }
 
 /// Configuration and history, without times and hashes.
@@ -260,6 +271,15 @@ fn describe(image: &Image) -> String {
         .filter(|h| !h.created_by.is_empty())
     {
         let mut by = step.created_by.clone();
+        // Docker 20.10 forgets the blank after the owner.
+        if let Some(at) = by.find("--chown=") {
+            by = by
+                .replace("file:", " file:")
+                .replace("dir:", " dir:")
+                .replace("multi:", " multi:")
+                .replace("  ", " ");
+            by.insert(at, ' ');
+        }
         for kind in ["file:", "dir:", "multi:"] {
             if let Some(at) = by.find(kind) {
                 by.replace_range(at + kind.len()..at + kind.len() + 64, "…");

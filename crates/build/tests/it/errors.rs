@@ -154,3 +154,58 @@ fn a_full_disk_in_a_build_is_told_and_leaves_nothing() {
     rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
     result.unwrap();
 }
+
+/// The child of the crash test: builds, each time something new, until it is killed.
+#[test]
+#[ignore = "run by the crash test"]
+fn crash_child() {
+    let root = std::path::PathBuf::from(std::env::var("SAMPAN_CRASH_ROOT").unwrap());
+    let store = sampan_image::Store::open(&root).unwrap();
+    let runner = crate::support::Chroot::default();
+    for round in 0.. {
+        let dockerfile = format!(
+            "FROM busybox AS a\nRUN echo {round} > /r\nFROM busybox\nCOPY --from=a /r /r\nCOPY f /f{round}\nRUN rm /f{round}\nENV R={round}"
+        );
+        let tar = crate::support::tar(&[("Dockerfile", &dockerfile), ("f", &"f".repeat(200_000))], 1);
+        let context = sampan_build::Context::from_tar(&mut &*tar, &std::env::temp_dir()).unwrap();
+        let options = BuildOptions { names: vec!["built".parse().unwrap()], ..Default::default() };
+        sampan_build::build(&store, &context, &options, &runner, &mut |_| {}).unwrap();
+    }
+}
+
+#[test]
+fn a_killed_build_leaves_a_store_that_is_whole() {
+    let mut test = Test::new();
+    let root = test.dir.path().join("root");
+    let mut built = 0;
+    for round in 0..12u64 {
+        test.store = None;
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "errors::crash_child"])
+            .env("SAMPAN_CRASH_ROOT", &root)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Different each time, so that the kill hits different steps.
+        std::thread::sleep(std::time::Duration::from_millis(60 + round * 47 % 300));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        test.store = Some(sampan_image::Store::open(&root).unwrap());
+        test.check_nothing_half_made();
+        for image in test.store().list().unwrap() {
+            let lease = test.store().lease();
+            let view = test.store().view(image.chain_id(), &lease).unwrap();
+            assert!(view.rootfs().join("bin/busybox").exists());
+            if let Some(r) = image.config.config.env.iter().find_map(|e| e.strip_prefix("R=")) {
+                built += 1;
+                assert_eq!(std::fs::read_to_string(view.rootfs().join("r")).unwrap().trim(), r);
+                assert!(!view.rootfs().join(format!("f{r}")).exists());
+            }
+        }
+        // And it builds on.
+        let dockerfile = format!("FROM busybox\nRUN echo {round} > /next");
+        test.build(&dockerfile, &[]);
+    }
+    assert!(built > 0, "the child came as far as making images");
+}

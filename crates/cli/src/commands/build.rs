@@ -119,9 +119,11 @@ fn context(command: &Build) -> Result<(Upload, String)> {
     }
     // As docker: a Dockerfile is looked for from where one is, not from the context.
     let dockerfile = given.map_or_else(|| directory.join("Dockerfile"), PathBuf::from);
-    let missing = || format!("unable to prepare context: cannot open the Dockerfile `{}`", dockerfile.display());
+    let missing =
+        || format!("unable to prepare context: cannot open the Dockerfile `{}`", dockerfile.display());
     let real = dockerfile.canonicalize().with_context(missing)?;
-    let root = directory.canonicalize().with_context(|| format!("cannot open the context `{}`", command.context))?;
+    let root =
+        directory.canonicalize().with_context(|| format!("cannot open the context `{}`", command.context))?;
     match real.strip_prefix(&root) {
         Ok(inside) => {
             let name = inside.to_str().context("the Dockerfile's name is not UTF-8")?.to_owned();
@@ -138,7 +140,9 @@ fn context(command: &Build) -> Result<(Upload, String)> {
 fn from_input(file: Option<&str>) -> Result<(Upload, String)> {
     let mut start = Vec::new();
     io::stdin().take(512).read_to_end(&mut start)?;
-    let packed = [&b"\x1f\x8b"[..], b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"].iter().any(|magic| start.starts_with(magic));
+    let packed = [&b"\x1f\x8b"[..], b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"]
+        .iter()
+        .any(|magic| start.starts_with(magic));
     let is_tar = packed || start.get(257..262) == Some(b"ustar");
     let mut input = io::Cursor::new(start).chain(io::stdin());
     if is_tar {
@@ -187,7 +191,9 @@ fn ignore_file(directory: &Path, dockerfile: Option<&str>) -> Result<Ignore> {
     let own = dockerfile.map(|name| directory.join(format!("{name}.dockerignore")));
     for path in own.into_iter().chain([directory.join(".dockerignore")]) {
         match std::fs::read_to_string(&path) {
-            Ok(text) => return Ignore::parse(&text).with_context(|| format!("cannot read `{}`", path.display())),
+            Ok(text) => {
+                return Ignore::parse(&text).with_context(|| format!("cannot read `{}`", path.display()));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         }
@@ -226,7 +232,10 @@ fn append_directory<W: Write>(
             tar.append_path_with_name(&path, &name)?;
         } else {
             // Sockets and pipes mean nothing in an image; docker leaves them out, too.
-            tell(format_args!("left out of the context: `{}` is neither file, directory nor link", name.display()));
+            tell(format_args!(
+                "left out of the context: `{}` is neither file, directory nor link",
+                name.display()
+            ));
         }
     }
     Ok(())

@@ -8,7 +8,9 @@ use clap::{Args, Subcommand};
 use http::Method;
 use http_body_util::BodyExt;
 use sampan_docker_api::IdAnswer;
-use sampan_docker_api::container::{ChangeRow, ContainerInspect, ContainerSummary, ContainersPruned, TopAnswer, WaitAnswer};
+use sampan_docker_api::container::{
+    ChangeRow, ContainerInspect, ContainerSummary, ContainersPruned, TopAnswer, WaitAnswer,
+};
 use sampan_docker_api::detach;
 use sampan_docker_api::network::PortSummary;
 use sampan_docker_api::stream::{Demultiplexer, STDERR};
@@ -129,7 +131,9 @@ pub(crate) struct List {
 pub(crate) fn filters(list: &[String]) -> Result<String> {
     let mut map = std::collections::BTreeMap::<String, Vec<String>>::new();
     for filter in list {
-        let Some((key, value)) = filter.split_once('=') else { bail!("invalid filter `{filter}`: expected KEY=VALUE") };
+        let Some((key, value)) = filter.split_once('=') else {
+            bail!("invalid filter `{filter}`: expected KEY=VALUE")
+        };
         map.entry(key.to_owned()).or_default().push(value.to_owned());
     }
     Ok(if map.is_empty() { String::new() } else { serde_json::to_string(&map)? })
@@ -142,7 +146,8 @@ pub(crate) async fn list(client: &Client, command: List) -> Result<ExitCode> {
         ("limit", &limit),
         ("filters", &filters(&command.filter)?),
     ];
-    let containers: Vec<ContainerSummary> = client.get(&format!("/containers/json{}", query(&parameters))).await?;
+    let containers: Vec<ContainerSummary> =
+        client.get(&format!("/containers/json{}", query(&parameters))).await?;
     if command.format == "json" {
         for container in &containers {
             say(serde_json::to_string(container)?)?;
@@ -420,7 +425,9 @@ pub(crate) async fn attach(client: &Client, command: Attach) -> Result<ExitCode>
     let path = container_path(&inspect.id, "wait?condition=next-exit");
     let wait = client.request(Method::POST, &path, full(""), "application/json").await?;
     let input = !command.no_stdin && inspect.config.open_stdin;
-    if attach_to_running(client, &inspect, input, &command.detach_keys, command.signal_proxy).await? == Ended::Detached {
+    if attach_to_running(client, &inspect, input, &command.detach_keys, command.signal_proxy).await?
+        == Ended::Detached
+    {
         return Ok(ExitCode::SUCCESS);
     }
     let answer: WaitAnswer = serde_json::from_slice(&wait.into_body().collect().await?.to_bytes())?;
@@ -428,7 +435,13 @@ pub(crate) async fn attach(client: &Client, command: Attach) -> Result<ExitCode>
 }
 
 /// Attaches to a container that is then started.
-async fn attach_to(client: &Client, name: &str, input: bool, keys: &str, signal_proxy: bool) -> Result<Ended> {
+async fn attach_to(
+    client: &Client,
+    name: &str,
+    input: bool,
+    keys: &str,
+    signal_proxy: bool,
+) -> Result<Ended> {
     let inspect: ContainerInspect = client.get(&container_path(name, "json")).await?;
     let stream = open_stream(client, &inspect, input).await?;
     let raw = enter_raw(&inspect, input)?;
@@ -476,7 +489,8 @@ async fn carry(
         pass_signals(client.clone(), inspect.id.clone());
     }
     let detach_keys = detach::parse_keys(keys).map_err(anyhow::Error::msg)?;
-    let ended = attached::carry(stream, Attachment { terminal: inspect.config.tty, input, detach_keys }).await;
+    let ended =
+        attached::carry(stream, Attachment { terminal: inspect.config.tty, input, detach_keys }).await;
     drop(raw);
     ended
 }

@@ -71,7 +71,8 @@ pub(crate) async fn exec(client: &Client, command: Exec) -> Result<ExitCode> {
         ..ExecCreate::default()
     };
     let id = client.post_json::<IdAnswer>(&container_path(container, "exec"), &request).await?.id;
-    let size = terminal::size().filter(|_| command.tty).map(|(rows, columns)| [u32::from(rows), u32::from(columns)]);
+    let size =
+        terminal::size().filter(|_| command.tty).map(|(rows, columns)| [u32::from(rows), u32::from(columns)]);
     let start = ExecStart { detach: command.detach, tty: command.tty, console_size: size };
     let path = format!("/exec/{id}/start");
     if command.detach {

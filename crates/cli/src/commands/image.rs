@@ -92,7 +92,8 @@ pub(crate) async fn list(client: &Client, command: List) -> Result<ExitCode> {
     if !command.name.is_empty() {
         wanted.push(format!("reference={}", command.name));
     }
-    let images: Vec<ImageSummary> = client.get(&format!("/images/json{}", query(&[("filters", &filters(&wanted)?)]))).await?;
+    let images: Vec<ImageSummary> =
+        client.get(&format!("/images/json{}", query(&[("filters", &filters(&wanted)?)]))).await?;
     let id = |i: &ImageSummary| if command.no_trunc { i.id.clone() } else { short(&i.id).to_owned() };
     let mut rows = Vec::new();
     for image in &images {
@@ -230,7 +231,8 @@ fn input(file: &str) -> Result<Box<dyn Read + Send>> {
 pub(crate) async fn import(client: &Client, command: Import) -> Result<ExitCode> {
     let mut source = input(&command.file)?;
     let (repository, tag) = split_tag(&command.image);
-    let message = if command.message.is_empty() { format!("Imported from {}", command.file) } else { command.message };
+    let message =
+        if command.message.is_empty() { format!("Imported from {}", command.file) } else { command.message };
     let mut path = format!(
         "/images/create{}",
         query(&[("fromSrc", "-"), ("repo", repository), ("tag", tag), ("message", &message)])
@@ -295,7 +297,9 @@ pub(crate) async fn write_archive(answer: Response<Incoming>, file: Option<&str>
                 return Err(error.context(format!("cannot write `{path}`")));
             }
         }
-        None if std::io::stdout().is_terminal() => bail!("standard output is a terminal: use -o or pipe it on"),
+        None if std::io::stdout().is_terminal() => {
+            bail!("standard output is a terminal: use -o or pipe it on")
+        }
         None => print_body(answer, std::io::stdout().lock()).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -313,7 +317,11 @@ pub(crate) struct Prune {
 }
 
 async fn prune(client: &Client, command: Prune) -> Result<ExitCode> {
-    let what = if command.all { "This removes all images that no container uses." } else { "This removes all images without a name." };
+    let what = if command.all {
+        "This removes all images that no container uses."
+    } else {
+        "This removes all images without a name."
+    };
     if !command.force && !confirm(what)? {
         return Ok(ExitCode::SUCCESS);
     }

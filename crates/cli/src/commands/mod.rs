@@ -65,7 +65,10 @@ pub(crate) fn tell(text: impl std::fmt::Display) {
 }
 
 /// Does something to each of the names; each is tried, and what failed is said, with exit code 1 at the end.
-pub(crate) async fn for_each<F: AsyncFnMut(&str) -> Result<()>>(names: &[String], mut act: F) -> Result<ExitCode> {
+pub(crate) async fn for_each<F: AsyncFnMut(&str) -> Result<()>>(
+    names: &[String],
+    mut act: F,
+) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for name in names {
         if let Err(error) = act(name).await {
@@ -76,7 +79,10 @@ pub(crate) async fn for_each<F: AsyncFnMut(&str) -> Result<()>>(names: &[String]
 }
 
 /// Shows the lines that an import, a load or a build answers with; the last result, or the error it ended with.
-pub(crate) async fn show_progress(response: Response<Incoming>, mut show: impl FnMut(&Progress) -> Result<()>) -> Result<()> {
+pub(crate) async fn show_progress(
+    response: Response<Incoming>,
+    mut show: impl FnMut(&Progress) -> Result<()>,
+) -> Result<()> {
     let mut body = response.into_body();
     let mut rest: Vec<u8> = Vec::new();
     loop {
@@ -173,7 +179,8 @@ pub(crate) fn parse_size(text: &str) -> Result<i64, String> {
         _ => (lower, 1),
     };
     // -1 stands for no limit.
-    let number: f64 = digits.parse().map_err(|_| format!("`{text}` is not a size: use a number and b, k, m or g"))?;
+    let number: f64 =
+        digits.parse().map_err(|_| format!("`{text}` is not a size: use a number and b, k, m or g"))?;
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
     let bytes = (number * factor as f64) as i64;
     if bytes < -1 { Err(format!("`{text}` is not a size")) } else { Ok(bytes) }
@@ -185,7 +192,9 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        for (text, bytes) in [("64m", 64 << 20), ("1g", 1 << 30), ("512", 512), ("1.5k", 1536), ("2GB", 2 << 30), ("-1", -1)] {
+        for (text, bytes) in
+            [("64m", 64 << 20), ("1g", 1 << 30), ("512", 512), ("1.5k", 1536), ("2GB", 2 << 30), ("-1", -1)]
+        {
             assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
         }
         for bad in ["", "m", "x", "1q", "-5"] {

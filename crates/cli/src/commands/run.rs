@@ -10,7 +10,9 @@ use http_body_util::BodyExt;
 use sampan_docker_api::Empty;
 use sampan_docker_api::container::{ContainerConfig, CreateAnswer, CreateRequest, WaitAnswer};
 use sampan_docker_api::detach;
-use sampan_docker_api::host_config::{DeviceMapping, HostConfig, LogConfig, Mount, RestartPolicy, TmpfsOptions, Ulimit};
+use sampan_docker_api::host_config::{
+    DeviceMapping, HostConfig, LogConfig, Mount, RestartPolicy, TmpfsOptions, Ulimit,
+};
 use sampan_docker_api::network::PortBinding;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -81,7 +83,13 @@ pub(crate) struct Options {
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     label: Vec<String>,
     /// Network: bridge, host, none or container:NAME
-    #[arg(long, visible_alias = "net", default_value = "default", hide_default_value = true, value_name = "MODE")]
+    #[arg(
+        long,
+        visible_alias = "net",
+        default_value = "default",
+        hide_default_value = true,
+        value_name = "MODE"
+    )]
     network: String,
     /// Use a name server
     #[arg(long, value_name = "ADDRESS")]
@@ -244,7 +252,9 @@ fn failure_code(error: &anyhow::Error) -> u8 {
     }
     if said.contains("executable file not found") || said.contains("no such file or directory") {
         127
-    } else if said.contains("permission denied") || said.contains("is a directory") || said.contains("exec format error")
+    } else if said.contains("permission denied")
+        || said.contains("is a directory")
+        || said.contains("exec format error")
     {
         126
     } else {
@@ -283,13 +293,10 @@ async fn foreground(
     signal_proxy: bool,
 ) -> Result<ExitCode> {
     let on = |yes: bool| if yes { "1" } else { "" };
-    let parameters = [
-        ("stream", "1"),
-        ("stdin", on(attach[0])),
-        ("stdout", on(attach[1])),
-        ("stderr", on(attach[2])),
-    ];
-    let stream = client.upgrade(&format!("/containers/{id}/attach{}", query(&parameters)), Vec::new()).await?;
+    let parameters =
+        [("stream", "1"), ("stdin", on(attach[0])), ("stdout", on(attach[1])), ("stderr", on(attach[2]))];
+    let stream =
+        client.upgrade(&format!("/containers/{id}/attach{}", query(&parameters)), Vec::new()).await?;
     // Asked before the start, so that the end can't be missed.
     let condition = if options.rm { "removed" } else { "next-exit" };
     let path = format!("/containers/{id}/wait?condition={condition}");
@@ -365,7 +372,8 @@ async fn create_container(client: &Client, options: &Options, attach: [bool; 3])
         tell(format_args!("WARNING: {warning}"));
     }
     if let Some(file) = &options.cidfile {
-        let mut created = std::fs::File::create_new(file).with_context(|| format!("cannot write the id to `{file}`"))?;
+        let mut created =
+            std::fs::File::create_new(file).with_context(|| format!("cannot write the id to `{file}`"))?;
         std::io::Write::write_all(&mut created, answer.id.as_bytes())?;
     }
     Ok(answer)
@@ -374,7 +382,8 @@ async fn create_container(client: &Client, options: &Options, attach: [bool; 3])
 fn create_request(options: &Options, attach: [bool; 3]) -> Result<CreateRequest> {
     let (image, command) = options.image_and_command.split_first().context("no image was named")?;
     let (exposed, bindings) = ports(&options.publish, &options.expose)?;
-    let (binds, anonymous): (Vec<String>, Vec<String>) = options.volume.iter().cloned().partition(|v| v.contains(':'));
+    let (binds, anonymous): (Vec<String>, Vec<String>) =
+        options.volume.iter().cloned().partition(|v| v.contains(':'));
     let config = ContainerConfig {
         hostname: options.hostname.clone(),
         user: options.user.clone(),
@@ -417,7 +426,9 @@ fn create_request(options: &Options, attach: [bool; 3]) -> Result<CreateRequest>
         publish_all_ports: options.publish_all,
         restart_policy: RestartPolicy {
             name: policy.to_owned(),
-            maximum_retry_count: retries.parse().with_context(|| format!("invalid restart policy `{}`", options.restart))?,
+            maximum_retry_count: retries
+                .parse()
+                .with_context(|| format!("invalid restart policy `{}`", options.restart))?,
         },
         auto_remove: options.rm,
         cap_add: some(&options.cap_add),
@@ -457,12 +468,22 @@ fn create_request(options: &Options, attach: [bool; 3]) -> Result<CreateRequest>
 pub(crate) fn environment(given: &[String], files: &[String]) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for file in files {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the environment from `{file}`"))?;
-        lines.extend(text.lines().map(str::trim_start).filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned));
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read the environment from `{file}`"))?;
+        lines.extend(
+            text.lines()
+                .map(str::trim_start)
+                .filter(|l| !l.is_empty() && !l.starts_with('#'))
+                .map(str::to_owned),
+        );
     }
     lines.extend(given.iter().cloned());
     let complete = |line: String| {
-        if line.contains('=') { Some(line) } else { std::env::var(&line).ok().map(|value| format!("{line}={value}")) }
+        if line.contains('=') {
+            Some(line)
+        } else {
+            std::env::var(&line).ok().map(|value| format!("{line}={value}"))
+        }
     };
     Ok(lines.into_iter().filter_map(complete).collect())
 }
@@ -488,7 +509,8 @@ fn ports(published: &[String], exposed: &[String]) -> Result<Ports> {
         }
     }
     for text in published {
-        let invalid = || format!("invalid port to publish `{text}`: expected [[IP:]HOST_PORT:]PORT[/tcp|udp]");
+        let invalid =
+            || format!("invalid port to publish `{text}`: expected [[IP:]HOST_PORT:]PORT[/tcp|udp]");
         let (rest, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
         let (outside, inside) = match rest.rsplit_once(':') {
             Some((outside, inside)) => (outside, inside),
@@ -523,7 +545,8 @@ fn ports(published: &[String], exposed: &[String]) -> Result<Ports> {
 
 fn range(text: &str) -> Result<Vec<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let number = |t: &str| t.parse::<u16>().ok().filter(|n| *n > 0).with_context(|| format!("`{t}` is not a port"));
+    let number =
+        |t: &str| t.parse::<u16>().ok().filter(|n| *n > 0).with_context(|| format!("`{t}` is not a port"));
     let (first, last) = (number(first)?, number(last)?);
     if last < first {
         bail!("`{text}` ends before it begins");
@@ -540,13 +563,18 @@ fn mount(text: &str) -> Result<Mount> {
             "type" => value.clone_into(&mut mount.kind),
             "source" | "src" => value.clone_into(&mut mount.source),
             "target" | "dst" | "destination" => value.clone_into(&mut mount.target),
-            "readonly" | "ro" => mount.read_only = value.parse().with_context(|| format!("invalid `{field}` in --mount"))?,
-            "bind-propagation" => value.clone_into(&mut mount.bind_options.get_or_insert_default().propagation),
+            "readonly" | "ro" => {
+                mount.read_only = value.parse().with_context(|| format!("invalid `{field}` in --mount"))?
+            }
+            "bind-propagation" => {
+                value.clone_into(&mut mount.bind_options.get_or_insert_default().propagation)
+            }
             "bind-nonrecursive" => mount.bind_options.get_or_insert_default().non_recursive = value == "true",
             "volume-nocopy" => mount.volume_options.get_or_insert_default().no_copy = value == "true",
             "tmpfs-size" => tmpfs.size_bytes = parse_size(value).map_err(anyhow::Error::msg)?,
             "tmpfs-mode" => {
-                tmpfs.mode = u32::from_str_radix(value, 8).with_context(|| format!("invalid `{field}` in --mount"))?;
+                tmpfs.mode =
+                    u32::from_str_radix(value, 8).with_context(|| format!("invalid `{field}` in --mount"))?;
             }
             _ => bail!("unknown field `{key}` in --mount `{text}`"),
         }
@@ -578,7 +606,11 @@ fn device(text: &str) -> DeviceMapping {
         (Some(path), permissions) => (path.to_owned(), permissions.unwrap_or("rwm")),
         (None, _) => (host.clone(), "rwm"),
     };
-    DeviceMapping { path_on_host: host, path_in_container: inside, cgroup_permissions: permissions.to_owned() }
+    DeviceMapping {
+        path_on_host: host,
+        path_in_container: inside,
+        cgroup_permissions: permissions.to_owned(),
+    }
 }
 
 /// The path of something about a container.
@@ -593,7 +625,8 @@ mod tests {
     fn show(published: &str) -> Result<String, String> {
         let (_, bindings) = ports(&[published.to_owned()], &[]).map_err(|e| format!("{e:#}"))?;
         let line = |(port, list): (String, Option<Vec<PortBinding>>)| {
-            let hosts: Vec<_> = list.unwrap().into_iter().map(|b| format!("{}:{}", b.host_ip, b.host_port)).collect();
+            let hosts: Vec<_> =
+                list.unwrap().into_iter().map(|b| format!("{}:{}", b.host_ip, b.host_port)).collect();
             format!("{port}={}", hosts.join(","))
         };
         Ok(bindings.into_iter().map(line).collect::<Vec<_>>().join(" "))

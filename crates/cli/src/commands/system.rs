@@ -53,9 +53,11 @@ async fn find(client: &Client, name: &str, kinds: &[&str]) -> Result<Value> {
         match client.get(&format!("/{kind}/{}{suffix}", encode(name))).await {
             Ok(value) => return Ok(value),
             // Not this kind, or a text that can't name one.
-            Err(error) if error.downcast_ref::<DaemonError>().is_some_and(|e| {
-                matches!(e.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
-            }) => {}
+            Err(error)
+                if error
+                    .downcast_ref::<DaemonError>()
+                    .is_some_and(|e| matches!(e.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)) => {
+            }
             Err(error) => return Err(error),
         }
     }
@@ -84,8 +86,10 @@ pub(crate) async fn network(client: &Client, group: Network) -> Result<ExitCode>
     match group {
         Network::Ls => {
             let networks: Vec<network::Network> = client.get("/networks").await?;
-            let rows: Vec<_> =
-                networks.into_iter().map(|n| vec![short(&n.id).to_owned(), n.name, n.driver, n.scope]).collect();
+            let rows: Vec<_> = networks
+                .into_iter()
+                .map(|n| vec![short(&n.id).to_owned(), n.name, n.driver, n.scope])
+                .collect();
             table::print(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], &rows)?;
             Ok(ExitCode::SUCCESS)
         }
@@ -113,7 +117,8 @@ pub(crate) async fn events(client: &Client, command: Events) -> Result<ExitCode>
         ("until", &point_in_time(&command.until)),
         ("filters", &filters(&command.filter)?),
     ]);
-    let answer = client.request(Method::GET, &format!("/events{parameters}"), full(""), "application/json").await?;
+    let answer =
+        client.request(Method::GET, &format!("/events{parameters}"), full(""), "application/json").await?;
     print_body(answer, std::io::stdout().lock()).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -129,7 +134,12 @@ pub(crate) async fn version(client: &Client) -> Result<ExitCode> {
     say(format_args!("sampan:  {}", env!("CARGO_PKG_VERSION")))?;
     say(format_args!(
         "sampand: {} (API {}, oldest {}; {}/{}, kernel {})",
-        version.version, version.api_version, version.min_api_version, version.os, version.arch, version.kernel_version
+        version.version,
+        version.api_version,
+        version.min_api_version,
+        version.os,
+        version.arch,
+        version.kernel_version
     ))?;
     Ok(ExitCode::SUCCESS)
 }

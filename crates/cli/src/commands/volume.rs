@@ -72,7 +72,9 @@ pub(crate) async fn group(client: &Client, group: Group) -> Result<ExitCode> {
     match group {
         Group::Ls(command) => list(client, command).await,
         Group::Create(command) => {
-            let pair = |l: &String| l.split_once('=').map_or((l.clone(), String::new()), |(k, v)| (k.into(), v.into()));
+            let pair = |l: &String| {
+                l.split_once('=').map_or((l.clone(), String::new()), |(k, v)| (k.into(), v.into()))
+            };
             let labels = command.label.iter().map(pair).collect();
             let request = VolumeCreate { name: command.name, labels, ..VolumeCreate::default() };
             let volume: Volume = client.post_json("/volumes/create", &request).await?;

@@ -31,7 +31,8 @@ pub(crate) async fn build(
     let (sender, body) = channel_body();
     let lines = sender.clone();
     let shown = Shown { quiet, lines };
-    let (build, result) = engine.build(body_reader(request), options, Box::new(move |event| shown.show(&event)));
+    let (build, result) =
+        engine.build(body_reader(request), options, Box::new(move |event| shown.show(&event)));
     tokio::spawn(async move {
         tokio::pin!(result);
         let built = tokio::select! {
@@ -49,13 +50,16 @@ pub(crate) async fn build(
                 if quiet {
                     tell(&sender, Progress::stream(format!("{}\n", image.id))).await;
                 } else {
-                    tell(&sender, Progress::stream(format!("Successfully built {}\n", image.id.short()))).await;
+                    tell(&sender, Progress::stream(format!("Successfully built {}\n", image.id.short())))
+                        .await;
                     for name in names {
                         tell(&sender, Progress::stream(format!("Successfully tagged {name}\n"))).await;
                     }
                 }
             }
-            Err(failure) => tell(&sender, Progress::error(failure.message, failure.code.map(i64::from))).await,
+            Err(failure) => {
+                tell(&sender, Progress::error(failure.message, failure.code.map(i64::from))).await
+            }
         }
     });
     Ok(json_lines(body))
@@ -63,10 +67,14 @@ pub(crate) async fn build(
 
 fn options(query: &Query, raw: Option<&str>) -> Answer<BuildOptions> {
     if query.get("version").is_some_and(|v| v == "2") {
-        return Err(ApiError::unsupported("builds by BuildKit's protocol are not supported: set DOCKER_BUILDKIT=0"));
+        return Err(ApiError::unsupported(
+            "builds by BuildKit's protocol are not supported: set DOCKER_BUILDKIT=0",
+        ));
     }
     if let Some(remote) = query.get("remote").filter(|r| !r.is_empty() && *r != "client-session") {
-        return Err(ApiError::unsupported(format!("a build context from elsewhere is not supported: {remote}")));
+        return Err(ApiError::unsupported(format!(
+            "a build context from elsewhere is not supported: {remote}"
+        )));
     }
     for (key, what) in [("squash", "--squash"), ("outputs", "--output")] {
         if is_on(query.get(key)) {
@@ -81,7 +89,9 @@ fn options(query: &Query, raw: Option<&str>) -> Answer<BuildOptions> {
     let map = |key: &str| -> Answer<BTreeMap<String, Option<String>>> {
         match query.get(key).filter(|t| !t.is_empty() && *t != "null") {
             None => Ok(BTreeMap::new()),
-            Some(text) => serde_json::from_str(text).map_err(|e| ApiError::invalid(format!("invalid `{key}`: {e}"))),
+            Some(text) => {
+                serde_json::from_str(text).map_err(|e| ApiError::invalid(format!("invalid `{key}`: {e}")))
+            }
         }
     };
     let extra_hosts: Vec<String> = text("extrahosts")

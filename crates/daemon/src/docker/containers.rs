@@ -7,7 +7,8 @@ use axum::response::{IntoResponse, Response};
 use http::{Request, StatusCode, header};
 use sampan_base::{Class, Timestamp};
 use sampan_docker_api::container::{
-    ChangeRow, ContainerInspect, ContainerSummary, ContainersPruned, CreateAnswer, CreateRequest, TopAnswer, WaitAnswer,
+    ChangeRow, ContainerInspect, ContainerSummary, ContainersPruned, CreateAnswer, CreateRequest, TopAnswer,
+    WaitAnswer,
 };
 use sampan_docker_api::{detach, stream};
 use sampan_engine::attach::Streams;
@@ -55,7 +56,8 @@ fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Answer<Option<T>> {
 }
 
 const FILTERS: [&str; 13] = [
-    "id", "name", "status", "label", "ancestor", "exited", "before", "since", "volume", "network", "health", "publish", "expose",
+    "id", "name", "status", "label", "ancestor", "exited", "before", "since", "volume", "network", "health",
+    "publish", "expose",
 ];
 
 pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<Json<Vec<ContainerSummary>>> {
@@ -85,11 +87,22 @@ pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<J
     let rows = views
         .iter()
         .filter(|view| all || view.record.phase.is_alive())
-        .filter(|view| before.is_none_or(|t| view.record.created < t) && since.is_none_or(|t| view.record.created > t))
+        .filter(|view| {
+            before.is_none_or(|t| view.record.created < t) && since.is_none_or(|t| view.record.created > t)
+        })
         .filter(|view| matches(view, &filters, &ancestors))
         .map(|view| show::summary(view, &volumes, now));
     let limit = usize::try_from(limit).ok().filter(|n| *n > 0).unwrap_or(usize::MAX);
-    Ok(Json(rows.take(limit).collect()))
+    let mut rows: Vec<ContainerSummary> = rows.take(limit).collect();
+    if is_on(query.get("size")) {
+        for row in &mut rows {
+            let written = i64::try_from(engine.written_bytes(&row.id).await?).unwrap_or(i64::MAX);
+            let image =
+                engine.image(&row.image_id).await.map_or(0, |i| i64::try_from(i.size).unwrap_or(i64::MAX));
+            (row.size_rw, row.size_root_fs) = (Some(written), Some(written.saturating_add(image)));
+        }
+    }
+    Ok(Json(rows))
 }
 
 /// The ids of the images that the ancestor filter names.
@@ -99,7 +112,11 @@ async fn ancestors(engine: &Engine, filters: &Filters) -> Vec<String> {
         for image in engine.images().await.unwrap_or_default() {
             let names = |wanted: &str| {
                 image.names.iter().any(|n| n.familiar() == wanted || n.familiar_repository() == wanted)
-                    || image.id.to_string().trim_start_matches("sha256:").starts_with(wanted.trim_start_matches("sha256:"))
+                    || image
+                        .id
+                        .to_string()
+                        .trim_start_matches("sha256:")
+                        .starts_with(wanted.trim_start_matches("sha256:"))
             };
             if filters.any("ancestor", names) {
                 ids.push(image.id.to_string());
@@ -165,7 +182,10 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, Json(CreateAnswer { id: created.id, warnings: created.warnings })))
 }
 
-pub(crate) async fn inspect(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<Json<ContainerInspect>> {
+pub(crate) async fn inspect(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+) -> Answer<Json<ContainerInspect>> {
     let view = engine.container(&id)?;
     let root = &engine.config().root;
     let paths = Paths {
@@ -188,17 +208,29 @@ fn signal(query: &Query) -> Answer<Option<i32>> {
     Ok(text.map(|t| sampan_engine::parse_signal(t)).transpose()?)
 }
 
-pub(crate) async fn stop(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn stop(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     engine.stop(&id, signal(&query)?, number(&query, "t")?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn restart(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn restart(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     engine.restart(&id, signal(&query)?, number(&query, "t")?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn kill(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn kill(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     engine.kill(&id, signal(&query)?.unwrap_or(9)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -213,14 +245,22 @@ pub(crate) async fn unpause(State(engine): State<Engine>, Path(id): Path<String>
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn rename(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn rename(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     let name = query.get("name").filter(|n| !n.is_empty());
     let name = name.ok_or_else(|| ApiError::invalid("Neither old nor new names may be empty"))?;
     engine.rename(&id, name.trim_start_matches('/')).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn remove(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn remove(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     if is_on(query.get("link")) {
         return Err(ApiError::unsupported("links are not supported"));
     }
@@ -229,7 +269,11 @@ pub(crate) async fn remove(State(engine): State<Engine>, Path(id): Path<String>,
 }
 
 /// The headers go out at once, so that a client knows that its wait began before it starts the container.
-pub(crate) async fn wait(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<Response> {
+pub(crate) async fn wait(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<Response> {
     let condition = match query.get("condition").map_or("", String::as_str) {
         "" | "not-running" => WaitCondition::NotRunning,
         "next-exit" => WaitCondition::NextExit,
@@ -258,7 +302,11 @@ fn time(query: &Query, key: &str) -> Answer<Option<Timestamp>> {
     }
 }
 
-pub(crate) async fn logs(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<Response> {
+pub(crate) async fn logs(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<Response> {
     let view = engine.container(&id)?;
     let (stdout, stderr) = (is_on(query.get("stdout")), is_on(query.get("stderr")));
     if !stdout && !stderr {
@@ -282,8 +330,11 @@ pub(crate) async fn logs(State(engine): State<Engine>, Path(id): Path<String>, q
             tracing::warn!(container = id, error = sampan_base::chain(&error), "reading a log failed");
         }
     });
-    let content_type =
-        if terminal { "application/vnd.docker.raw-stream" } else { "application/vnd.docker.multiplexed-stream" };
+    let content_type = if terminal {
+        "application/vnd.docker.raw-stream"
+    } else {
+        "application/vnd.docker.multiplexed-stream"
+    };
     Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
 }
 
@@ -330,7 +381,8 @@ pub(crate) async fn attach(
     let view = engine.container(&id)?;
     let terminal = view.record.spec.tty;
     let keys = query.get("detachKeys").filter(|k| !k.is_empty()).map_or(detach::DEFAULT_KEYS, String::as_str);
-    let options = StreamOptions { terminal, detach_keys: detach::parse_keys(keys).map_err(ApiError::invalid)? };
+    let options =
+        StreamOptions { terminal, detach_keys: detach::parse_keys(keys).map_err(ApiError::invalid)? };
     let (stdout, stderr) = (is_on(query.get("stdout")), is_on(query.get("stderr")));
     let mut prelude = Vec::new();
     if is_on(query.get("logs")) {
@@ -350,18 +402,34 @@ pub(crate) async fn attach(
     }
     let streams = Streams { stdin: is_on(query.get("stdin")), stdout, stderr, stdin_once: false };
     let stream = engine.attach(&id, streams).await?;
-    Ok(hijack::serve(request, options, prelude, async move { stream.await.ok()?.ok() }, std::future::ready(())))
+    Ok(hijack::serve(
+        request,
+        options,
+        prelude,
+        async move { stream.await.ok()?.ok() },
+        std::future::ready(()),
+    ))
 }
 
-pub(crate) async fn resize(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn resize(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     let (rows, columns) = (number(&query, "h")?.unwrap_or(0), number(&query, "w")?.unwrap_or(0));
     engine.resize(&id, rows, columns).await?;
     Ok(StatusCode::OK)
 }
 
-pub(crate) async fn top(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<Json<TopAnswer>> {
+pub(crate) async fn top(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<Json<TopAnswer>> {
     if let Some(arguments) = query.get("ps_args").filter(|a| !a.is_empty() && *a != "-ef") {
-        return Err(ApiError::unsupported(format!("ps arguments other than -ef are not supported yet: {arguments}")));
+        return Err(ApiError::unsupported(format!(
+            "ps arguments other than -ef are not supported yet: {arguments}"
+        )));
     }
     let rows = engine.top(&id).await?;
     let clock = HostClock::read();
@@ -421,7 +489,10 @@ fn user_name(uid: u32) -> String {
     found.unwrap_or_else(|| uid.to_string())
 }
 
-pub(crate) async fn changes(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<Json<Option<Vec<ChangeRow>>>> {
+pub(crate) async fn changes(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+) -> Answer<Json<Option<Vec<ChangeRow>>>> {
     let changes = engine.changes(&id).await?;
     let row = |c: &sampan_engine::images::Change| ChangeRow {
         path: c.path.display().to_string(),
@@ -487,15 +558,22 @@ impl Drop for ChannelWriter {
 
 pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<Json<ContainersPruned>> {
     let filters = Filters::parse(query.get("filters").map(String::as_str), &["label"])?;
-    let mut deleted = Vec::new();
+    let (mut deleted, mut space_reclaimed) = (Vec::new(), 0);
     for view in engine.containers() {
         if !view.record.phase.is_alive() && filters.labels(&view.record.spec.labels) {
+            let bytes = engine.written_bytes(&view.record.id).await.unwrap_or(0);
             match engine.remove(&view.record.id, false, false).await {
-                Ok(()) => deleted.push(view.record.id),
+                Ok(()) => {
+                    deleted.push(view.record.id);
+                    space_reclaimed += bytes;
+                }
                 // It was started or removed meanwhile.
                 Err(error) => tracing::debug!(error = sampan_base::chain(&error), "not pruned"),
             }
         }
     }
-    Ok(Json(ContainersPruned { containers_deleted: (!deleted.is_empty()).then_some(deleted), space_reclaimed: 0 }))
+    Ok(Json(ContainersPruned {
+        containers_deleted: (!deleted.is_empty()).then_some(deleted),
+        space_reclaimed,
+    }))
 }

@@ -10,8 +10,8 @@ use sampan_docker_api::container::CreateRequest;
 use sampan_docker_api::host_config::{HostConfig, Mount};
 use sampan_docker_api::network::PortBinding;
 use sampan_engine::spec::{
-    ContainerSpec, Device, Dns, LogSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, Port, Publish, Resources,
-    SeccompChoice, Security, Ulimit,
+    ContainerSpec, Device, Dns, LogSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, Port, Publish,
+    Resources, SeccompChoice, Security, Ulimit,
 };
 
 use super::error::{Answer, ApiError};
@@ -113,14 +113,21 @@ fn refuse_unsupported(host: &HostConfig) -> Answer<()> {
         (host.storage_opt.as_ref().is_some_and(|o| !o.is_empty()), "--storage-opt"),
         (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns"),
         (!matches!(host.runtime.as_str(), "" | "sampan-runtime" | "runc" | "sampan"), "--runtime"),
-        (host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0, "--cpu-rt-period and --cpu-rt-runtime"),
+        (
+            host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0,
+            "--cpu-rt-period and --cpu-rt-runtime",
+        ),
         (!matches!(host.isolation.as_str(), "" | "default"), "--isolation"),
         (
-            [&host.blkio_device_read_bps, &host.blkio_device_write_bps].iter().any(|l| l.as_ref().is_some_and(|l| !l.is_empty())),
+            [&host.blkio_device_read_bps, &host.blkio_device_write_bps]
+                .iter()
+                .any(|l| l.as_ref().is_some_and(|l| !l.is_empty())),
             "--device-read-bps and --device-write-bps",
         ),
         (
-            [&host.blkio_device_read_iops, &host.blkio_device_write_iops].iter().any(|l| l.as_ref().is_some_and(|l| !l.is_empty())),
+            [&host.blkio_device_read_iops, &host.blkio_device_write_iops]
+                .iter()
+                .any(|l| l.as_ref().is_some_and(|l| !l.is_empty())),
             "--device-read-iops and --device-write-iops",
         ),
         (host.blkio_weight_device.as_ref().is_some_and(|l| !l.is_empty()), "--blkio-weight-device"),
@@ -159,31 +166,36 @@ fn namespace(kind: &str, text: &str) -> Answer<NamespaceMode> {
     }
 }
 
-/// `{"80/tcp": [{"HostPort": "8080"}]}`; ports of the host may be a range of as many ports as are inside.
+/// `{"80/tcp": [{"HostPort": "8080"}]}`; a range of the host's ports means any free one of them.
 fn publish(bindings: &BTreeMap<String, Option<Vec<PortBinding>>>) -> Answer<Vec<Publish>> {
     let mut list = Vec::new();
     for (inside, hosts) in bindings {
         let port = port(inside)?;
         for binding in hosts.iter().flatten() {
             if !binding.host_ip.is_empty() && binding.host_ip.parse::<std::net::IpAddr>().is_err() {
-                return Err(ApiError::invalid(format!("invalid IP address to publish {inside} on: {}", binding.host_ip)));
+                return Err(ApiError::invalid(format!(
+                    "invalid IP address to publish {inside} on: {}",
+                    binding.host_ip
+                )));
             }
-            let host_port = match binding.host_port.split_once('-') {
-                // A range means: any free one of them. The first is as good as any until it is in use.
+            let (host_port, host_port_end) = match binding.host_port.split_once('-') {
                 Some((first, last)) => {
                     let (first, last) = (host_port(first)?, host_port(last)?);
-                    if last < first || u32::from(last - first) >= MAX_PORT_RANGE {
-                        return Err(ApiError::invalid(format!("invalid range of host ports: {}", binding.host_port)));
+                    if first == 0 || last < first || u32::from(last - first) >= MAX_PORT_RANGE {
+                        return Err(ApiError::invalid(format!(
+                            "invalid range of host ports: {}",
+                            binding.host_port
+                        )));
                     }
-                    first
+                    (first, last)
                 }
-                None if binding.host_port.is_empty() => 0,
-                None => host_port(&binding.host_port)?,
+                None if binding.host_port.is_empty() => (0, 0),
+                None => (host_port(&binding.host_port)?, 0),
             };
-            list.push(Publish { port, host_ip: binding.host_ip.clone(), host_port });
+            list.push(Publish { port, host_ip: binding.host_ip.clone(), host_port, host_port_end });
         }
         if hosts.as_ref().is_none_or(Vec::is_empty) {
-            list.push(Publish { port, host_ip: String::new(), host_port: 0 });
+            list.push(Publish { port, host_ip: String::new(), host_port: 0, host_port_end: 0 });
         }
     }
     Ok(list)
@@ -263,7 +275,8 @@ fn bind(text: &str) -> Answer<MountSpec> {
 }
 
 fn long_mount(mount: &Mount) -> Answer<MountSpec> {
-    let invalid = |why: String| ApiError::invalid(format!("invalid mount config for type \"{}\": {why}", mount.kind));
+    let invalid =
+        |why: String| ApiError::invalid(format!("invalid mount config for type \"{}\": {why}", mount.kind));
     if mount.target.is_empty() {
         return Err(invalid("field Target must not be empty".to_owned()));
     }
@@ -272,7 +285,10 @@ fn long_mount(mount: &Mount) -> Answer<MountSpec> {
         "bind" => {
             let options = mount.bind_options.clone().unwrap_or_default();
             if !mount.source.starts_with('/') {
-                return Err(invalid(format!("invalid mount path: '{}' mount path must be absolute", mount.source)));
+                return Err(invalid(format!(
+                    "invalid mount path: '{}' mount path must be absolute",
+                    mount.source
+                )));
             }
             if !options.propagation.is_empty() && !PROPAGATIONS.contains(&options.propagation.as_str()) {
                 return Err(invalid(format!("invalid propagation mode: {}", options.propagation)));
@@ -364,10 +380,14 @@ fn security(host: &HostConfig) -> Answer<Security> {
             // There is nothing to be confined by where the kernel has no such module.
             ("apparmor" | "label", "unconfined" | "disable") => {}
             ("seccomp", _) => {
-                return Err(ApiError::unsupported("a seccomp profile of one's own is not supported yet: use `unconfined`"));
+                return Err(ApiError::unsupported(
+                    "a seccomp profile of one's own is not supported yet: use `unconfined`",
+                ));
             }
             ("apparmor" | "label", _) => {
-                return Err(ApiError::unsupported(format!("`{option}`: labels of security modules are not supported yet")));
+                return Err(ApiError::unsupported(format!(
+                    "`{option}`: labels of security modules are not supported yet"
+                )));
             }
             _ => return Err(ApiError::invalid(format!("invalid --security-opt: {option:?}"))),
         }
@@ -394,7 +414,10 @@ mod tests {
         )
         .unwrap();
         assert_eq!(spec.publish.len(), 1);
-        assert_eq!((spec.publish[0].port.to_string(), spec.publish[0].host_port), ("80/tcp".to_owned(), 8080));
+        assert_eq!(
+            (spec.publish[0].port.to_string(), spec.publish[0].host_port),
+            ("80/tcp".to_owned(), 8080)
+        );
         assert_eq!((spec.resources.nano_cpus, spec.resources.memory), (200_000_000, 64 << 20));
         assert_eq!(spec.resources.memory_swappiness, None);
         assert_eq!(spec.network, NetworkMode::Bridge);
@@ -408,7 +431,10 @@ mod tests {
         };
         assert_eq!(show("/a:/b"), r#"Bind { path: "/a", recursive: true } /b ro=false "#);
         assert_eq!(show("/a:/b:ro,rslave"), r#"Bind { path: "/a", recursive: true } /b ro=true rslave"#);
-        assert_eq!(show("v:/b:nocopy"), r#"Volume { name: "v", anonymous: false, copy_up: false } /b ro=false "#);
+        assert_eq!(
+            show("v:/b:nocopy"),
+            r#"Volume { name: "v", anonymous: false, copy_up: false } /b ro=false "#
+        );
         for bad in ["/a", "/a:b", ":/b", "/a:/b:what", "/a:/b:ro:x"] {
             assert!(show(bad).starts_with("invalid volume specification"), "{bad}");
         }

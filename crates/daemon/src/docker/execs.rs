@@ -6,15 +6,15 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
-use sampan_docker_api::{IdAnswer, detach, stream};
 use sampan_docker_api::exec::{ExecCreate, ExecInspect, ExecProcess, ExecStart};
-use sampan_engine::{Engine, EngineError};
+use sampan_docker_api::{IdAnswer, detach, stream};
 use sampan_engine::exec::{ExecPhase, ExecSpec};
+use sampan_engine::{Engine, EngineError};
 
+use super::Query;
 use super::containers::json;
 use super::error::{Answer, ApiError};
 use super::hijack::{self, StreamOptions};
-use super::Query;
 
 pub(crate) async fn create(
     State(engine): State<Engine>,
@@ -39,7 +39,10 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, Json(IdAnswer { id })))
 }
 
-pub(crate) async fn inspect(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<Json<ExecInspect>> {
+pub(crate) async fn inspect(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+) -> Answer<Json<ExecInspect>> {
     let view = engine.exec_inspect(&id)?;
     let (running, exit_code, pid) = match view.phase {
         ExecPhase::Created | ExecPhase::Starting => (false, None, 0),
@@ -78,7 +81,8 @@ pub(crate) async fn start(
 ) -> Answer<Response> {
     let (parts, body) = request.into_parts();
     let limited = http_body_util::Limited::new(body, super::MAX_BODY_BYTES);
-    let body = limited.collect().await.map_err(|e| ApiError::invalid(format!("cannot read the request: {e}")))?;
+    let body =
+        limited.collect().await.map_err(|e| ApiError::invalid(format!("cannot read the request: {e}")))?;
     let wanted: ExecStart = json(&body.to_bytes())?;
     let view = engine.exec_inspect(&id)?;
     let console = wanted.console_size.map(|[rows, columns]| (rows, columns)).filter(|size| *size != (0, 0));
@@ -107,7 +111,11 @@ pub(crate) async fn start(
     }
 }
 
-pub(crate) async fn resize(State(engine): State<Engine>, Path(id): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn resize(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     let number = |key: &str| query.get(key).and_then(|t| t.parse().ok()).unwrap_or(0);
     engine.exec_resize(&id, number("h"), number("w")).await?;
     Ok(StatusCode::OK)

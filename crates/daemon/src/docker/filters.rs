@@ -30,10 +30,15 @@ impl Filters {
             if !known.contains(&key.as_str()) {
                 return Err(ApiError::invalid(format!("invalid filter '{key}'")));
             }
-            filters.insert(key, match values {
-                Values::List(list) => list,
-                Values::Set(set) => set.into_iter().filter(|(_, on)| *on).map(|(value, _)| value).collect(),
-            });
+            filters.insert(
+                key,
+                match values {
+                    Values::List(list) => list,
+                    Values::Set(set) => {
+                        set.into_iter().filter(|(_, on)| *on).map(|(value, _)| value).collect()
+                    }
+                },
+            );
         }
         Ok(Filters(filters))
     }
@@ -77,7 +82,8 @@ mod tests {
         assert!(Filters::parse(Some(r#"{"x":["1"]}"#), &known).is_err());
         assert!(Filters::parse(Some("nonsense"), &known).is_err());
         let labelled = Filters::parse(Some(r#"{"label":["a","b=1"]}"#), &known).unwrap();
-        let labels = |b: &str| BTreeMap::from([("a".to_owned(), "x".to_owned()), ("b".to_owned(), b.to_owned())]);
+        let labels =
+            |b: &str| BTreeMap::from([("a".to_owned(), "x".to_owned()), ("b".to_owned(), b.to_owned())]);
         assert!(labelled.labels(&labels("1")) && !labelled.labels(&labels("2")));
     }
 }

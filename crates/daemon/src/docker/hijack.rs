@@ -43,9 +43,14 @@ where
         let body = Body::from_stream(futures_util::stream::once(async move {
             Ok::<_, std::io::Error>(bytes::Bytes::from(prelude))
         }));
-        let rest = futures_util::stream::unfold(Pending::Waiting(Box::pin(stream), Box::pin(ended)), read_next);
-        let chained = futures_util::StreamExt::chain(body.into_data_stream(), futures_util::StreamExt::map(rest, |r| r.map_err(axum::Error::new)));
-        return (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], Body::from_stream(chained)).into_response();
+        let rest =
+            futures_util::stream::unfold(Pending::Waiting(Box::pin(stream), Box::pin(ended)), read_next);
+        let chained = futures_util::StreamExt::chain(
+            body.into_data_stream(),
+            futures_util::StreamExt::map(rest, |r| r.map_err(axum::Error::new)),
+        );
+        return (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], Body::from_stream(chained))
+            .into_response();
     }
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -58,11 +63,8 @@ where
         };
         relay(client, options, prelude, stream, ended).await;
     });
-    let headers = [
-        (header::CONTENT_TYPE, content_type),
-        (header::CONNECTION, "Upgrade"),
-        (header::UPGRADE, "tcp"),
-    ];
+    let headers =
+        [(header::CONTENT_TYPE, content_type), (header::CONNECTION, "Upgrade"), (header::UPGRADE, "tcp")];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
@@ -121,7 +123,8 @@ where
     };
     let input = async {
         let keys = if options.terminal { options.detach_keys } else { Vec::new() };
-        if copy_input(&mut from_client, &mut to_process, DetachScanner::new(keys)).await == InputEnd::Detached {
+        if copy_input(&mut from_client, &mut to_process, DetachScanner::new(keys)).await == InputEnd::Detached
+        {
             return;
         }
         // The end of its input is not the end of the client: it still reads.

@@ -24,7 +24,8 @@ use super::{Query, is_on, show};
 
 /// A request's body as a reader for blocking code.
 pub(crate) fn body_reader(request: Request<Body>) -> Box<dyn std::io::Read + Send> {
-    let stream = futures_util::TryStreamExt::map_err(request.into_body().into_data_stream(), std::io::Error::other);
+    let stream =
+        futures_util::TryStreamExt::map_err(request.into_body().into_data_stream(), std::io::Error::other);
     Box::new(SyncIoBridge::new(StreamReader::new(stream)))
 }
 
@@ -49,7 +50,10 @@ pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<J
     let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
     let images = engine.images().await?;
     let bound = |key: &str| {
-        images.iter().find(|i| filters.has(key) && filters.any(key, |v| names_image(i, v))).and_then(|i| i.created)
+        images
+            .iter()
+            .find(|i| filters.has(key) && filters.any(key, |v| names_image(i, v)))
+            .and_then(|i| i.created)
     };
     let (before, since) = (bound("before"), bound("since"));
     let wanted = |image: &&Image| {
@@ -97,7 +101,8 @@ fn matches_reference(name: &ImageRef, pattern: &str) -> bool {
         }
     }
     let full = name.familiar();
-    fits(full.as_bytes(), pattern.as_bytes()) || fits(name.familiar_repository().as_bytes(), pattern.as_bytes())
+    fits(full.as_bytes(), pattern.as_bytes())
+        || fits(name.familiar_repository().as_bytes(), pattern.as_bytes())
 }
 
 /// Splits `library/debian/json` into the name and one of the verbs.
@@ -115,7 +120,11 @@ pub(crate) async fn get(State(engine): State<Engine>, Path(path): Path<String>) 
     }
 }
 
-pub(crate) async fn post(State(engine): State<Engine>, Path(path): Path<String>, query: Query) -> Answer<Response> {
+pub(crate) async fn post(
+    State(engine): State<Engine>,
+    Path(path): Path<String>,
+    query: Query,
+) -> Answer<Response> {
     let (name, verb) = split(&path, &["tag", "push"])?;
     if verb == "push" {
         return Err(ApiError::unsupported("pushing to a registry is not supported yet: use `save`"));
@@ -244,10 +253,11 @@ pub(crate) async fn create(
 
 /// All values of a parameter that may come several times.
 pub(crate) fn repeated(raw: Option<&str>, key: &str) -> Vec<String> {
-    let pairs: Vec<(String, String)> =
-        axum::extract::Query::try_from_uri(&format!("/?{}", raw.unwrap_or_default()).parse().unwrap_or_default())
-            .map(|axum::extract::Query(pairs)| pairs)
-            .unwrap_or_default();
+    let pairs: Vec<(String, String)> = axum::extract::Query::try_from_uri(
+        &format!("/?{}", raw.unwrap_or_default()).parse().unwrap_or_default(),
+    )
+    .map(|axum::extract::Query(pairs)| pairs)
+    .unwrap_or_default();
     pairs.into_iter().filter(|(k, v)| k == key && !v.is_empty()).map(|(_, v)| v).collect()
 }
 
@@ -304,7 +314,10 @@ pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<
     let filters = Filters::parse(query.get("filters").map(String::as_str), &["dangling"])?;
     let all = filters.has("dangling") && filters.any("dangling", |v| matches!(v, "0" | "false"));
     let (removed, space_reclaimed) = engine.images_prune(all).await?;
-    Ok(Json(ImagesPruned { images_deleted: Some(removed.into_iter().map(deleted).collect()), space_reclaimed }))
+    Ok(Json(ImagesPruned {
+        images_deleted: Some(removed.into_iter().map(deleted).collect()),
+        space_reclaimed,
+    }))
 }
 
 pub(crate) async fn commit(
@@ -321,7 +334,10 @@ pub(crate) async fn commit(
         name: if repository.is_empty() { None } else { Some(new_name(repository, tag)?) },
         message: text("comment"),
         author: text("author"),
-        changes: repeated(raw.as_deref(), "changes").iter().flat_map(|c| c.lines().map(str::to_owned)).collect(),
+        changes: repeated(raw.as_deref(), "changes")
+            .iter()
+            .flat_map(|c| c.lines().map(str::to_owned))
+            .collect(),
     };
     // The body may give another configuration; docker's command line sends an empty one.
     let config: ContainerConfig = json(&body)?;
@@ -340,7 +356,10 @@ mod tests {
     #[test]
     fn names_with_slashes_keep_them() {
         let split = |path| split(path, &["json", "history"]).map_err(|e| e.message);
-        assert_eq!(split("127.0.0.1:5000/a/b:1/json").unwrap(), ("127.0.0.1:5000/a/b:1".into(), "json".into()));
+        assert_eq!(
+            split("127.0.0.1:5000/a/b:1/json").unwrap(),
+            ("127.0.0.1:5000/a/b:1".into(), "json".into())
+        );
         assert!(split("json").is_err() && split("a/b").is_err());
     }
 

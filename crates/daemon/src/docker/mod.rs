@@ -90,10 +90,20 @@ pub(crate) fn router(engine: Engine) -> Router {
 
 async fn not_found(uri: Uri) -> Response {
     // What Docker has and this daemon does not yet is told apart from what nobody has.
-    const KNOWN: [&str; 9] =
-        ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs", "/plugins", "/session", "/distribution"];
+    const KNOWN: [&str; 9] = [
+        "/swarm",
+        "/nodes",
+        "/services",
+        "/tasks",
+        "/secrets",
+        "/configs",
+        "/plugins",
+        "/session",
+        "/distribution",
+    ];
     let path = uri.path();
-    if ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"].iter().any(|p| path.starts_with(p)) {
+    if ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"].iter().any(|p| path.starts_with(p))
+    {
         return ApiError {
             status: http::StatusCode::SERVICE_UNAVAILABLE,
             message: "This node is not a swarm manager. sampan has no swarm mode.".to_owned(),
@@ -105,7 +115,10 @@ async fn not_found(uri: Uri) -> Response {
         let message = format!("plugin \"{name}\" not found");
         return ApiError { status: http::StatusCode::NOT_FOUND, message }.into_response();
     }
-    if KNOWN.iter().any(|p| path.starts_with(p)) || path.starts_with("/containers/") || path.starts_with("/networks/") {
+    if KNOWN.iter().any(|p| path.starts_with(p))
+        || path.starts_with("/containers/")
+        || path.starts_with("/networks/")
+    {
         return ApiError::unsupported(format!("sampand does not support {path} yet")).into_response();
     }
     ApiError::no_page().into_response()
@@ -116,7 +129,10 @@ async fn add_headers(mut response: Response) -> Response {
     headers.insert("api-version", HeaderValue::from_static(API_VERSION));
     headers.insert("docker-experimental", HeaderValue::from_static("false"));
     headers.insert("ostype", HeaderValue::from_static("linux"));
-    headers.insert(http::header::SERVER, HeaderValue::from_static(concat!("sampan/", env!("CARGO_PKG_VERSION"))));
+    headers.insert(
+        http::header::SERVER,
+        HeaderValue::from_static(concat!("sampan/", env!("CARGO_PKG_VERSION"))),
+    );
     response
 }
 

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use sampan_base::Timestamp;
 use sampan_docker_api::Empty;
 use sampan_docker_api::container::{
-    ContainerConfig, ContainerInspect, ContainerState, ContainerSummary, GraphDriver, Healthcheck, MountPoint,
-    NetworkSettings, SummaryHostConfig, SummaryNetworks,
+    ContainerConfig, ContainerInspect, ContainerState, ContainerSummary, GraphDriver, Healthcheck,
+    MountPoint, NetworkSettings, SummaryHostConfig, SummaryNetworks,
 };
-use sampan_docker_api::host_config::{DeviceMapping, HostConfig, LogConfig, Mount, RestartPolicy, TmpfsOptions};
+use sampan_docker_api::host_config::{
+    DeviceMapping, HostConfig, LogConfig, Mount, RestartPolicy, TmpfsOptions,
+};
 use sampan_docker_api::network::{EndpointSettings, PortBinding, PortSummary};
 use sampan_docker_api::system::{Actor, Event};
 use sampan_docker_api::units::human_duration;
@@ -38,7 +40,12 @@ pub(crate) struct Paths {
 }
 
 /// A container as `inspect` shows it.
-pub(crate) fn inspect(view: &View, execs: Vec<String>, paths: &Paths, host_cgroup_default: bool) -> ContainerInspect {
+pub(crate) fn inspect(
+    view: &View,
+    execs: Vec<String>,
+    paths: &Paths,
+    host_cgroup_default: bool,
+) -> ContainerInspect {
     let record = &view.record;
     let file = |name: &str| paths.directory.join(name).display().to_string();
     let (path, args) = match record.args.split_first() {
@@ -257,7 +264,11 @@ fn mount_point(mount: &MountSpec, volumes: &std::path::Path) -> Option<MountPoin
         MountSource::Bind { path, .. } => MountPoint {
             kind: "bind".to_owned(),
             source: path.display().to_string(),
-            propagation: if mount.propagation.is_empty() { "rprivate".to_owned() } else { mount.propagation.clone() },
+            propagation: if mount.propagation.is_empty() {
+                "rprivate".to_owned()
+            } else {
+                mount.propagation.clone()
+            },
             ..base
         },
         MountSource::Volume { name, .. } => MountPoint {
@@ -273,7 +284,8 @@ fn mount_point(mount: &MountSpec, volumes: &std::path::Path) -> Option<MountPoin
 }
 
 fn config(spec: &ContainerSpec, id: &str) -> ContainerConfig {
-    let set = |keys: Vec<String>| (!keys.is_empty()).then(|| keys.into_iter().map(|k| (k, Empty {})).collect());
+    let set =
+        |keys: Vec<String>| (!keys.is_empty()).then(|| keys.into_iter().map(|k| (k, Empty {})).collect());
     ContainerConfig {
         hostname: spec.hostname.clone().unwrap_or_else(|| id[..12].to_owned()),
         domainname: spec.domainname.clone().unwrap_or_default(),
@@ -308,7 +320,11 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
     let (binds, mounts, tmpfs) = shown_mounts(&spec.mounts);
     let mut port_bindings: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
     for publish in &spec.publish {
-        let host_port = if publish.host_port == 0 { String::new() } else { publish.host_port.to_string() };
+        let host_port = match (publish.host_port, publish.host_port_end) {
+            (0, _) => String::new(),
+            (port, 0) => port.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        };
         let binding = PortBinding { host_ip: publish.host_ip.clone(), host_port };
         port_bindings.entry(publish.port.to_string()).or_default().get_or_insert_default().push(binding);
     }
@@ -372,7 +388,11 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
         ),
         device_cgroup_rules: some(&spec.device_rules),
         memory_reservation: limits.memory_reservation,
-        memory_swap: if limits.memory_swap == 0 { limits.memory.saturating_mul(2) } else { limits.memory_swap },
+        memory_swap: if limits.memory_swap == 0 {
+            limits.memory.saturating_mul(2)
+        } else {
+            limits.memory_swap
+        },
         memory_swappiness: limits.memory_swappiness.map(signed),
         oom_kill_disable: Some(limits.oom_kill_disable),
         pids_limit: (limits.pids != 0).then_some(limits.pids),
@@ -380,10 +400,16 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
             &spec
                 .ulimits
                 .iter()
-                .map(|u| sampan_docker_api::host_config::Ulimit { name: u.name.clone(), hard: u.hard, soft: u.soft })
+                .map(|u| sampan_docker_api::host_config::Ulimit {
+                    name: u.name.clone(),
+                    hard: u.hard,
+                    soft: u.soft,
+                })
                 .collect::<Vec<_>>(),
         ),
-        masked_paths: Some(security.masked_paths.clone().unwrap_or_else(|| default_paths(true, security.privileged))),
+        masked_paths: Some(
+            security.masked_paths.clone().unwrap_or_else(|| default_paths(true, security.privileged)),
+        ),
         readonly_paths: Some(
             security.readonly_paths.clone().unwrap_or_else(|| default_paths(false, security.privileged)),
         ),
@@ -414,10 +440,14 @@ fn shown_mounts(mounts: &[MountSpec]) -> ShownMounts {
                 read_only: true,
                 ..Mount::default()
             }),
-            MountSource::Bind { path, .. } => binds.push(format!("{}:{}{suffix}", path.display(), mount.target)),
+            MountSource::Bind { path, .. } => {
+                binds.push(format!("{}:{}{suffix}", path.display(), mount.target))
+            }
             MountSource::Volume { anonymous: true, .. } => {}
             MountSource::Volume { name, .. } => binds.push(format!("{name}:{}{suffix}", mount.target)),
-            MountSource::Tmpfs { options } if options.iter().all(|o| o.starts_with("size=") || o.starts_with("mode=")) => {
+            MountSource::Tmpfs { options }
+                if options.iter().all(|o| o.starts_with("size=") || o.starts_with("mode=")) =>
+            {
                 let value = |key: &str| options.iter().find_map(|o| o.strip_prefix(key));
                 let sizes = TmpfsOptions {
                     size_bytes: value("size=").and_then(|v| v.parse().ok()).unwrap_or(0),
@@ -440,7 +470,9 @@ fn shown_mounts(mounts: &[MountSpec]) -> ShownMounts {
 
 /// An image's process configuration.
 pub(crate) fn image_config(config: &sampan_engine::images::ImageProcess) -> ContainerConfig {
-    let set = |keys: Vec<&String>| (!keys.is_empty()).then(|| keys.into_iter().map(|k| (k.clone(), Empty {})).collect());
+    let set = |keys: Vec<&String>| {
+        (!keys.is_empty()).then(|| keys.into_iter().map(|k| (k.clone(), Empty {})).collect())
+    };
     ContainerConfig {
         user: config.user.clone(),
         exposed_ports: set(config.exposed_ports.keys().collect()),
@@ -497,8 +529,10 @@ mod tests {
     #[test]
     fn phases_for_people() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
-        let (start, end, now) = (at("2026-01-01T00:00:00Z"), at("2026-01-01T00:01:00Z"), at("2026-01-01T00:03:00Z"));
-        let exit = Exit { code: 3, oom_killed: false, started_at: start, finished_at: end, error: String::new() };
+        let (start, end, now) =
+            (at("2026-01-01T00:00:00Z"), at("2026-01-01T00:01:00Z"), at("2026-01-01T00:03:00Z"));
+        let exit =
+            Exit { code: 3, oom_killed: false, started_at: start, finished_at: end, error: String::new() };
         assert_eq!(status_text(&Phase::Exited(exit), now), "Exited (3) 2 minutes ago");
         assert_eq!(status_text(&Phase::Running { pid: 1, started_at: start }, now), "Up 3 minutes");
         assert_eq!(status_text(&Phase::Paused { pid: 1, started_at: start }, now), "Up 3 minutes (Paused)");

@@ -8,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use sampan_base::Timestamp;
+use sampan_docker_api::container::ContainerSummary;
 use sampan_docker_api::network::{Ipam, IpamPool, Network, NetworkContainer};
 use sampan_docker_api::system::{Component, Version};
 use sampan_docker_api::{API_VERSION, MIN_API_VERSION};
@@ -136,22 +137,35 @@ pub(crate) async fn auth() -> ApiError {
 pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Value>> {
     let images = engine.images().await?;
     let layers: u64 = {
-        let seen: BTreeMap<_, _> = images.iter().flat_map(|i| &i.layers).map(|l| (&l.chain_id, l.size)).collect();
+        let seen: BTreeMap<_, _> =
+            images.iter().flat_map(|i| &i.layers).map(|l| (&l.chain_id, l.size)).collect();
         seen.values().sum()
     };
-    let volumes = engine.volumes().await?;
+    let mut volumes = Vec::new();
+    for volume in engine.volumes().await? {
+        let name = &volume.record.name;
+        let usage =
+            json!({"Size": engine.volume_bytes(name).await?, "RefCount": engine.volume_users(name).len()});
+        volumes.push(json!({
+            "Name": name, "Driver": "local", "Mountpoint": volume.directory, "Scope": "local", "UsageData": usage,
+        }));
+    }
+    let mut containers = Vec::new();
+    for view in engine.containers() {
+        let summary = show::summary(&view, &engine.config().root.join("volumes"), Timestamp::now());
+        let written = i64::try_from(engine.written_bytes(&view.record.id).await?).unwrap_or(i64::MAX);
+        containers.push(ContainerSummary { size_rw: Some(written), ..summary });
+    }
     Ok(Json(json!({
         "LayersSize": layers,
         "Images": images.iter().map(|i| json!({
-            "Id": i.id, "Size": i.size, "SharedSize": -1, "VirtualSize": i.size, "Containers": -1, "ParentId": "",
+            "Id": i.id, "Size": i.size, "SharedSize": -1, "VirtualSize": i.size, "ParentId": "",
+            "Containers": containers.iter().filter(|c| c.image_id == i.id.to_string()).count(),
             "Created": i.created.map_or(0, Timestamp::unix_seconds), "Labels": i.config.config.labels,
             "RepoTags": i.names.iter().map(|n| n.familiar()).collect::<Vec<_>>(), "RepoDigests": null,
         })).collect::<Vec<_>>(),
-        "Containers": [],
-        "Volumes": volumes.iter().map(|v| json!({
-            "Name": v.record.name, "Driver": "local", "Mountpoint": v.directory, "Scope": "local",
-            "UsageData": {"Size": -1, "RefCount": -1},
-        })).collect::<Vec<_>>(),
+        "Containers": containers,
+        "Volumes": volumes,
         "BuildCache": [],
     })))
 }
@@ -268,7 +282,8 @@ fn all_networks(engine: &Engine) -> Vec<Network> {
 }
 
 pub(crate) async fn networks(State(engine): State<Engine>, query: Query) -> Answer<Json<Vec<Network>>> {
-    let filters = Filters::parse(query.get("filters").map(String::as_str), &["name", "id", "driver", "scope", "type"])?;
+    let filters =
+        Filters::parse(query.get("filters").map(String::as_str), &["name", "id", "driver", "scope", "type"])?;
     let wanted = |n: &Network| {
         filters.any("name", |v| n.name.contains(v))
             && filters.any("id", |v| n.id.starts_with(v))
@@ -280,9 +295,10 @@ pub(crate) async fn networks(State(engine): State<Engine>, query: Query) -> Answ
 }
 
 pub(crate) async fn network(State(engine): State<Engine>, Path(name): Path<String>) -> Answer<Json<Network>> {
-    let found = all_networks(&engine).into_iter().find(|n| n.name == name || (name.len() > 3 && n.id.starts_with(&name)));
-    found.map(Json).ok_or(ApiError {
-        status: StatusCode::NOT_FOUND,
-        message: format!("network {name} not found"),
-    })
+    let found = all_networks(&engine)
+        .into_iter()
+        .find(|n| n.name == name || (name.len() > 3 && n.id.starts_with(&name)));
+    found
+        .map(Json)
+        .ok_or(ApiError { status: StatusCode::NOT_FOUND, message: format!("network {name} not found") })
 }

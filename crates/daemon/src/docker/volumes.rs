@@ -46,7 +46,10 @@ pub(crate) async fn create(
 ) -> Answer<(StatusCode, Json<wire::Volume>)> {
     let request: wire::VolumeCreate = json(&body)?;
     if !matches!(request.driver.as_str(), "" | "local") {
-        return Err(ApiError::unsupported(format!("volume driver `{}` is not supported: use local", request.driver)));
+        return Err(ApiError::unsupported(format!(
+            "volume driver `{}` is not supported: use local",
+            request.driver
+        )));
     }
     if !request.driver_opts.is_empty() {
         return Err(ApiError::unsupported("options of the local volume driver are not supported yet"));
@@ -56,11 +59,18 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, Json(show(volume))))
 }
 
-pub(crate) async fn inspect(State(engine): State<Engine>, Path(name): Path<String>) -> Answer<Json<wire::Volume>> {
+pub(crate) async fn inspect(
+    State(engine): State<Engine>,
+    Path(name): Path<String>,
+) -> Answer<Json<wire::Volume>> {
     Ok(Json(show(engine.volume(&name).await?)))
 }
 
-pub(crate) async fn remove(State(engine): State<Engine>, Path(name): Path<String>, query: Query) -> Answer<StatusCode> {
+pub(crate) async fn remove(
+    State(engine): State<Engine>,
+    Path(name): Path<String>,
+    query: Query,
+) -> Answer<StatusCode> {
     match engine.volume_remove(&name).await {
         // By force it is no error if there is none.
         Err(sampan_engine::EngineError::NoSuchVolume { .. }) if is_on(query.get("force")) => {}
@@ -72,6 +82,6 @@ pub(crate) async fn remove(State(engine): State<Engine>, Path(name): Path<String
 pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<Json<wire::VolumesPruned>> {
     let filters = Filters::parse(query.get("filters").map(String::as_str), &["all"])?;
     let all = filters.has("all") && filters.any("all", |v| matches!(v, "1" | "true"));
-    let removed = engine.volumes_prune(all).await?;
-    Ok(Json(wire::VolumesPruned { volumes_deleted: Some(removed), space_reclaimed: 0 }))
+    let (removed, space_reclaimed) = engine.volumes_prune(all).await?;
+    Ok(Json(wire::VolumesPruned { volumes_deleted: Some(removed), space_reclaimed }))
 }

@@ -20,10 +20,15 @@ pub(crate) fn hosts(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
     for entry in extra {
-        let (name, to) = entry.split_once(':').ok_or_else(|| format!("invalid extra host `{entry}`: expected name:address"))?;
+        let (name, to) = entry
+            .split_once(':')
+            .ok_or_else(|| format!("invalid extra host `{entry}`: expected name:address"))?;
         let to = match (to, gateway) {
             ("host-gateway", Some(gateway)) => IpAddr::V4(gateway),
-            _ => to.trim_matches(['[', ']']).parse().map_err(|_| format!("invalid address in extra host `{entry}`"))?,
+            _ => to
+                .trim_matches(['[', ']'])
+                .parse()
+                .map_err(|_| format!("invalid address in extra host `{entry}`"))?,
         };
         // Writing to a String can't fail.
         let _ = writeln!(text, "{to}\t{name}");
@@ -86,9 +91,16 @@ mod tests {
         let check = |host: &str, dns: &Dns, own| resolv_conf(host, dns, own, &fallback).replace('\n', "|");
         let none = Dns::default();
         assert_eq!(check(host, &none, true), "nameserver 10.0.0.2|search a b|options edns0|");
-        assert_eq!(check(host, &none, false), "nameserver 127.0.0.53|nameserver 10.0.0.2|search a b|options edns0|");
+        assert_eq!(
+            check(host, &none, false),
+            "nameserver 127.0.0.53|nameserver 10.0.0.2|search a b|options edns0|"
+        );
         assert_eq!(check("nameserver ::1\n", &none, true), "nameserver 9.9.9.9|");
-        let asked = Dns { servers: vec!["1.1.1.1".into()], search: vec![".".into()], options: vec!["ndots:5".into()] };
+        let asked = Dns {
+            servers: vec!["1.1.1.1".into()],
+            search: vec![".".into()],
+            options: vec!["ndots:5".into()],
+        };
         assert_eq!(check(host, &asked, true), "nameserver 1.1.1.1|options ndots:5|");
     }
 
@@ -96,7 +108,11 @@ mod tests {
     fn hosts_names_the_container_and_what_was_added() {
         let own = Some(Ipv4Addr::new(172, 31, 0, 2));
         let gateway = Some(Ipv4Addr::new(172, 31, 0, 1));
-        let extra = ["db:10.0.0.9".to_owned(), "host.docker.internal:host-gateway".to_owned(), "six:[::7]".to_owned()];
+        let extra = [
+            "db:10.0.0.9".to_owned(),
+            "host.docker.internal:host-gateway".to_owned(),
+            "six:[::7]".to_owned(),
+        ];
         let text = hosts(own, "web", Some("lan"), &extra, gateway).unwrap();
         let tail: Vec<_> = text.lines().skip(6).collect();
         assert_eq!(

@@ -172,8 +172,13 @@ impl Owner {
         let (code, finished_at, error) = match exit {
             Ok(exit) => (i32::try_from(exit.code).unwrap_or(255), exit.at, String::new()),
             Err(error) => {
-                tracing::error!(container = record.id, error = sampan_base::chain(&error), "the shim was lost");
-                let told = "the container's shim ended before its process did; what was left of it was killed";
+                tracing::error!(
+                    container = record.id,
+                    error = sampan_base::chain(&error),
+                    "the shim was lost"
+                );
+                let told =
+                    "the container's shim ended before its process did; what was left of it was killed";
                 (LOST_EXIT_CODE, Timestamp::now(), told.to_owned())
             }
         };
@@ -181,7 +186,11 @@ impl Owner {
             Phase::Exited(Exit { code, oom_killed, started_at: run.started_at, finished_at, error });
         // On disk before the shim, which remembers it too, is told to forget it.
         if let Err(error) = self.store(record.clone(), durable_unless(record.spec.auto_remove)).await {
-            tracing::error!(container = record.id, error = sampan_base::chain(&error), "cannot store the exit code");
+            tracing::error!(
+                container = record.id,
+                error = sampan_base::chain(&error),
+                "cannot store the exit code"
+            );
         }
         if oom_killed {
             self.event("oom", []);

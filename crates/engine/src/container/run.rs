@@ -156,7 +156,12 @@ pub(crate) fn log_path(inner: &Inner, id: &str) -> std::path::PathBuf {
 }
 
 /// Gathers what the host contributes, and writes the files that are bound into the container.
-fn facts(inner: &Inner, record: &ContainerRecord, attached: &network::Attached, rootfs: &Path) -> Result<Facts> {
+fn facts(
+    inner: &Inner,
+    record: &ContainerRecord,
+    attached: &network::Attached,
+    rootfs: &Path,
+) -> Result<Facts> {
     let spec = &record.spec;
     let image = inner.images.resolve_id(&record.image_id)?;
     let process = &image.config.config;
@@ -251,7 +256,8 @@ fn write_files(
     let texts = [("hosts", hosts), ("resolv.conf", resolv), ("hostname", format!("{hostname}\n"))];
     for (name, text) in texts {
         // Not synced: they are written anew at each start.
-        disk::write_atomic_volatile(&directory.join(name), text.as_bytes(), 0o644).map_err(EngineError::file)?;
+        disk::write_atomic_volatile(&directory.join(name), text.as_bytes(), 0o644)
+            .map_err(EngineError::file)?;
     }
     Ok(())
 }
@@ -299,7 +305,11 @@ pub(crate) async fn tear_down(inner: &Arc<Inner>, id: &str, task: Option<&Task>)
     let (inner, id) = (Arc::clone(inner), id.to_owned());
     blocking(move || {
         if let Err(error) = inner.images.unmount_snapshot(&bundle.join("rootfs")) {
-            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot unmount the root file system");
+            tracing::warn!(
+                container = id,
+                error = sampan_base::chain(&error),
+                "cannot unmount the root file system"
+            );
             // What is mounted must not be removed as if it were ours.
             return;
         }
@@ -346,14 +356,17 @@ fn start_failed(error: ShimError) -> EngineError {
 
 /// Tells from the runtime's words whose fault it was. The phrases are runc's; all runtimes use them.
 pub(crate) fn command_error(said: &str) -> EngineError {
-    let exit_code = if said.contains("executable file not found") || said.contains("no such file or directory") {
-        127
-    } else if said.contains("permission denied") || said.contains("is a directory") || said.contains("exec format error")
-    {
-        126
-    } else {
-        return EngineError::layer(Class::Internal, "the OCI runtime failed")(said);
-    };
+    let exit_code =
+        if said.contains("executable file not found") || said.contains("no such file or directory") {
+            127
+        } else if said.contains("permission denied")
+            || said.contains("is a directory")
+            || said.contains("exec format error")
+        {
+            126
+        } else {
+            return EngineError::layer(Class::Internal, "the OCI runtime failed")(said);
+        };
     EngineError::Command { message: said.to_owned(), exit_code }
 }
 

@@ -162,7 +162,9 @@ impl Phase {
         let id = || id.to_owned();
         match (self, verb) {
             (Phase::Created { .. } | Phase::Exited(_), Verb::Start | Verb::Remove) => Ok(()),
-            (Phase::Created { .. } | Phase::Exited(_), Verb::Stop) => Err(Denial::AlreadyStopped { id: id() }),
+            (Phase::Created { .. } | Phase::Exited(_), Verb::Stop) => {
+                Err(Denial::AlreadyStopped { id: id() })
+            }
             (Phase::Created { .. } | Phase::Exited(_), Verb::Resume) => Err(Denial::NotPaused { id: id() }),
             (Phase::Created { .. } | Phase::Exited(_), _) => Err(Denial::NotRunning { id: id() }),
             (Phase::Running { .. }, Verb::Start) => Err(Denial::AlreadyRunning { id: id() }),
@@ -198,8 +200,7 @@ mod tests {
     /// One line a phase: what each verb gets.
     fn table() -> String {
         let t: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let exit =
-            Exit { code: 0, oom_killed: false, started_at: t, finished_at: t, error: String::new() };
+        let exit = Exit { code: 0, oom_killed: false, started_at: t, finished_at: t, error: String::new() };
         let phases = [
             ("created", Phase::Created { error: None }),
             ("running", Phase::Running { pid: 1, started_at: t }),

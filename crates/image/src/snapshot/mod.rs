@@ -45,6 +45,21 @@ pub struct Snapshot {
     pub upper: PathBuf,
 }
 
+/// The files of a snapshot that is gone. What is not removed goes when the store opens the next time.
+#[derive(Debug)]
+#[must_use = "the files are still there"]
+pub struct Remains(PathBuf);
+
+impl Remains {
+    /// Removes them.
+    ///
+    /// # Errors
+    /// If one can't be removed.
+    pub fn remove(self) -> Result<(), SnapshotError> {
+        Ok(remove_directory(&self.0)?)
+    }
+}
+
 /// Why a snapshot can't be prepared, mounted, read or removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -181,10 +196,18 @@ impl Store {
     /// # Errors
     /// If there is none, or its files can't be removed (they then go when the store opens the next time).
     pub fn remove_snapshot(&self, key: &str) -> Result<(), SnapshotError> {
+        self.forget_snapshot(key)?.remove()
+    }
+
+    /// As [`Store::remove_snapshot`], but its files are left to be removed when there is time: a tree takes the file
+    /// system a while.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn forget_snapshot(&self, key: &str) -> Result<Remains, SnapshotError> {
         let record = self.snapshot_record(key)?;
         self.metadata().write(|t| self.metadata().delete(t, SNAPSHOTS, key))?;
-        remove_directory(&self.directory_path(record.directory))?;
-        Ok(())
+        Ok(Remains(self.directory_path(record.directory)))
     }
 
     /// All snapshots, ordered by key.

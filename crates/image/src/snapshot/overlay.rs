@@ -69,7 +69,11 @@ impl Overlay {
                 }
             }
             if self.volatile {
-                rustix::mount::fsconfig_set_flag(&context, "volatile")?;
+                match rustix::mount::fsconfig_set_flag(&context, "volatile") {
+                    // Older than 5.10: it syncs.
+                    Err(Errno::INVAL) => {}
+                    other => other?,
+                }
             }
             rustix::mount::fsconfig_create(&context)?;
             let mount =
@@ -185,6 +189,39 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_ways_mount_the_same() {
+        let dir = std::env::temp_dir().join(format!("sampan overlay:,-{}", std::process::id()));
+        let part = |name: &str| {
+            let path = dir.join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let lower: Vec<PathBuf> = (0..20).map(|i| part(&format!("lower{i}"))).collect();
+        for (i, layer) in lower.iter().enumerate() {
+            std::fs::write(layer.join("same"), i.to_string()).unwrap();
+            std::fs::write(layer.join(i.to_string()), "").unwrap();
+        }
+        let at = part("at");
+        for way in ["new", "old"] {
+            let (upper, work) = (part(&format!("upper-{way}")), part(&format!("work-{way}")));
+            let overlay = Overlay { lower: lower.clone(), upper: upper.clone(), work, volatile: true };
+            if way == "old" {
+                overlay.mount_old(&at).unwrap()
+            } else {
+                overlay.mount(&at).unwrap()
+            }
+            assert_eq!(mounts_below(&dir).unwrap(), std::slice::from_ref(&at));
+            assert_eq!(std::fs::read_dir(&at).unwrap().count(), 21);
+            assert_eq!(std::fs::read_to_string(at.join("same")).unwrap(), "0", "the first one is uppermost");
+            std::fs::write(at.join("new"), "").unwrap();
+            assert!(upper.join("new").exists());
+            unmount(&at).unwrap();
+            unmount(&at).unwrap();
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn mount_points_with_blanks_are_read() {

@@ -154,8 +154,8 @@ impl<R: Read> Reader<R> {
             kind => return Err(TarError::UnsupportedEntry { at, kind }),
         };
         if !matches!(kind, Kind::File { .. }) {
-            // Only files have content; some writers still give a size to others (pax: hard links with content).
-            (self.content, self.padding) = (stored, padded(stored) - stored);
+            // Only files have content; what some writers still give to others (pax: hard links) is passed over.
+            (self.content, self.padding) = (0, padded(stored));
         }
         let id = |pax: Option<u64>, field: io::Result<u64>, what| -> Result<u32, TarError> {
             let id = match pax {

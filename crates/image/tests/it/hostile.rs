@@ -92,6 +92,25 @@ proptest! {
 }
 
 #[test]
+fn any_text_means_an_image_or_none() {
+    let test = TestStore::new();
+    let image = test.import("a", "f file = 1");
+    let mut runner =
+        proptest::test_runner::TestRunner::new(ProptestConfig { cases: 300, ..ProptestConfig::default() });
+    let text = prop_oneof![
+        "[a-z0-9A-Z:/@.\\[\\]_é -]{0,30}",
+        "(sha256:)?[0-9a-f]{0,70}",
+        (0..80usize).prop_map(move |n| image.id.as_str().chars().take(n).collect())
+    ];
+    runner
+        .run(&text, |text| {
+            let _ = test.resolve(&text);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
 fn no_layer_leaves_its_root() {
     let test = TestStore::new();
     let victim = test.dir.path().join("victim");

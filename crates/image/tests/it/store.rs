@@ -123,6 +123,54 @@ fn a_scratch_becomes_a_layer_or_vanishes() {
     assert_eq!(test.files(), before);
 }
 
+#[test]
+fn the_build_cache_is_bounded_and_the_unused_go_first() {
+    use sampan_image::{Cached, limits::MAX_CACHE_RECORDS};
+    let mut test = TestStore::new();
+    let flush = |test: &TestStore, round: usize| {
+        let mut config = sampan_oci::image::ImageConfig::for_host();
+        config.author = round.to_string();
+        test.create_image(config, &[], &[]).unwrap();
+    };
+    let value = |i: usize| Cached { chain: None, value: i.to_string() };
+    for i in 0..MAX_CACHE_RECORDS {
+        test.remember(&i.to_string(), value(i));
+    }
+    flush(&test, 0);
+    let lease = test.lease();
+    assert_eq!(test.cached("0", &lease).unwrap(), Some(value(0)), "used now, so it stays");
+    test.remember("more", value(7));
+    flush(&test, 1);
+    drop(lease);
+    test.reopen();
+    let lease = test.lease();
+    assert_eq!(test.cached("0", &lease).unwrap(), Some(value(0)));
+    assert_eq!(test.cached("more", &lease).unwrap(), Some(value(7)));
+    let there =
+        (0..MAX_CACHE_RECORDS).filter(|i| test.cached(&i.to_string(), &lease).unwrap().is_some()).count();
+    assert!((MAX_CACHE_RECORDS * 8 / 10..MAX_CACHE_RECORDS).contains(&there), "{there}");
+    drop(lease);
+}
+
+#[test]
+fn what_is_exported_imports_as_the_same_tree() {
+    let test = TestStore::new();
+    let listing = "d dir 2750 7:8\nd/f file 4755 = x\nd/g hard = d/f\nl link = /etc\nn char 600 = 1:3\np fifo\n.wh.plain dir";
+    let image = test.import("a", "etc dir\nd dir\nd/gone file = 1");
+    test.prepare("c", image.chain_id(), &InitLayer::empty()).unwrap();
+    let at = test.mount_point("m");
+    test.mount("c", &at).unwrap();
+    std::fs::remove_file(at.join("d/gone")).unwrap();
+    sampan_image::extract(&mut &*tar(listing), &at, Path::new("")).unwrap();
+    std::fs::remove_dir(at.join(".wh.plain")).unwrap();
+    let mut exported = Vec::new();
+    test.export(&at, &mut exported).unwrap();
+    let again = test.import_rootfs(&mut &*exported, &ImportOptions::default()).unwrap();
+    let lease = test.lease();
+    assert_eq!(tree(test.view(again.chain_id(), &lease).unwrap().rootfs()), tree(&at));
+    assert!(exported.windows(4).all(|w| w != b".wh."));
+}
+
 /// A container can nest directories as deep as it likes; whoever reads them has a stack.
 #[test]
 fn trees_too_deep_to_walk_are_refused_not_crashed_on() {

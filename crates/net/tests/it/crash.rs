@@ -8,9 +8,8 @@ use sampan_net::{EndpointSpec, Net, NetConfig, OpenError};
 
 use crate::harness::{ANY, HOST, Host, LOCAL, WORLD, port};
 
-#[test]
-fn the_next_daemon_goes_on_where_the_last_was_killed() {
-    let Some(host) = Host::new() else { return };
+pub(crate) fn the_next_daemon_goes_on_where_the_last_was_killed() {
+    let host = Host::new();
     let net = host.open();
     assert!(matches!(host.on_host(|| Ok(Net::open(host.config()))), Err(OpenError::InUse { .. })));
     let a = host.container(&net, "a", &[port(Tcp, ANY, 8080, 80)]);
@@ -53,9 +52,7 @@ fn the_next_daemon_goes_on_where_the_last_was_killed() {
 const STATE: &str = "SPT_NET_CRASH";
 
 /// Not a test: what [`killed_at_any_moment`] starts and kills.
-#[test]
-#[ignore = "is killed by another test"]
-fn victim() {
+pub(crate) fn victim() {
     let Ok(setting) = std::env::var(STATE) else { return };
     let [state, bridge, table] = setting.split('|').collect::<Vec<_>>()[..] else { panic!("{setting}") };
     let net = Net::open(NetConfig::single(state, bridge, "10.203.7.0/24".parse().unwrap(), table)).unwrap();
@@ -74,9 +71,8 @@ fn victim() {
     }
 }
 
-#[test]
-fn killed_at_any_moment() {
-    let Some(host) = Host::new() else { return };
+pub(crate) fn killed_at_any_moment() {
+    let host = Host::new();
     let setting = format!("{}|{}|{}", host.dir.path().join("state").display(), host.bridge, host.table);
     for round in 0..15u64 {
         let mut child = Command::new("nsenter")

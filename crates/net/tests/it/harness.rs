@@ -31,13 +31,9 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// None, and the reason said, if tests can't run here.
-    pub(crate) fn new() -> Option<Host> {
+    /// A host with a world around it.
+    pub(crate) fn new() -> Host {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: not root");
-            return None;
-        }
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let host = Host {
             dir: tempfile::Builder::new().prefix("spt-net-").tempdir().unwrap(),
@@ -57,7 +53,7 @@ impl Host {
             &format!("ip addr add {WORLD}/24 dev eth0 && ip link set eth0 up && ip link show eth0"),
         );
         host.run("ip link show up0"); // to be asked makes the kernel see the carrier now
-        Some(host)
+        host
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -1,10 +1,87 @@
-//! Networks in a network namespace that plays the host, with another that plays the world. Needs root; without it each
-//! test says so and passes.
+//! Networks in a network namespace that plays the host, with another that plays the world. What can't run on this
+//! host is reported as ignored, with the reason beside its name.
 
-#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute; these are their helpers
-#![allow(clippy::print_stderr)] // and says why a test is skipped
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute
 
 mod beside;
 mod crash;
 mod harness;
 mod traffic;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Why the tests of a module can't run here, if they can't.
+fn missing(module: &str) -> Option<&'static str> {
+    let absent = |path: &str| !std::path::Path::new(path).exists();
+    if !rustix::process::geteuid().is_root() {
+        return Some("not root");
+    }
+    match module {
+        "beside" if absent("/usr/sbin/iptables-nft") => Some("no iptables-nft"),
+        _ => None,
+    }
+}
+
+fn main() {
+    let tests: Vec<(&str, &str, fn())> = vec![
+        (
+            "beside",
+            "traffic_gets_past_dockers_forward_policy_and_its_chain_is_left_as_it_was",
+            beside::traffic_gets_past_dockers_forward_policy_and_its_chain_is_left_as_it_was,
+        ),
+        (
+            "crash",
+            "the_next_daemon_goes_on_where_the_last_was_killed",
+            crash::the_next_daemon_goes_on_where_the_last_was_killed,
+        ),
+        ("crash", "killed_at_any_moment", crash::killed_at_any_moment),
+        (
+            "traffic",
+            "a_published_port_is_reached_from_everywhere",
+            traffic::a_published_port_is_reached_from_everywhere,
+        ),
+        (
+            "traffic",
+            "containers_reach_the_world_under_the_hosts_address_and_not_its_loopback",
+            traffic::containers_reach_the_world_under_the_hosts_address_and_not_its_loopback,
+        ),
+        (
+            "traffic",
+            "a_port_on_one_address_is_not_on_the_others",
+            traffic::a_port_on_one_address_is_not_on_the_others,
+        ),
+        (
+            "traffic",
+            "a_port_or_an_address_that_is_taken_is_named",
+            traffic::a_port_or_an_address_that_is_taken_is_named,
+        ),
+        (
+            "traffic",
+            "udp_clients_follow_a_port_to_its_next_container",
+            traffic::udp_clients_follow_a_port_to_its_next_container,
+        ),
+        ("traffic", "networks_are_apart", traffic::networks_are_apart),
+        ("traffic", "many_come_and_go_at_once", traffic::many_come_and_go_at_once),
+    ];
+    let trial = |(module, name, test): (&str, &str, fn())| {
+        let trial = Trial::test(format!("{module}::{name}"), move || {
+            test();
+            Ok(())
+        });
+        match missing(module) {
+            Some(reason) => trial.with_ignored_flag(true).with_kind(reason),
+            None => trial,
+        }
+    };
+    // Run by `-- --ignored`, or by another test.
+    let measures: [(&str, fn()); 2] = [("traffic::speed", traffic::speed), ("crash::victim", crash::victim)];
+    let measures = measures.map(|(name, run)| {
+        let trial = Trial::test(name, move || {
+            run();
+            Ok(())
+        });
+        trial.with_ignored_flag(true).with_kind("run by hand or by another test")
+    });
+    let trials = tests.into_iter().map(trial).chain(measures).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}

@@ -8,15 +8,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use sampan_kernel::cgroup::{Hierarchy, Layout, Version};
 use sampan_oci::runtime::{DeviceRule, Resources};
 use serde::{Deserialize, Serialize};
 
+use crate::ending;
 use crate::error::{Refused, Step};
 
 mod devices;
@@ -100,6 +101,21 @@ pub fn plan(layout: &Layout, path: &GroupPath) -> Vec<Group> {
         limits: layout.is_unified(),
     };
     layout.hierarchies.iter().map(group).collect()
+}
+
+/// Refuses groups that hold processes already: they are another container's, whose end would be the end of ours.
+///
+/// # Errors
+/// If there are any.
+pub fn require_unused(groups: &[Group]) -> Result<(), Refused> {
+    let Some(group) = groups.iter().find(|group| group.path.exists()) else { return Ok(()) };
+    match list(&group.path).unwrap_or_default().len() {
+        0 => Ok(()),
+        count => {
+            let path = group.path.display();
+            Err(Refused::Invalid(format!("the cgroup `{path}` is in use: {count} process(es) are in it")))
+        }
+    }
 }
 
 /// Makes the directories of groups. What exists already is taken over.
@@ -274,28 +290,29 @@ pub fn kill_all(groups: &[Group]) -> Result<(), Step> {
             Err(e) => return Err(Step::on(|| format!("kill the cgroup `{}`", group.path.display()))(e)),
         }
     }
+    let began = Instant::now();
     loop {
         let pids = processes(groups)?;
         if pids.is_empty() {
             return Ok(());
         }
-        let mut handles = Vec::new();
-        for pid in pids.into_iter().filter_map(Pid::from_raw) {
-            let Ok(handle) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
-            let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
-            handles.push(handle);
+        let handles: Vec<_> = pids
+            .iter()
+            .filter_map(|pid| rustix::process::pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok())
+            .collect();
+        for handle in &handles {
+            // One that has ended meanwhile needs no signal.
+            let _ = rustix::process::pidfd_send_signal(handle, Signal::KILL);
         }
         for handle in &handles {
-            wait_for(handle.as_fd());
+            let left = ending::KILL_DEADLINE.saturating_sub(began.elapsed());
+            let ended = ending::wait_for(handle.as_fd(), left);
+            if !ended.map_err(Step::on(|| "wait for the end of the container's processes"))? {
+                let why = format!("{} still there after {} s", pids.len(), ending::KILL_DEADLINE.as_secs());
+                return Err(Step::refused("end the container's processes", why));
+            }
         }
     }
-}
-
-/// Waits until the process of a handle has ended.
-pub fn wait_for(process: BorrowedFd<'_>) {
-    let mut poll = [PollFd::new(&process, PollFlags::IN)];
-    // Only an interruption can fail here.
-    while rustix::event::poll(&mut poll, None).is_err() {}
 }
 
 /// Removes the directories of groups, and of groups that were made below them. What is gone already is no error.

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use sampan_oci::runtime::Status;
 
 use super::arguments::{End, Known, Parsed, flag, value};
-use super::{Context, Failure, features, list, print, process, resources, spec};
+use super::{Context, Failure, events, features, list, process, resources, spec};
 use crate::bundle;
-use crate::cgroup::{self, freezer, stats};
+use crate::cgroup::freezer;
 use crate::container::create::{GateKind, Options};
 use crate::container::run::Mode;
 use crate::container::{self, exec};
@@ -162,15 +162,15 @@ pub(super) const COMMANDS: [Command; 17] = [
     },
     Command {
         name: "events",
-        help: "show what a container uses",
-        usage: "--stats ID",
+        help: "show what a container uses, and that it ran out of memory",
+        usage: "[options] ID",
         options: &[
             flag("stats", "show it once"),
-            value("interval", "DURATION", "not supported: only --stats is"),
+            value("interval", "DURATION", "how often to show it (default: 5s)"),
         ],
         end: End::Nowhere,
         arguments: (1, 1),
-        run: events,
+        run: events::events,
     },
     Command {
         name: "spec",
@@ -260,9 +260,10 @@ fn exec_command(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
     // Callers tell by this code that exec failed, not what was executed.
     const FAILED: u8 = 255;
     let run = || -> Result<i32, Failure> {
-        if parsed.has("pidfd-socket") || parsed.has("cgroup") {
-            return Err(Refused::Unsupported("exec with --pidfd-socket or --cgroup".to_owned()).into());
+        if parsed.has("pidfd-socket") {
+            return Err(Refused::Unsupported("--pidfd-socket".to_owned()).into());
         }
+        let groups = parsed.all("cgroup").map(exec::SubGroup::parse).collect::<Result<_, _>>()?;
         let path = |name| parsed.get(name).filter(|path| !path.is_empty()).map(PathBuf::from);
         let options = exec::Options {
             detach: parsed.has("detach"),
@@ -270,6 +271,7 @@ fn exec_command(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
             console_socket: path("console-socket"),
             preserve_fds: process::preserved(parsed)?,
             ignore_paused: parsed.has("ignore-paused"),
+            groups,
         };
         crate::seal::seal()?;
         let given = path("process").map(|path| bundle::load_process(&path)).transpose()?;
@@ -320,18 +322,5 @@ fn resume(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
             return Err(Refused::Invalid(format!("container not paused: it is {}", status.name())).into());
         }
     }
-    Ok(0)
-}
-
-fn events(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
-    if !parsed.has("stats") {
-        return Err(Refused::Unsupported("events without --stats".to_owned()).into());
-    }
-    let (directory, record) = context.root.find(&parsed.rest[0])?;
-    if directory.status(&record) == Status::Stopped || cgroup::processes(&record.cgroups)?.is_empty() {
-        return Err(Refused::Invalid(format!("container with id {} is not running", record.id)).into());
-    }
-    let event = serde_json::json!({"type": "stats", "id": record.id, "data": stats::read(&record.cgroups)});
-    print(&format!("{event}\n"))?;
     Ok(0)
 }

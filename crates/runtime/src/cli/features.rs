@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use sampan_kernel::capabilities;
 use sampan_kernel::seccomp::Architecture;
 use sampan_oci::runtime::{
-    CgroupFeature, Features, LinuxFeatures, MountExtensions, NamespaceKind, SeccompFeature, SwitchFeature,
-    VERSION,
+    CgroupFeature, Features, LinuxFeatures, MemoryPolicyFeature, MountExtensions, NamespaceKind,
+    SeccompFeature, SwitchFeature, VERSION,
 };
 
 use super::arguments::Parsed;
 use super::{Context, Failure, print};
+use crate::process::plan as numa;
 use crate::rootfs::options;
 
 pub(super) fn features(_: &Context, _: &Parsed) -> Result<u8, Failure> {
@@ -74,8 +75,11 @@ fn all() -> Features {
             apparmor: SwitchFeature { enabled: true },
             selinux: SwitchFeature { enabled: false },
             intel_rdt: SwitchFeature { enabled: false },
-            memory_policy: None,
-            mount_extensions: MountExtensions { idmap: SwitchFeature { enabled: false } },
+            memory_policy: Some(MemoryPolicyFeature {
+                modes: strings(&numa::MODES),
+                flags: numa::FLAGS.map(|(name, _)| name.to_owned()).to_vec(),
+            }),
+            mount_extensions: MountExtensions { idmap: SwitchFeature { enabled: true } },
             net_devices: SwitchFeature { enabled: false },
         }),
         annotations: BTreeMap::from([(

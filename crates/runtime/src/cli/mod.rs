@@ -13,6 +13,7 @@ use crate::state::StateRoot;
 
 pub mod arguments;
 mod commands;
+mod events;
 mod features;
 mod list;
 mod process;

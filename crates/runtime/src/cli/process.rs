@@ -23,7 +23,7 @@ pub(super) const EXEC_OPTIONS: [Known; 19] = [
     flag("no-new-privs", "never grant privileges by exec"),
     value("cap", "CAPABILITY", "add a capability; may be repeated").or('c'),
     value("preserve-fds", "N", "hand on N descriptors from 3 on"),
-    value("cgroup", "PATH", "not supported"),
+    value("cgroup", "[CONTROLLER,..:]PATH", "put it into a cgroup below the container's; may be repeated"),
     flag("ignore-paused", "exec in a paused container, too"),
     flag("no-subreaper", "ignored: the runtime adopts no processes"),
     flag("help", "show this help").or('h'),

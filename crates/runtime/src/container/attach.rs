@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use rustix::termios::{OptionalActions, Termios};
 use sampan_kernel::signals::{self, SignalFd};
 
-use super::create::{Ending, wait_status};
+use crate::ending::{Ending, wait_status};
 use crate::process::terminal;
 
 /// What is passed on: all that people and programs send on purpose.

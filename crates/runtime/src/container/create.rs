@@ -14,25 +14,26 @@
 //! Invariant: after an error nothing of ours remains, neither process, cgroup, mount nor directory. (Mounts are in
 //! the child's namespace, and go with it.) After a crash, the record names what remains, and `delete` clears it.
 
-use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use rustix::process::{Pid, PidfdFlags, Rlimit, Signal, WaitId, WaitIdOptions};
+use rustix::process::Signal;
 use sampan_base::{Class, ContainerId, FileError, files};
 use sampan_kernel::cgroup::Layout;
-use sampan_kernel::process::{self as kernel, Child, Clone, Namespaces};
-use sampan_oci::runtime::{ContainerProcessState, Hooks, Spec, Status};
+use sampan_kernel::process::Namespaces;
+use sampan_oci::runtime::{ContainerProcessState, Hooks, Resources, Spec, Status};
 
+use super::child;
 use crate::bundle::{Bundle, BundleError};
 use crate::cgroup::{self, Group, GroupPath, Joiner};
 use crate::channel::{Channel, Message, Report};
+use crate::ending::{self, Ending, wait_status};
 use crate::error::{Refused, Step};
 use crate::hooks::{self, HookError};
-use crate::init::{self, Gate, Hands, Switches, namespaces};
+use crate::init::{self, Gate, Hands, Switches, Tools, namespaces};
 use crate::log::Log;
 use crate::process::terminal;
 use crate::rootfs;
@@ -159,12 +160,19 @@ pub fn create(
     check_terminal(&plan, options)?;
     let layout = Layout::detect().map_err(Step::on(|| "read `/proc/self/cgroup`"))?;
 
+    let groups = cgroup::plan(&layout, &group_path);
+    let taken = root.0.join(id.as_str()).exists();
+    if !taken {
+        cgroup::require_unused(&groups)?;
+    }
+
     let Some((directory, lock)) = root.take(&id)? else { return Err(CreateError::Exists { id }) };
     let record = Record::new(&id, &bundle.spec, &bundle.path, &plan.rootfs.path);
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
     let mut making = Making { directory, record, hooks, child: None };
-    making.record.cgroups = cgroup::plan(&layout, &group_path);
-    match making.make(&plan, &bundle, options, gate, &layout, &lock, log) {
+    making.record.cgroups = groups;
+    let request = Request { plan: &plan, bundle: &bundle, options, layout: &layout, log };
+    match making.make(&request, gate, &lock) {
         Ok((process, channel)) => {
             let Making { directory, record, hooks, .. } = making;
             Ok(Created { directory, record, hooks, process, channel, lock })
@@ -187,6 +195,15 @@ fn check_terminal(plan: &init::Plan, options: &Options) -> Result<(), Refused> {
     }
 }
 
+/// What a container is made from.
+struct Request<'a> {
+    plan: &'a init::Plan,
+    bundle: &'a Bundle,
+    options: &'a Options,
+    layout: &'a Layout,
+    log: &'a Log,
+}
+
 /// A container in the making, and what there is of it to undo.
 struct Making {
     directory: Directory,
@@ -196,17 +213,13 @@ struct Making {
 }
 
 impl Making {
-    #[allow(clippy::too_many_arguments, reason = "one call, each argument one thing that the caller decided")]
     fn make(
         &mut self,
-        plan: &init::Plan,
-        bundle: &Bundle,
-        options: &Options,
+        request: &Request<'_>,
         gate: GateKind,
-        layout: &Layout,
         lock: &Lock,
-        log: &Log,
     ) -> Result<(OwnedFd, Channel), CreateError> {
+        let Request { plan, bundle, options, layout, log } = *request;
         // Before anything that would remain after a crash.
         self.directory.keep_config(&bundle.bytes)?;
         self.directory.remember(&self.record)?;
@@ -232,18 +245,19 @@ impl Making {
             GateKind::Runtime => Gate::Runtime,
         };
         let join = namespaces::Opened::open(&plan.namespaces)?;
-        let hands = Hands { channel: theirs, joiner, sources, groups, join, console, gate };
+        let tools = Tools { joiner, sources, groups, join, console };
+        let hands = Hands { channel: theirs, gate, tools };
 
         let without = [ours.as_fd(), lock.0.as_fd()];
         let birthplace = birthplace.as_ref().map(AsFd::as_fd);
-        let child = give_birth(plan, hands, birthplace, &without, &ours)?;
+        let child = child::give_birth(plan, hands, birthplace, &without, &ours)?;
         self.record.pid = child.pid.as_raw_nonzero().get();
         self.child = Some(child.pidfd.try_clone().map_err(Step::on(|| "copy a descriptor"))?);
         self.record.began =
             state::beginning(self.record.pid).map_err(Step::on(|| "read when the process began"))?;
         // Known from now on to whoever has to clear up after us.
         self.directory.remember(&self.record)?;
-        prepare_child(plan, &child, &ours, log)?;
+        child::prepare_child(plan, &child, &ours, log)?;
         self.talk(&ours, bundle, log)?;
         if let Some(path) = &options.pid_file {
             files::write_atomic_volatile(path, self.record.pid.to_string().as_bytes(), 0o644)?;
@@ -261,7 +275,7 @@ impl Making {
         let resources = bundle.spec.linux.as_ref().and_then(|l| l.resources.clone()).unwrap_or_default();
         match cgroup::create(&self.record.cgroups, layout) {
             Ok(()) => {}
-            Err(step) if !rustix::process::geteuid().is_root() => {
+            Err(step) if !rustix::process::geteuid().is_root() && !has_limits(&resources) => {
                 log.warn(&format!("the container gets no cgroup of its own: {}", sampan_base::chain(&step)));
                 self.record.cgroups.clear();
                 return Ok(Vec::new());
@@ -315,8 +329,9 @@ impl Making {
         if let Some(child) = self.child.take() {
             // One that has ended already needs no signal.
             let _ = rustix::process::pidfd_send_signal(&child, Signal::KILL);
-            cgroup::wait_for(child.as_fd());
-            let _ = wait_status(&child);
+            if let Ok(true) = ending::wait_for(child.as_fd(), ending::KILL_DEADLINE) {
+                let _ = wait_status(&child);
+            }
             if let Err(step) = cgroup::kill_all(&self.record.cgroups) {
                 told("a process may be left behind", &sampan_base::chain(&step));
             }
@@ -334,6 +349,16 @@ impl Making {
     }
 }
 
+/// Whether limits are asked for that a container must not do without.
+fn has_limits(resources: &Resources) -> bool {
+    resources.memory.is_some()
+        || resources.cpu.is_some()
+        || resources.pids.is_some()
+        || resources.block_io.is_some()
+        || !resources.hugepage_limits.is_empty()
+        || !resources.unified.is_empty()
+}
+
 /// The gate's socket. Its path may be longer than an address can hold; that of the directory's descriptor is not.
 fn listen(directory: &Directory) -> Result<UnixListener, Step> {
     let bind = || {
@@ -341,138 +366,6 @@ fn listen(directory: &Directory) -> Result<UnixListener, Step> {
         UnixListener::bind(address)
     };
     bind().map_err(Step::on(|| format!("listen at `{}`", directory.gate().display())))
-}
-
-/// Makes the container's process, by way of a helper if namespaces ask for it.
-fn give_birth(
-    plan: &init::Plan,
-    hands: Hands,
-    cgroup: Option<std::os::fd::BorrowedFd<'_>>,
-    without: &[std::os::fd::BorrowedFd<'_>],
-    ours: &Channel,
-) -> Result<Child, CreateError> {
-    let at_birth = plan.namespaces.at_birth();
-    let own_pids = if hands.join.join_for_children()? {
-        let file = File::open("/proc/self/ns/pid");
-        Some(file.map_err(Step::on(|| "open the runtime's own PID namespace"))?)
-    } else {
-        None
-    };
-    let failed = || Step::on::<io::Error, _>(|| "make the container's process");
-    let child = if plan.namespaces.needs_intermediate() {
-        let how = Clone { cgroup, without, ..Clone::default() };
-        let helper = kernel::clone(&how, || intermediate(plan, hands, at_birth)).map_err(failed())?;
-        let moved = ours.receive().map_err(failed())?;
-        let ending = wait_status(&helper.pidfd).map_err(failed())?;
-        match moved {
-            Some((Message::Moved(pid), _)) => adopt(pid).map_err(failed())?,
-            Some((Message::Failed(report), _)) => return Err(CreateError::Init(report)),
-            _ => return Err(CreateError::Died { how: format!("{ending:?}") }),
-        }
-    } else {
-        let how = Clone { namespaces: at_birth, cgroup, without, sibling: false };
-        kernel::clone(&how, || init::run(plan, hands)).map_err(failed())?
-    };
-    if let Some(own) = own_pids {
-        // Hooks are not the container's.
-        kernel::join(own.as_fd(), Namespaces::PID)
-            .map_err(Step::on(|| "return to the runtime's PID namespace"))?;
-    }
-    Ok(child)
-}
-
-/// The helper: joins what is to be joined, and makes the container's process as the runtime's child.
-fn intermediate(plan: &init::Plan, mut hands: Hands, at_birth: Namespaces) -> i32 {
-    let channel = match hands.channel.try_clone() {
-        Ok(channel) => channel,
-        Err(_) => return 1,
-    };
-    let join = std::mem::take(&mut hands.join);
-    let born = join.join().and_then(|()| {
-        let how = Clone { namespaces: at_birth, cgroup: None, without: &[], sibling: true };
-        kernel::clone(&how, || init::run(plan, hands)).map_err(Step::on(|| "make the container's process"))
-    });
-    let message = match &born {
-        Ok(child) => Message::Moved(child.pid.as_raw_nonzero().get()),
-        Err(step) => Message::Failed(Report { class: step.class(), text: sampan_base::chain(step) }),
-    };
-    i32::from(channel.send(&message).is_err() || born.is_err())
-}
-
-/// A handle on a child that a helper made for us. It is ours to wait for, so its number can't be another's.
-fn adopt(pid: i32) -> io::Result<Child> {
-    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    Ok(Child { pid, pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty())? })
-}
-
-/// What takes the host's privileges, done to the child from outside.
-fn prepare_child(plan: &init::Plan, child: &Child, ours: &Channel, log: &Log) -> Result<(), CreateError> {
-    let pid = child.pid.as_raw_nonzero().get();
-    if let Some(score) = plan.process.oom_score_adj {
-        set_oom_score(pid, score, log)?;
-    }
-    if !plan.namespaces.new.contains(Namespaces::USER) {
-        return Ok(());
-    }
-    raise_limits(&plan.process, child.pid);
-    map_ids(plan, pid)?;
-    ours.send(&Message::Go).map_err(Step::on(|| "talk with the container's process"))?;
-    Ok(())
-}
-
-/// Raises hard limits for a child in a user namespace, whose own privileges do not reach beyond that. The soft limit is
-/// its own matter, and so is a hard limit that can't be raised.
-pub(super) fn raise_limits(plan: &crate::process::Plan, pid: Pid) {
-    for &(resource, _, hard) in &plan.rlimits {
-        let old = rustix::process::getrlimit(resource);
-        let raise = Rlimit { current: old.current, maximum: (hard != u64::MAX).then_some(hard) };
-        if old.maximum.is_some_and(|old| hard > old) {
-            let _ = rustix::process::prlimit(Some(pid), resource, raise);
-        }
-    }
-}
-
-/// Sets how likely the process is chosen when memory runs out. To make it less likely takes CAP_SYS_RESOURCE; a
-/// container that is a little more likely to be chosen is better than none.
-pub(super) fn set_oom_score(pid: i32, score: i32, log: &Log) -> Result<(), Step> {
-    let path = format!("/proc/{pid}/oom_score_adj");
-    match fs::write(&path, score.to_string()) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            log.warn(&format!(
-                "oomScoreAdj {score} is not applied: lowering it needs CAP_SYS_RESOURCE, which the runtime has not"
-            ));
-            Ok(())
-        }
-        other => other.map_err(Step::on(|| format!("write `{score}` to `{path}`"))),
-    }
-}
-
-fn map_ids(plan: &init::Plan, pid: i32) -> Result<(), Step> {
-    let ids = &plan.namespaces;
-    let write = |file: &str, text: &str| {
-        let path = format!("/proc/{pid}/{file}");
-        fs::write(&path, text).map_err(Step::on(|| format!("write `{}` to `{path}`", text.trim_end())))
-    };
-    if rustix::process::geteuid().is_root() {
-        write("uid_map", &ids.uid_map)?;
-        return write("gid_map", &ids.gid_map);
-    }
-    // An ordinary user maps himself alone; for more there are two set-uid programs that know what he was given.
-    if ids.uid_map.lines().count() == 1 && ids.gid_map.lines().count() == 1 {
-        write("setgroups", "deny")?;
-        write("uid_map", &ids.uid_map)?;
-        return write("gid_map", &ids.gid_map);
-    }
-    for (program, map) in [("newuidmap", &ids.uid_map), ("newgidmap", &ids.gid_map)] {
-        let run =
-            std::process::Command::new(program).arg(pid.to_string()).args(map.split_whitespace()).output();
-        let output = run.map_err(Step::on(|| format!("run `{program}`")))?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(Step::refused(format!("map ids with `{program}`"), why));
-        }
-    }
-    Ok(())
 }
 
 /// Hands the listener of seccomp's notify to whom config.json names.
@@ -491,40 +384,4 @@ pub(super) fn send_listener(spec: &Spec, record: &Record, fd: &OwnedFd) -> Resul
         crate::channel::send_descriptor(socket.as_fd(), &serde_json::to_vec(&state)?, fd.as_fd())
     };
     send().map_err(Step::on(|| format!("hand the seccomp listener to `{path}`")))
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ending {
-    /// With this exit status.
-    Status(i32),
-    /// By this signal.
-    Signal(i32),
-}
-
-impl Ending {
-    /// As shells tell it: the status, or 128 and the signal.
-    pub fn exit_code(self) -> i32 {
-        match self {
-            Ending::Status(status) => status,
-            Ending::Signal(signal) => 128 + signal,
-        }
-    }
-}
-
-/// Waits for a child and takes its ending.
-///
-/// # Errors
-/// If it is no child of ours, or its ending was taken already.
-pub fn wait_status(child: &OwnedFd) -> io::Result<Ending> {
-    loop {
-        match rustix::process::waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED) {
-            Ok(Some(status)) => {
-                let signal = status.terminating_signal();
-                return Ok(signal.map_or(Ending::Status(status.exit_status().unwrap_or(0)), Ending::Signal));
-            }
-            Ok(None) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
 }

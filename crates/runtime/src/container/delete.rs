@@ -7,6 +7,7 @@ use sampan_base::{Class, FileError};
 use sampan_oci::runtime::{Hooks, Status};
 
 use crate::cgroup;
+use crate::ending;
 use crate::error::Step;
 use crate::hooks;
 use crate::log::Log;
@@ -90,8 +91,12 @@ fn end(record: &Record, process: std::os::fd::BorrowedFd<'_>) -> Result<(), Dele
     if cgroup::is_frozen(&record.cgroups) {
         cgroup::freezer::thaw(&record.cgroups)?;
     }
-    cgroup::wait_for(process);
-    Ok(())
+    let ended = ending::wait_for(process, ending::KILL_DEADLINE);
+    if ended.map_err(Step::on(|| "wait for the end of the container's process"))? {
+        return Ok(());
+    }
+    let why = format!("it is still there after {} s", ending::KILL_DEADLINE.as_secs());
+    Err(Step::refused("end the container's process", why).into())
 }
 
 /// Removes what is left of a container whose process has ended.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::DumpableBehavior;
@@ -12,10 +12,12 @@ use sampan_kernel::process::{self as kernel, Clone, Namespaces};
 use sampan_oci::runtime::{NamespaceKind, Process, Spec, Status};
 
 use super::attach;
-use super::create::{raise_limits, send_listener, set_oom_score, wait_status};
+use super::child::{raise_limits, set_oom_score};
+use super::create::send_listener;
 use super::run::{Console, receive_terminal};
-use crate::cgroup::Joiner;
+use crate::cgroup::{Group, Joiner};
 use crate::channel::{Channel, Message, Report};
+use crate::ending::wait_status;
 use crate::error::{Refused, Step};
 use crate::init::namespaces;
 use crate::log::Log;
@@ -37,6 +39,43 @@ pub struct Options {
     pub preserve_fds: u32,
     /// Whether a paused container is no error.
     pub ignore_paused: bool,
+    /// Groups below the container's that the process is put into.
+    pub groups: Vec<SubGroup>,
+}
+
+/// A group below the container's own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SubGroup {
+    /// In the v1 hierarchies of these controllers; in all if empty.
+    pub controllers: Vec<String>,
+    /// Its path from the container's group.
+    pub path: PathBuf,
+}
+
+impl SubGroup {
+    /// From `path` or `controller[,controller]:path`.
+    ///
+    /// # Errors
+    /// If it leads upwards.
+    pub fn parse(text: &str) -> Result<SubGroup, Refused> {
+        let (controllers, path) = text.split_once(':').unwrap_or(("", text));
+        let path = Path::new(path.trim_start_matches('/')).to_owned();
+        if path.components().any(|part| !matches!(part, Component::Normal(_))) {
+            return Err(Refused::Invalid(format!("`--cgroup {text}` leads out of the container's cgroup")));
+        }
+        let controllers = controllers.split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect();
+        Ok(SubGroup { controllers, path })
+    }
+
+    /// The container's groups with this one in their place, where it applies.
+    fn apply(&self, groups: &mut [Group]) {
+        for group in groups {
+            let named = self.controllers.iter().any(|c| group.controllers.contains(c));
+            if self.controllers.is_empty() || named {
+                group.path.push(&self.path);
+            }
+        }
+    }
 }
 
 /// A process that can't be added.
@@ -107,11 +146,7 @@ pub fn exec(
     }
     let spec = directory.config()?;
     let process = process(&spec)?;
-    let linux = spec.linux.as_ref();
-    let part = LinuxPart {
-        seccomp: linux.and_then(|l| l.seccomp.as_ref()),
-        personality: linux.and_then(|l| l.personality.as_ref()),
-    };
+    let part = LinuxPart::of(spec.linux.as_ref());
     let mut plan = process::plan(&process, part)?;
     plan.preserve_fds = options.preserve_fds;
     for warning in &plan.warnings {
@@ -129,7 +164,9 @@ pub fn exec(
     let init = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
     let Some(init) = init else { return Err(ExecError::WrongState { status: Status::Stopped }) };
     let (ours, theirs) = Channel::pair().map_err(Step::on(|| "make a socket pair"))?;
-    let child = give_birth(&record, init.as_fd(), &plan, theirs, terminal.theirs.as_deref(), &ours)?;
+    let mut groups = record.cgroups.clone();
+    options.groups.iter().for_each(|group| group.apply(&mut groups));
+    let child = give_birth(&record, &groups, init.as_fd(), &plan, theirs, terminal.theirs.as_deref(), &ours)?;
 
     let pid = child.pid.as_raw_nonzero().get();
     let talked = (|| {
@@ -180,13 +217,14 @@ fn console(plan: &process::Plan, options: &Options) -> Result<Console, ExecError
 /// Makes the process: in the container's cgroups and PID namespace from its birth, and then in all its namespaces.
 fn give_birth(
     record: &Record,
+    groups: &[Group],
     init: BorrowedFd<'_>,
     plan: &process::Plan,
     channel: Channel,
     console: Option<&UnixStream>,
     ours: &Channel,
 ) -> Result<kernel::Child, Step> {
-    let mut joiner = Joiner::open(&record.cgroups)?;
+    let mut joiner = Joiner::open(groups)?;
     let cgroup = joiner.take_birthplace();
     let to_join = shared_namespaces(record)?;
     if to_join.contains(Namespaces::PID) {
@@ -283,7 +321,9 @@ fn prepare(
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(Step::on(|| "hide from ptrace"))?;
     rustix::process::setsid().map_err(Step::on(|| "begin a session"))?;
+    enter::set_affinity(plan.affinity[0].as_ref())?;
     joiner.join()?;
+    enter::set_affinity(plan.affinity[1].as_ref())?;
     let label = enter::open_label(plan)?;
     // All at once and by the process itself: nothing can be swapped in between.
     let others = to_join - Namespaces::PID;

@@ -11,6 +11,7 @@
 //! `run` is create, start, wait and delete in one. `delete --force` kills first, from any state.
 
 pub mod attach;
+mod child;
 pub mod create;
 pub mod delete;
 pub mod exec;

@@ -72,7 +72,7 @@ pub fn run(root: &StateRoot, id: &str, options: &Options, mode: Mode, log: &Log)
     drop(terminal.theirs);
     if let Err(error) = start_created(&created, log) {
         // The process has told why, and ends.
-        let _ = super::create::wait_status(&created.process);
+        let _ = crate::ending::wait_status(&created.process);
         if let Err(error) = clear(&created.directory, &created.record, &created.hooks, log) {
             log.warn(&sampan_base::chain(&error));
         }

@@ -78,11 +78,9 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
     let Some(process) = &spec.process else {
         return Err(Refused::Unsupported("config.json without `process`".to_owned()));
     };
-    for (present, what) in [
-        (linux.intel_rdt.is_some(), "linux.intelRdt"),
-        (linux.memory_policy.is_some(), "linux.memoryPolicy"),
-        (!linux.net_devices.is_empty(), "linux.netDevices"),
-    ] {
+    for (present, what) in
+        [(linux.intel_rdt.is_some(), "linux.intelRdt"), (!linux.net_devices.is_empty(), "linux.netDevices")]
+    {
         if present {
             return Err(Refused::Unsupported(what.to_owned()));
         }
@@ -94,8 +92,7 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
             return Err(Refused::Invalid(format!("`{what}` needs a uts namespace of the container's own")));
         }
     }
-    let part =
-        process::plan::LinuxPart { seccomp: linux.seccomp.as_ref(), personality: linux.personality.as_ref() };
+    let part = process::plan::LinuxPart::of(Some(&linux));
     let mut process = process::plan(process, part)?;
     process.preserve_fds = switches.preserve_fds;
     process.env.extend(switches.environment.iter().cloned());
@@ -142,9 +139,18 @@ pub enum Gate {
 pub struct Hands {
     /// To talk with the runtime.
     pub channel: Channel,
+    /// Where it waits.
+    pub gate: Gate,
+    /// To make the container with.
+    pub tools: Tools,
+}
+
+/// What the container is made with. All of it was opened by the runtime, and is used up.
+#[derive(Debug)]
+pub struct Tools {
     /// To get into its cgroups.
     pub joiner: Joiner,
-    /// What its root takes from the host; taken by itself if the runtime may not.
+    /// What its root takes from the host; taken by the process itself if the runtime may not.
     pub sources: Option<Sources>,
     /// Its cgroups, for that case.
     pub groups: Vec<Group>,
@@ -152,8 +158,6 @@ pub struct Hands {
     pub join: namespaces::Opened,
     /// Where its terminal's other end goes.
     pub console: Option<Rc<UnixStream>>,
-    /// Where it waits.
-    pub gate: Gate,
 }
 
 /// What went wrong in the process.
@@ -182,17 +186,10 @@ impl InitError {
 }
 
 /// Lives as the container's first process. Returns only an exit status: either the program runs, or all is over.
-pub fn run(plan: &Plan, mut hands: Hands) -> i32 {
-    let gate = std::mem::replace(&mut hands.gate, Gate::Runtime);
-    let mut talk = Talk { channel: hands.channel };
-    let hands = Rest {
-        joiner: hands.joiner,
-        sources: hands.sources,
-        groups: hands.groups,
-        join: hands.join,
-        console: hands.console,
-    };
-    let ready = match prepare(plan, hands, &mut talk) {
+pub fn run(plan: &Plan, hands: Hands) -> i32 {
+    let Hands { channel, gate, tools } = hands;
+    let mut talk = Talk { channel };
+    let ready = match prepare(plan, tools, &mut talk) {
         Ok(ready) => ready,
         Err(error) => {
             // If the runtime is gone, nobody is left to tell.
@@ -234,15 +231,7 @@ fn wait(listener: &UnixListener) -> Option<UnixStream> {
     }
 }
 
-struct Rest {
-    joiner: Joiner,
-    sources: Option<Sources>,
-    groups: Vec<Group>,
-    join: namespaces::Opened,
-    console: Option<Rc<UnixStream>>,
-}
-
-fn prepare(plan: &Plan, hands: Rest, talk: &mut Talk) -> Result<Ready, InitError> {
+fn prepare(plan: &Plan, tools: Tools, talk: &mut Talk) -> Result<Ready, InitError> {
     let lost = || Step::on::<std::io::Error, _>(|| "talk with the runtime");
     if plan.namespaces.new.contains(Namespaces::USER) {
         // Without ids, this process may do nothing in its namespace.
@@ -256,9 +245,9 @@ fn prepare(plan: &Plan, hands: Rest, talk: &mut Talk) -> Result<Ready, InitError
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(Step::on(|| "hide from ptrace"))?;
     rustix::process::setsid().map_err(Step::on(|| "begin a session"))?;
-    hands.joiner.join()?;
+    tools.joiner.join()?;
     if !plan.namespaces.needs_intermediate() {
-        hands.join.join()?;
+        tools.join.join()?;
     }
     namespaces::make(&plan.namespaces)?;
     if plan.namespaces.new.contains(Namespaces::NET) {
@@ -276,11 +265,11 @@ fn prepare(plan: &Plan, hands: Rest, talk: &mut Talk) -> Result<Ready, InitError
     let label = enter::open_label(&plan.process)?;
     // Modes that config.json gives are meant as they are.
     rustix::process::umask(Mode::empty());
-    let sources = match hands.sources {
+    let sources = match tools.sources {
         Some(sources) => sources,
         None => {
             let own_view = plan.namespaces.new.contains(Namespaces::CGROUP);
-            rootfs::sources::open(&plan.rootfs, &hands.groups, own_view)?
+            rootfs::sources::open(&plan.rootfs, &tools.groups, own_view)?
         }
     };
     let open = rootfs::execute::build(&plan.rootfs, sources)?;
@@ -297,12 +286,12 @@ fn prepare(plan: &Plan, hands: Rest, talk: &mut Talk) -> Result<Ready, InitError
         let terminal = terminal::open(&open.root, size)?;
         rootfs::bind_console(&open.root, terminal.process.as_fd())
             .map_err(Step::on(|| "make the terminal `/dev/console`"))?;
-        if let Some(socket) = &hands.console {
+        if let Some(socket) = &tools.console {
             terminal::hand_over(socket, &terminal.controller)?;
         }
         terminal::take(&terminal.process)?;
     }
-    drop(hands.console);
+    drop(tools.console);
     let root = rootfs::execute::seal(&plan.rootfs, open)?;
     rootfs::execute::enter(&plan.rootfs, root, plan.pivot)?;
     kernel::reset_signals().map_err(Step::on(|| "reset the signals"))?;

@@ -6,9 +6,10 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use sampan_kernel::process::{self as kernel, Namespaces};
-use sampan_oci::runtime::{IdMapping, Linux, NamespaceKind};
+use sampan_oci::runtime::{Linux, NamespaceKind};
 
 use crate::error::{Refused, Step};
+use crate::rootfs::idmap::lines;
 
 /// The namespaces of a container.
 #[derive(Clone, Debug, Default)]
@@ -75,8 +76,8 @@ pub fn plan(linux: &Linux) -> Result<Plan, Refused> {
                 "a new user namespace needs uidMappings and gidMappings".to_owned(),
             ));
         }
-        plan.uid_map = map(&linux.uid_mappings);
-        plan.gid_map = map(&linux.gid_mappings);
+        plan.uid_map = lines(&linux.uid_mappings);
+        plan.gid_map = lines(&linux.gid_mappings);
     } else if mapped && !plan.has(NamespaceKind::User) {
         return Err(Refused::Invalid("uidMappings and gidMappings need a user namespace".to_owned()));
     }
@@ -92,10 +93,6 @@ pub fn plan(linux: &Linux) -> Result<Plan, Refused> {
         plan.time_offsets.push_str(&format!("{clock} {} {}\n", offset.secs, offset.nanosecs));
     }
     Ok(plan)
-}
-
-fn map(mappings: &[IdMapping]) -> String {
-    mappings.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size)).collect()
 }
 
 impl Plan {

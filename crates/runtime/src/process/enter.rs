@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Gid, Rlimit, Uid};
+use rustix::thread::CpuSet;
 use sampan_base::Class;
 use sampan_kernel::capabilities::{self, Set, Sets};
 use sampan_kernel::process::{self as kernel, StringArray};
@@ -64,6 +65,19 @@ pub struct Ready {
     sets: Sets,
 }
 
+/// Sets the CPUs that this process may run on, if there are any to set.
+///
+/// # Errors
+/// If the kernel refuses: none of them is in the cgroup's set.
+pub fn set_affinity(cpus: Option<&CpuSet>) -> Result<(), Step> {
+    match cpus {
+        Some(cpus) => {
+            rustix::thread::sched_setaffinity(None, cpus).map_err(Step::on(|| "set the CPU affinity"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// A handle on where this process's AppArmor profile is set. Opened while `/proc` is still the host's: the container's
 /// may be a fake.
 ///
@@ -93,6 +107,9 @@ pub fn become_process(
     }
     if let Some(domain) = plan.personality {
         kernel::set_personality(domain).map_err(Step::on(|| "set the personality"))?;
+    }
+    if let Some((mode, nodes)) = &plan.memory_policy {
+        kernel::set_memory_policy(*mode, nodes).map_err(Step::on(|| "set the memory policy"))?;
     }
     // All that takes privileges comes before they go.
     if let Some(scheduling) = &plan.scheduling {

@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod enter;
+pub mod numbers;
 pub mod plan;
 pub mod terminal;
 

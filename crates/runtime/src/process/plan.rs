@@ -1,14 +1,16 @@
 //! Decides how a process is started: every name is looked up, the seccomp program compiled.
 
 use rustix::process::Resource;
+use rustix::thread::CpuSet;
 use sampan_kernel::capabilities::{Set, Sets};
 use sampan_kernel::process::Scheduling;
 use sampan_kernel::seccomp::{self, Action, Architecture, Condition, Flags, Operator, Policy, Program, Rule};
 use sampan_oci::runtime::{
-    Capabilities, LinuxSeccomp, Personality, Process, Rlimit, Scheduler, SeccompAction, SeccompArg,
-    SeccompOperator,
+    Capabilities, ExecCpuAffinity, Linux, LinuxSeccomp, MemoryPolicy, Personality, Process, Rlimit,
+    Scheduler, SeccompAction, SeccompArg, SeccompOperator,
 };
 
+use super::numbers;
 use crate::error::Refused;
 
 /// How a process is started.
@@ -44,6 +46,10 @@ pub struct Plan {
     pub io_priority: Option<(u16, u16)>,
     /// Execution domain.
     pub personality: Option<u32>,
+    /// NUMA memory policy: the mode with its flags, and the nodes.
+    pub memory_policy: Option<(u32, Vec<u64>)>,
+    /// The CPUs of a process that is added, before it joins the cgroup and after.
+    pub affinity: [Option<CpuSet>; 2],
     /// AppArmor profile.
     pub apparmor: Option<String>,
     /// Whether it gets a terminal, and of what size.
@@ -70,6 +76,19 @@ pub struct LinuxPart<'a> {
     pub seccomp: Option<&'a LinuxSeccomp>,
     /// The execution domain.
     pub personality: Option<&'a Personality>,
+    /// The NUMA memory policy.
+    pub memory_policy: Option<&'a MemoryPolicy>,
+}
+
+impl<'a> LinuxPart<'a> {
+    /// The part of a configuration.
+    pub fn of(linux: Option<&'a Linux>) -> LinuxPart<'a> {
+        LinuxPart {
+            seccomp: linux.and_then(|l| l.seccomp.as_ref()),
+            personality: linux.and_then(|l| l.personality.as_ref()),
+            memory_policy: linux.and_then(|l| l.memory_policy.as_ref()),
+        }
+    }
 }
 
 /// Plans a process.
@@ -87,9 +106,6 @@ pub fn plan(process: &Process, linux: LinuxPart<'_>) -> Result<Plan, Refused> {
         if text.contains('\0') {
             return Err(Refused::Invalid("process.args and process.env can't hold NUL bytes".to_owned()));
         }
-    }
-    if process.exec_cpu_affinity.is_some() {
-        return Err(Refused::Unsupported("process.execCPUAffinity".to_owned()));
     }
     let mut warnings = Vec::new();
     if process.selinux_label.as_deref().is_some_and(|label| !label.is_empty()) {
@@ -116,6 +132,8 @@ pub fn plan(process: &Process, linux: LinuxPart<'_>) -> Result<Plan, Refused> {
             .map(|io| io_priority(&io.class, io.priority))
             .transpose()?,
         personality: linux.personality.map(personality).transpose()?,
+        memory_policy: linux.memory_policy.map(memory_policy).transpose()?,
+        affinity: affinity(process.exec_cpu_affinity.as_ref())?,
         apparmor: process.apparmor_profile.clone().filter(|p| !p.is_empty()),
         terminal: process.terminal.then_some(size),
         preserve_fds: 0,
@@ -239,6 +257,54 @@ fn io_priority(class: &str, priority: i32) -> Result<(u16, u16), Refused> {
     }
 }
 
+fn affinity(wanted: Option<&ExecCpuAffinity>) -> Result<[Option<CpuSet>; 2], Refused> {
+    let set = |list: &Option<String>| -> Result<Option<CpuSet>, Refused> {
+        let Some(list) = list.as_deref().filter(|list| !list.is_empty()) else { return Ok(None) };
+        let mut set = CpuSet::new();
+        for cpu in numbers::parse("process.execCPUAffinity", list)? {
+            set.set(cpu as usize);
+        }
+        Ok(Some(set))
+    };
+    match wanted {
+        Some(wanted) => Ok([set(&wanted.initial)?, set(&wanted.after)?]),
+        None => Ok([None, None]),
+    }
+}
+
+/// NUMA memory policies, by the kernel's numbers.
+pub const MODES: [&str; 7] = [
+    "MPOL_DEFAULT",
+    "MPOL_PREFERRED",
+    "MPOL_BIND",
+    "MPOL_INTERLEAVE",
+    "MPOL_LOCAL",
+    "MPOL_PREFERRED_MANY",
+    "MPOL_WEIGHTED_INTERLEAVE",
+];
+/// Flags of NUMA memory policies.
+pub const FLAGS: [(&str, u32); 3] = [
+    ("MPOL_F_STATIC_NODES", 1 << 15),
+    ("MPOL_F_RELATIVE_NODES", 1 << 14),
+    ("MPOL_F_NUMA_BALANCING", 1 << 13),
+];
+
+fn memory_policy(wanted: &MemoryPolicy) -> Result<(u32, Vec<u64>), Refused> {
+    let refuse = |word: &str| Refused::Invalid(format!("linux.memoryPolicy: `{word}` is not known"));
+    let mode = MODES.iter().position(|mode| *mode == wanted.mode).ok_or_else(|| refuse(&wanted.mode))?;
+    let mut mode = mode as u32;
+    for flag in &wanted.flags {
+        let (_, bit) = FLAGS.iter().find(|(name, _)| name == flag).ok_or_else(|| refuse(flag))?;
+        mode |= bit;
+    }
+    let nodes = numbers::parse("linux.memoryPolicy", &wanted.nodes)?;
+    let mut words = vec![0u64; nodes.iter().max().map_or(0, |highest| *highest as usize / 64 + 1)];
+    for node in nodes {
+        words[node as usize / 64] |= 1 << (node % 64);
+    }
+    Ok((mode, words))
+}
+
 fn personality(wanted: &Personality) -> Result<u32, Refused> {
     if let Some(flag) = wanted.flags.first() {
         return Err(Refused::Unsupported(format!("the personality flag `{flag}`")));
@@ -350,7 +416,7 @@ mod tests {
     fn check(process: &str, seccomp: &str) -> Result<Plan, String> {
         let process: Process = serde_json::from_str(process).unwrap();
         let seccomp: Option<LinuxSeccomp> = serde_json::from_str(seccomp).unwrap();
-        let linux = LinuxPart { seccomp: seccomp.as_ref(), personality: None };
+        let linux = LinuxPart { seccomp: seccomp.as_ref(), ..LinuxPart::default() };
         plan(&process, linux).map_err(|e| e.to_string())
     }
 

@@ -14,6 +14,7 @@ pub mod beneath;
 mod copy_up;
 mod devices;
 pub mod execute;
+pub mod idmap;
 pub mod options;
 pub mod plan;
 pub mod sources;

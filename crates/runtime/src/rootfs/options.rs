@@ -95,7 +95,7 @@ pub fn known() -> Vec<String> {
     let recursive = |word: &&str| [(*word).to_owned(), format!("r{word}")];
     words.extend(ATTRIBUTES.iter().map(|(word, _)| word).flat_map(recursive));
     words.extend(PROPAGATIONS.iter().map(|(word, _)| word).flat_map(recursive));
-    words.extend(["bind", "rbind", "tmpcopyup"].map(str::to_owned));
+    words.extend(["bind", "rbind", "idmap", "ridmap", "tmpcopyup"].map(str::to_owned));
     words.extend(SUPERBLOCK.iter().chain(&WITHOUT_EFFECT[..4]).map(|&word| word.to_owned()));
     words.sort();
     words
@@ -118,6 +118,8 @@ pub struct MountOptions {
     pub data: Vec<(String, Option<String>)>,
     /// Whether a tmpfs begins as a copy of what it hides.
     pub copy_up: bool,
+    /// Whether ids are mapped, and if so whether for the mounts below, too.
+    pub idmap: Option<bool>,
 }
 
 impl MountOptions {
@@ -153,9 +155,9 @@ impl MountOptions {
                 "bind" => self.bind = Some(self.bind.unwrap_or(false)),
                 "rbind" => self.bind = Some(true),
                 "tmpcopyup" => self.copy_up = true,
-                "remount" | "idmap" | "ridmap" => {
-                    return Err(Refused::Unsupported(format!("the mount option `{word}`")));
-                }
+                "idmap" => self.idmap = Some(false),
+                "ridmap" => self.idmap = Some(true),
+                "remount" => return Err(Refused::Unsupported("the mount option `remount`".to_owned())),
                 _ => self.data.push(match word.split_once('=') {
                     Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                     None => (word.to_owned(), None),
@@ -222,6 +224,6 @@ mod tests {
         assert_eq!(rootfs_propagation(Some("rslave")).unwrap(), Some((Propagation::DOWNSTREAM, true)));
         assert_eq!(rootfs_propagation(None).unwrap(), None);
         assert!(rootfs_propagation(Some("ro")).is_err());
-        assert!(MountOptions::parse(&["idmap".to_owned()]).is_err());
+        assert!(MountOptions::parse(&["remount".to_owned()]).is_err());
     }
 }

@@ -6,6 +6,7 @@ use rustix::fs::FileType;
 use rustix::mount::MountPropagationFlags as Propagation;
 use sampan_oci::runtime::{Linux, Mount, NamespaceKind, Spec};
 
+use super::idmap::{self, IdMap};
 use super::options::{self, MountOptions};
 use crate::error::Refused;
 
@@ -45,6 +46,8 @@ pub struct MountPlan {
     pub what: What,
     /// How.
     pub options: MountOptions,
+    /// Which ids are shown as which.
+    pub idmap: Option<IdMap>,
 }
 
 /// What is mounted.
@@ -124,7 +127,7 @@ pub fn plan(spec: &Spec, bundle: &Path) -> Result<Plan, Refused> {
         return Err(Refused::Invalid("config.json has no `root`".to_owned()));
     };
     let mounts: Vec<MountPlan> =
-        spec.mounts.iter().map(|mount| plan_mount(mount, bundle)).collect::<Result<_, _>>()?;
+        spec.mounts.iter().map(|mount| plan_mount(mount, bundle, linux)).collect::<Result<_, _>>()?;
     let dev_is_the_hosts =
         mounts.iter().any(|m| m.destination == Path::new("dev") && matches!(m.what, What::Bind { .. }));
     let propagation = options::rootfs_propagation(linux.rootfs_propagation.as_deref())?;
@@ -148,15 +151,13 @@ pub fn plan(spec: &Spec, bundle: &Path) -> Result<Plan, Refused> {
     })
 }
 
-fn plan_mount(mount: &Mount, bundle: &Path) -> Result<MountPlan, Refused> {
+fn plan_mount(mount: &Mount, bundle: &Path, linux: &Linux) -> Result<MountPlan, Refused> {
     let refuse = |why: &str| Refused::Invalid(format!("mount at `{}`: {why}", mount.destination));
     if mount.destination.is_empty() {
         return Err(refuse("it needs a destination"));
     }
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Refused::Unsupported(format!("an id-mapped mount (at `{}`)", mount.destination)));
-    }
     let options = MountOptions::parse(&mount.options)?;
+    let idmap = plan_idmap(mount, &options, linux)?;
     let kind = mount.kind.as_deref().unwrap_or_default();
     let bind = match (kind, options.bind) {
         (_, Some(recursive)) => Some(recursive),
@@ -181,7 +182,26 @@ fn plan_mount(mount: &Mount, bundle: &Path) -> Result<MountPlan, Refused> {
     if in_proc && !mountable_in_proc(&destination) {
         return Err(refuse("nothing may be mounted there, it is inside of proc"));
     }
-    Ok(MountPlan { destination, what, options })
+    if idmap.is_some() && !matches!(what, What::Bind { .. }) {
+        return Err(refuse("only bind mounts are id-mapped"));
+    }
+    Ok(MountPlan { destination, what, options, idmap })
+}
+
+/// A mount's own mappings, or with the option `idmap` alone, those of the container.
+fn plan_idmap(mount: &Mount, options: &MountOptions, linux: &Linux) -> Result<Option<IdMap>, Refused> {
+    let refuse = |why: &str| Refused::Invalid(format!("mount at `{}`: {why}", mount.destination));
+    let (uids, gids) = match (mount.uid_mappings.is_empty(), mount.gid_mappings.is_empty()) {
+        (true, true) if options.idmap.is_none() => return Ok(None),
+        (true, true) => (&linux.uid_mappings, &linux.gid_mappings),
+        (false, false) => (&mount.uid_mappings, &mount.gid_mappings),
+        _ => return Err(refuse("uidMappings and gidMappings go together")),
+    };
+    if uids.is_empty() || gids.is_empty() {
+        return Err(refuse("`idmap` needs mappings, its own or the container's"));
+    }
+    let recursive = options.idmap.unwrap_or(false);
+    Ok(Some(IdMap { uids: idmap::lines(uids), gids: idmap::lines(gids), recursive }))
 }
 
 fn plan_devices(linux: &Linux) -> Result<Vec<DevicePlan>, Refused> {

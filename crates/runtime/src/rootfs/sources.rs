@@ -8,6 +8,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use sampan_kernel::cgroup::{MOUNT_POINT, Version};
 use sampan_kernel::mount::{Change, change};
 
+use super::idmap::{self, IdMap};
 use super::plan::{Plan, What};
 use crate::cgroup::Group;
 use crate::error::Step;
@@ -59,6 +60,10 @@ pub fn open(plan: &Plan, groups: &[Group], own_view: bool) -> Result<Sources, St
                     .map_err(Step::on(|| format!("take `{}` for a bind mount", source.display())))?;
                 change(tree.as_fd(), &pass, recursive)
                     .map_err(Step::on(|| format!("cut `{}` off from the host's mounts", source.display())))?;
+                if let Some(map) = &mount.idmap {
+                    apply(map, &tree)
+                        .map_err(Step::on(|| format!("map the ids of `{}`", source.display())))?;
+                }
                 Source::Tree(tree)
             }
             What::Cgroups => cgroups(groups, own_view)?,
@@ -74,6 +79,12 @@ pub fn open(plan: &Plan, groups: &[Group], own_view: bool) -> Result<Sources, St
         }
     }
     Ok(Sources { rootfs, mounts, devices })
+}
+
+fn apply(map: &IdMap, tree: &OwnedFd) -> std::io::Result<()> {
+    let namespace = idmap::namespace(map)?;
+    let map_ids = Change { idmap: Some(namespace.as_fd()), ..Change::default() };
+    change(tree.as_fd(), &map_ids, map.recursive)
 }
 
 fn cgroups(groups: &[Group], own_view: bool) -> Result<Source, Step> {

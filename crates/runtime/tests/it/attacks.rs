@@ -167,7 +167,6 @@ fn a_parameter_is_one_parameter() {
     assert_eq!(fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap(), before);
 }
 
-/// Old calls of 32 bits, and those of x32, are no way around a filter that does not name them.
 #[test]
 fn a_fifo_or_a_huge_file_as_configuration_is_refused_at_once() {
     let f = Fixture::new("true");
@@ -184,6 +183,62 @@ fn a_fifo_or_a_huge_file_as_configuration_is_refused_at_once() {
     fs::remove_file(&config).unwrap();
     fs::File::create(&config).unwrap().set_len(1 << 30).unwrap();
     call().fails(1, "longer than");
+}
+
+/// A program of a few instructions, as an ELF file: the call `number` by `instruction`, then exit with what it returned
+/// made positive, so that the shell can tell.
+fn call_by(instruction: [u8; 2], number: u32) -> Vec<u8> {
+    let mut code = vec![0x31, 0xdb]; // xor ebx, ebx
+    code.push(0xb8); // mov eax, number
+    code.extend(number.to_le_bytes());
+    code.extend(instruction);
+    code.extend([0x89, 0xc7]); // mov edi, eax
+    code.extend([0xf7, 0xdf]); // neg edi
+    code.extend([0xb8, 60, 0, 0, 0, 0x0f, 0x05]); // mov eax, exit; syscall
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    elf.extend([2, 0, 0x3e, 0, 1, 0, 0, 0]);
+    let (base, header) = (0x40_0000u64, 120u64);
+    elf.extend((base + header).to_le_bytes());
+    elf.extend(64u64.to_le_bytes());
+    elf.extend([0u8; 12]);
+    elf.extend([64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    elf.extend(0u64.to_le_bytes());
+    elf.extend(base.to_le_bytes());
+    elf.extend(base.to_le_bytes());
+    let size = header + code.len() as u64;
+    elf.extend(size.to_le_bytes());
+    elf.extend(size.to_le_bytes());
+    elf.extend(0x1000u64.to_le_bytes());
+    elf.extend(code);
+    elf
+}
+
+/// Calls of 32 bits, and those of x32, are no way around a filter.
+#[test]
+fn calls_of_other_architectures_do_not_pass_a_filter() {
+    const INT_80: [u8; 2] = [0xcd, 0x80];
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    let programs = [("native", SYSCALL, 83), ("bits32", INT_80, 39), ("x32", SYSCALL, 0x4000_0000 | 83)];
+    let script = programs.map(|(name, ..)| format!("/{name}; echo {name} $?; ")).concat();
+    // mkdir(NULL) would fail with EFAULT, 14.
+    let check = |architectures: serde_json::Value, expected: [&str; 3]| {
+        let f = Fixture::new(&script).with(|c| {
+            c["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": architectures,
+                "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77}]});
+        });
+        for (name, instruction, number) in programs {
+            let file = f.rootfs().join(name);
+            fs::write(&file, call_by(instruction, number)).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let output = f.run();
+        let codes: Vec<&str> = output.out.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+        assert_eq!(codes, expected, "{output:?}");
+    };
+    let killed = "159";
+    check(json!(["SCMP_ARCH_X86_64"]), ["77", killed, killed]);
+    check(json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]), ["77", "77", "77"]);
 }
 
 #[test]

@@ -49,6 +49,18 @@ fn the_process_is_in_the_group_in_every_hierarchy() {
 }
 
 #[test]
+fn a_group_in_use_is_not_shared() {
+    let f = Fixture::running("exec sleep 100");
+    f.call(&["create", "d"]).fails(1, "is in use: 1 process");
+    f.call(&["run", "d"]).fails(1, "is in use: 1 process");
+    assert_eq!(f.status(), "running");
+    // An empty one is somebody's preparation for us.
+    let f = Fixture::new("echo fine");
+    std::fs::create_dir_all(format!("/sys/fs/cgroup/pids{}/c", f.cgroup)).unwrap();
+    assert_eq!(f.run().ok(), "fine\n");
+}
+
+#[test]
 fn the_number_of_processes_is_limited() {
     let f = Fixture::new("for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait")
         .with(|c| c["linux"]["resources"]["pids"] = json!({"limit": 4}));
@@ -159,6 +171,18 @@ fn stats_tell_what_is_used() {
     assert!(event["data"]["cpu"]["usage"]["total"].as_u64().unwrap() > 0);
     assert!(event["data"]["memory"]["usage"]["usage"].as_u64().unwrap() > 0);
     assert_eq!(event["data"]["pids"]["current"], 1);
+}
+
+#[test]
+fn events_tell_of_lack_of_memory_and_end_with_the_container() {
+    let f = Fixture::new("sleep 0.3; x=$(yes | head -c 100000000); echo survived").with(|c| {
+        c["linux"]["resources"]["memory"] = json!({"limit": 16 << 20, "swap": 16 << 20});
+    });
+    f.start();
+    let text = f.call(&["events", "--interval", "50ms", "c"]).ok();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events[0]["type"], "stats");
+    assert!(events.iter().any(|e| *e == json!({"type": "oom", "id": "c"})), "{text}");
 }
 
 #[test]

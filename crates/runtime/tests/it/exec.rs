@@ -89,6 +89,33 @@ fn a_process_file_says_it_all() {
 }
 
 #[test]
+fn it_is_put_into_a_group_below() {
+    let f = Fixture::running("exec sleep 100");
+    for group in f.cgroups() {
+        fs::create_dir(group.join("sub")).unwrap();
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if let Ok(value) = fs::read(group.join(file)) {
+                fs::write(group.join("sub").join(file), value).unwrap();
+            }
+        }
+    }
+    let text = f.call(&["exec", "--cgroup", "sub", "c", "cat", "/proc/self/cgroup"]).ok();
+    assert!(text.lines().all(|line| line.ends_with(":/sub")), "{text}");
+    f.call(&["exec", "--cgroup", "../x", "c", "true"]).fails(255, "leads out");
+    f.call(&["exec", "--cgroup", "nope", "c", "true"]).fails(255, "nope");
+}
+
+#[test]
+fn it_runs_on_the_cpus_it_is_given() {
+    let f = Fixture::running("exec sleep 100");
+    let file = f.path("process.json");
+    let process = json!({"args": ["grep", "Cpus_allowed_list", "/proc/self/status"], "cwd": "/", "env": ["PATH=/bin"],
+        "user": {"uid": 0, "gid": 0}, "execCPUAffinity": {"initial": "0-1", "final": "1"}});
+    fs::write(&file, process.to_string()).unwrap();
+    assert_eq!(f.call(&["exec", "-p", file.to_str().unwrap(), "c"]).ok(), "Cpus_allowed_list:\t1\n");
+}
+
+#[test]
 fn a_detached_process_lives_on() {
     let f = Fixture::running("exec sleep 100");
     f.call(&["exec", "-d", "--pid-file", "pid", "c", "sleep", "100"]).ok();

@@ -15,3 +15,4 @@ mod peers;
 mod process;
 mod seccomp;
 mod terminal;
+mod unified;

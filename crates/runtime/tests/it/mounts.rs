@@ -115,6 +115,30 @@ fn binds_of_files_and_directories_with_options() {
 }
 
 #[test]
+fn ids_of_a_mount_are_mapped() {
+    let f = Fixture::new("stat -c '%u %g' /data/file; stat -c '%u %g' /plain/file");
+    let source = f.path("data");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "").unwrap();
+    std::os::unix::fs::chown(source.join("file"), Some(1000), Some(1001)).unwrap();
+    let map = json!([{"containerID": 1000, "hostID": 2000, "size": 10}]);
+    let f = f.with(|c| {
+        c["mounts"].as_array_mut().unwrap().extend([
+            json!({"destination": "/data", "type": "bind", "source": source, "options": ["rbind"],
+                "uidMappings": map, "gidMappings": map}),
+            json!({"destination": "/plain", "type": "bind", "source": source, "options": ["rbind"]}),
+        ]);
+    });
+    assert_eq!(f.run().ok(), "2000 2001\n1000 1001\n");
+    f.with(|c| {
+        let mount = json!({"destination": "/x", "type": "bind", "source": "/tmp", "options": ["idmap"]});
+        c["mounts"].as_array_mut().unwrap().push(mount);
+    })
+    .run()
+    .fails(1, "`idmap` needs mappings");
+}
+
+#[test]
 fn recursive_options_reach_mounts_below() {
     let f = Fixture::new("touch /data/below/x 2>&1; touch /plain/below/x && echo fine");
     let source = f.path("data");

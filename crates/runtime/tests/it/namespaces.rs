@@ -160,4 +160,27 @@ fn clocks_have_offsets() {
         c["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1_000_000, "nanosecs": 0}});
     });
     assert!(f.run().ok().trim().parse::<u64>().unwrap() >= 1_000_000);
+    let f = f.with(|c| c["process"]["args"] = json!(["sleep", "100"]));
+    f.start();
+    assert!(f.exec("cut -d. -f1 /proc/uptime").ok().trim().parse::<u64>().unwrap() >= 1_000_000);
+}
+
+#[test]
+fn a_mount_namespace_is_joined_by_path() {
+    let script = "mount --make-rprivate / && mount -t tmpfs x /mnt && echo > /mnt/marker && exec sleep 100";
+    let other =
+        Command::new("unshare").args(["-m", "sh", "-c", script]).stdin(Stdio::null()).spawn().unwrap();
+    let other = Guard(other);
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+    let path = format!("/proc/{}/ns/mnt", other.0.id());
+    let comm = format!("/proc/{}/comm", other.0.id());
+    eventually("it sleeps", || fs::read_to_string(&comm).is_ok_and(|c| c == "sleep\n"));
+    assert_ne!(fs::read_link(&path).unwrap(), own);
+    let f = Fixture::new("readlink /proc/self/ns/mnt; ls /bin/true").with(|c| {
+        let namespaces = c["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|n| n["type"] != "mount");
+        namespaces.push(json!({"type": "mount", "path": path}));
+    });
+    let theirs = fs::read_link(&path).unwrap();
+    assert_eq!(f.run().ok(), format!("{}\n/bin/true\n", theirs.display()));
 }

@@ -127,6 +127,21 @@ fn scheduling_and_personality() {
 }
 
 #[test]
+fn memory_comes_from_the_nodes_asked_for() {
+    let f = Fixture::new("head -1 /proc/self/numa_maps | cut -d' ' -f2").with(|c| {
+        c["linux"]["memoryPolicy"] =
+            json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
+    });
+    let output = f.run();
+    assert!(
+        output.out.starts_with("bind")
+            || output.err.contains("memory policy")
+            || output.err.contains("numa_maps"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn the_session_is_new_and_signals_are_default() {
     let f = Fixture::new("cut -d' ' -f1,6 /proc/self/stat; grep -E 'SigIgn|SigBlk' /proc/self/status | cut -f2")
         .with(|c| c["process"]["args"] = json!(["sh", "-c", "read pid c s ppid pgrp session x < /proc/$$/stat; echo $session; grep -E 'SigIgn|SigBlk' /proc/$$/status | cut -f2"]));

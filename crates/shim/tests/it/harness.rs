@@ -14,21 +14,6 @@ use serde_json::{Value, json};
 
 pub(crate) const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-sampan-v2");
 
-/// Whether tests that need root and runc can run; says why if not.
-pub(crate) fn can_run() -> bool {
-    let reason = if !rustix::process::geteuid().is_root() {
-        "not root"
-    } else if !Path::new("/usr/sbin/runc").exists() {
-        "no runc"
-    } else if !Path::new("/bin/busybox").exists() {
-        "no static busybox"
-    } else {
-        return true;
-    };
-    eprintln!("skipped: {reason}");
-    false
-}
-
 /// Debian's runc, or what `SPT_RUNTIME` names.
 fn runtime() -> PathBuf {
     std::env::var_os("SPT_RUNTIME").map_or_else(|| PathBuf::from("/usr/sbin/runc"), PathBuf::from)

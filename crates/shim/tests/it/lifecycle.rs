@@ -10,7 +10,7 @@ use sampan_rpc::types::Status;
 use sampan_shim::client::{CallError, Client};
 use serde_json::json;
 
-use crate::harness::{Shim, can_run, delete_command, sh};
+use crate::harness::{Shim, delete_command, sh};
 
 fn code(error: CallError) -> (Code, String) {
     match error {
@@ -19,11 +19,7 @@ fn code(error: CallError) -> (Code, String) {
     }
 }
 
-#[test]
-fn a_container_runs_and_its_exit_status_is_kept() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn a_container_runs_and_its_exit_status_is_kept() {
     let mut shim = Shim::start(sh("echo out; echo err >&2; exit 7"), |_| {});
     let pid = shim.create_attached();
     assert!(pid > 0);
@@ -45,11 +41,7 @@ fn a_container_runs_and_its_exit_status_is_kept() {
     shim.shut_down();
 }
 
-#[test]
-fn signals_end_it_and_show_in_the_status() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn signals_end_it_and_show_in_the_status() {
     let mut shim = Shim::start(sh("trap 'exit 3' TERM; echo ready; while :; do sleep 0.01; done"), |_| {});
     shim.create_attached();
     assert_eq!(code(shim.delete_running()).0, Code::NotFound);
@@ -71,11 +63,7 @@ fn signals_end_it_and_show_in_the_status() {
     shim.shut_down();
 }
 
-#[test]
-fn a_command_that_is_not_there_fails_create_and_leaves_nothing() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn a_command_that_is_not_there_fails_create_and_leaves_nothing() {
     let mut shim = Shim::start(vec!["/no/such".into()], |_| {});
     let request = shim.create_request(false, "", &shim.attach_address(), "");
     let (kind, message) = code(shim.client.call::<task::CreateTaskResponse>("Create", &request).unwrap_err());
@@ -88,11 +76,7 @@ fn a_command_that_is_not_there_fails_create_and_leaves_nothing() {
     shim.shut_down();
 }
 
-#[test]
-fn execs_have_their_own_lives() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn execs_have_their_own_lives() {
     let mut shim = Shim::start(sh("sleep 1000"), |_| {});
     shim.create_attached();
     shim.exec("early", sh("true"), false, false);
@@ -129,11 +113,7 @@ fn execs_have_their_own_lives() {
     shim.shut_down();
 }
 
-#[test]
-fn processes_of_a_shared_pid_namespace_are_ended_with_the_first() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn processes_of_a_shared_pid_namespace_are_ended_with_the_first() {
     let mut shim = Shim::start(sh("sleep 12345 & echo $!; exec sleep 1000"), |spec| {
         spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid");
     });
@@ -151,11 +131,7 @@ fn processes_of_a_shared_pid_namespace_are_ended_with_the_first() {
     shim.shut_down();
 }
 
-#[test]
-fn pause_update_and_stats() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn pause_update_and_stats() {
     let mut shim = Shim::start(sh("sleep 1000"), |_| {});
     shim.create_attached();
     shim.start_task("").unwrap();
@@ -184,11 +160,7 @@ fn pause_update_and_stats() {
     shim.shut_down();
 }
 
-#[test]
-fn want_of_memory_is_told() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn want_of_memory_is_told() {
     let mut shim = Shim::start(sh("dd if=/dev/zero of=/dev/null bs=100M count=1; echo $?"), |spec| {
         spec["linux"]["resources"]["memory"] = serde_json::json!({"limit": 16 << 20, "swap": 16 << 20});
     });
@@ -213,11 +185,7 @@ fn slow_runtime(shim: &mut Shim, before: &str, after: &str) {
     shim.runtime = path;
 }
 
-#[test]
-fn a_slow_runtime_holds_up_only_its_own_request() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn a_slow_runtime_holds_up_only_its_own_request() {
     let mut shim = Shim::start(sh("exit 4"), |_| {});
     slow_runtime(&mut shim, "*' create '*", "never");
     let request = shim.create_request(false, "", &shim.attach_address(), "");
@@ -240,11 +208,7 @@ fn a_slow_runtime_holds_up_only_its_own_request() {
     shim.shut_down();
 }
 
-#[test]
-fn an_exit_before_the_pid_is_known_is_not_lost() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn an_exit_before_the_pid_is_known_is_not_lost() {
     let mut shim = Shim::start(sh("exec sleep 1000"), |_| {});
     slow_runtime(&mut shim, "never", "*' exec '*|*' start '*");
     shim.create_attached();
@@ -268,11 +232,7 @@ fn an_exit_before_the_pid_is_known_is_not_lost() {
     shim.shut_down();
 }
 
-#[test]
-fn delete_cleans_up_after_a_killed_shim() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn delete_cleans_up_after_a_killed_shim() {
     let mut shim = Shim::start(sh("sleep 1000"), |_| {});
     let pid = shim.create_attached();
     shim.start_task("").unwrap();
@@ -293,11 +253,7 @@ fn delete_cleans_up_after_a_killed_shim() {
     assert!(!shim.socket().exists());
 }
 
-#[test]
-fn containers_of_one_pod_share_a_shim() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn containers_of_one_pod_share_a_shim() {
     let annotate = |spec: &mut serde_json::Value| {
         spec["annotations"]["io.kubernetes.cri.sandbox-id"] = "spt-pod".into();
     };
@@ -341,11 +297,7 @@ impl Shim {
     }
 }
 
-#[test]
-fn events_go_through_a_program_where_there_is_no_ttrpc() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn events_go_through_a_program_where_there_is_no_ttrpc() {
     let dir = tempfile::tempdir().unwrap();
     let (program, seen) = (dir.path().join("publish"), dir.path().join("seen"));
     let script =
@@ -367,11 +319,7 @@ fn events_go_through_a_program_where_there_is_no_ttrpc() {
     assert!(seen.lines().all(|l| l.split(' ').next_back().unwrap().parse::<u32>().unwrap() > 20));
 }
 
-#[test]
-fn many_execs_at_once_keep_their_statuses_and_outputs() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn many_execs_at_once_keep_their_statuses_and_outputs() {
     let mut shim = Shim::start(sh("sleep 1000"), |_| {});
     shim.create_attached();
     shim.start_task("").unwrap();
@@ -415,12 +363,7 @@ fn many_execs_at_once_keep_their_statuses_and_outputs() {
 }
 
 /// `SPT_RUNTIME=… cargo test -p sampan-shim --release -- --ignored --nocapture speed`
-#[test]
-#[ignore = "measures"]
-fn speed() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn speed() {
     let mut times: [Vec<Duration>; 5] = Default::default();
     for _ in 0..40 {
         let mut shim = Shim::start(vec!["/bin/true".into()], |_| {});

@@ -7,13 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use sampan_rpc::task;
 
-use crate::harness::{Shim, can_run, demultiplex, read_all, sh};
+use crate::harness::{Shim, demultiplex, read_all, sh};
 
-#[test]
-fn attached_clients_see_everything_and_give_input() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn attached_clients_see_everything_and_give_input() {
     let mut shim = Shim::start(sh("echo begin; cat; echo end >&2"), |_| {});
     let address = shim.attach_address();
     shim.create(false, "attach:", &address, "");
@@ -36,11 +32,7 @@ fn attached_clients_see_everything_and_give_input() {
     shim.shut_down();
 }
 
-#[test]
-fn a_client_that_does_not_read_holds_the_container_back_but_not_the_shim() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn a_client_that_does_not_read_holds_the_container_back_but_not_the_shim() {
     let mut shim = Shim::start(sh("yes 0123456789012345678901234567890123456789 | head -c 5000000"), |_| {});
     shim.create_attached();
     let lazy = shim.attach("", r#"{"stdout":true}"#);
@@ -55,11 +47,7 @@ fn a_client_that_does_not_read_holds_the_container_back_but_not_the_shim() {
     shim.shut_down();
 }
 
-#[test]
-fn a_terminal_has_a_size_and_gives_plain_bytes() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn a_terminal_has_a_size_and_gives_plain_bytes() {
     let mut shim = Shim::start(sh("read x; stty size; echo got $x; exit 5"), |spec| {
         spec["process"]["terminal"] = true.into();
     });
@@ -78,11 +66,7 @@ fn a_terminal_has_a_size_and_gives_plain_bytes() {
     shim.shut_down();
 }
 
-#[test]
-fn execs_attach_with_and_without_terminal_and_do_not_wait_for_what_they_leave() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn execs_attach_with_and_without_terminal_and_do_not_wait_for_what_they_leave() {
     let mut shim = Shim::start(sh("sleep 1000"), |_| {});
     shim.create_attached();
     shim.start_task("").unwrap();
@@ -131,11 +115,7 @@ fn open_fifo(path: &str, write: bool) -> File {
     file
 }
 
-#[test]
-fn fifos_survive_their_reader_and_close_io_ends_input() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn fifos_survive_their_reader_and_close_io_ends_input() {
     for terminal in [false, true] {
         let mut shim = Shim::start(sh("while read x; do echo got $x; done; echo bye"), |spec| {
             spec["process"]["terminal"] = terminal.into();
@@ -178,11 +158,7 @@ fn fifos_survive_their_reader_and_close_io_ends_input() {
     }
 }
 
-#[test]
-fn files_and_loggers_take_output() {
-    if !can_run() {
-        return;
-    }
+pub(crate) fn files_and_loggers_take_output() {
     let mut shim = Shim::start(sh("echo a; echo b >&2"), |_| {});
     let path = shim.dir.path().join("logs/out");
     let address = format!("file://{}", path.display());

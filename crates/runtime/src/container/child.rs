@@ -1,0 +1,152 @@
+//! The birth of a container's process, seen from the runtime.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::process::{Pid, PidfdFlags, Rlimit};
+use sampan_kernel::process::{self as kernel, Child, Clone, Namespaces};
+
+use super::create::CreateError;
+use crate::channel::{Channel, Message, Report};
+use crate::ending::wait_status;
+use crate::error::Step;
+use crate::init::{self, Hands};
+use crate::log::Log;
+
+/// Makes the container's process, by way of a helper if namespaces ask for it.
+pub(super) fn give_birth(
+    plan: &init::Plan,
+    hands: Hands,
+    cgroup: Option<BorrowedFd<'_>>,
+    without: &[BorrowedFd<'_>],
+    ours: &Channel,
+) -> Result<Child, CreateError> {
+    let at_birth = plan.namespaces.at_birth();
+    let own_pids = if hands.tools.join.join_for_children()? {
+        let file = File::open("/proc/self/ns/pid");
+        Some(file.map_err(Step::on(|| "open the runtime's own PID namespace"))?)
+    } else {
+        None
+    };
+    let failed = || Step::on::<io::Error, _>(|| "make the container's process");
+    let child = if plan.namespaces.needs_intermediate() {
+        let how = Clone { cgroup, without, ..Clone::default() };
+        let helper = kernel::clone(&how, || intermediate(plan, hands, at_birth)).map_err(failed())?;
+        let moved = ours.receive().map_err(failed())?;
+        let ending = wait_status(&helper.pidfd).map_err(failed())?;
+        match moved {
+            Some((Message::Moved(pid), _)) => adopt(pid).map_err(failed())?,
+            Some((Message::Failed(report), _)) => return Err(CreateError::Init(report)),
+            _ => return Err(CreateError::Died { how: format!("{ending:?}") }),
+        }
+    } else {
+        let how = Clone { namespaces: at_birth, cgroup, without, sibling: false };
+        kernel::clone(&how, || init::run(plan, hands)).map_err(failed())?
+    };
+    if let Some(own) = own_pids {
+        // Hooks are not the container's.
+        kernel::join(own.as_fd(), Namespaces::PID)
+            .map_err(Step::on(|| "return to the runtime's PID namespace"))?;
+    }
+    Ok(child)
+}
+
+/// The helper: joins what is to be joined, and makes the container's process as the runtime's child.
+fn intermediate(plan: &init::Plan, mut hands: Hands, at_birth: Namespaces) -> i32 {
+    let channel = match hands.channel.try_clone() {
+        Ok(channel) => channel,
+        Err(_) => return 1,
+    };
+    let join = std::mem::take(&mut hands.tools.join);
+    let born = join.join().and_then(|()| {
+        let how = Clone { namespaces: at_birth, cgroup: None, without: &[], sibling: true };
+        kernel::clone(&how, || init::run(plan, hands)).map_err(Step::on(|| "make the container's process"))
+    });
+    let message = match &born {
+        Ok(child) => Message::Moved(child.pid.as_raw_nonzero().get()),
+        Err(step) => Message::Failed(Report { class: step.class(), text: sampan_base::chain(step) }),
+    };
+    i32::from(channel.send(&message).is_err() || born.is_err())
+}
+
+/// A handle on a child that a helper made for us. It is ours to wait for, so its number can't be another's.
+fn adopt(pid: i32) -> io::Result<Child> {
+    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok(Child { pid, pidfd: rustix::process::pidfd_open(pid, PidfdFlags::empty())? })
+}
+
+/// What takes the host's privileges, done to the child from outside.
+pub(super) fn prepare_child(
+    plan: &init::Plan,
+    child: &Child,
+    ours: &Channel,
+    log: &Log,
+) -> Result<(), CreateError> {
+    let pid = child.pid.as_raw_nonzero().get();
+    if let Some(score) = plan.process.oom_score_adj {
+        set_oom_score(pid, score, log)?;
+    }
+    if !plan.namespaces.new.contains(Namespaces::USER) {
+        return Ok(());
+    }
+    raise_limits(&plan.process, child.pid);
+    map_ids(plan, pid)?;
+    ours.send(&Message::Go).map_err(Step::on(|| "talk with the container's process"))?;
+    Ok(())
+}
+
+/// Raises hard limits for a child in a user namespace, whose own privileges do not reach beyond that. The soft limit is
+/// its own matter, and so is a hard limit that can't be raised.
+pub(super) fn raise_limits(plan: &crate::process::Plan, pid: Pid) {
+    for &(resource, _, hard) in &plan.rlimits {
+        let old = rustix::process::getrlimit(resource);
+        let raise = Rlimit { current: old.current, maximum: (hard != u64::MAX).then_some(hard) };
+        if old.maximum.is_some_and(|old| hard > old) {
+            let _ = rustix::process::prlimit(Some(pid), resource, raise);
+        }
+    }
+}
+
+/// Sets how likely the process is chosen when memory runs out. To make it less likely takes CAP_SYS_RESOURCE; a
+/// container that is a little more likely to be chosen is better than none.
+pub(super) fn set_oom_score(pid: i32, score: i32, log: &Log) -> Result<(), Step> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    match fs::write(&path, score.to_string()) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            log.warn(&format!(
+                "oomScoreAdj {score} is not applied: lowering it needs CAP_SYS_RESOURCE, which the runtime has not"
+            ));
+            Ok(())
+        }
+        other => other.map_err(Step::on(|| format!("write `{score}` to `{path}`"))),
+    }
+}
+
+fn map_ids(plan: &init::Plan, pid: i32) -> Result<(), Step> {
+    let ids = &plan.namespaces;
+    let write = |file: &str, text: &str| {
+        let path = format!("/proc/{pid}/{file}");
+        fs::write(&path, text).map_err(Step::on(|| format!("write `{}` to `{path}`", text.trim_end())))
+    };
+    if rustix::process::geteuid().is_root() {
+        write("uid_map", &ids.uid_map)?;
+        return write("gid_map", &ids.gid_map);
+    }
+    // An ordinary user maps himself alone; for more there are two set-uid programs that know what he was given.
+    if ids.uid_map.lines().count() == 1 && ids.gid_map.lines().count() == 1 {
+        write("setgroups", "deny")?;
+        write("uid_map", &ids.uid_map)?;
+        return write("gid_map", &ids.gid_map);
+    }
+    for (program, map) in [("newuidmap", &ids.uid_map), ("newgidmap", &ids.gid_map)] {
+        let run =
+            std::process::Command::new(program).arg(pid.to_string()).args(map.split_whitespace()).output();
+        let output = run.map_err(Step::on(|| format!("run `{program}`")))?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Step::refused(format!("map ids with `{program}`"), why));
+        }
+    }
+    Ok(())
+}
