@@ -81,7 +81,7 @@ impl Builder {
         };
         instance.start();
         if !self.bare {
-            instance.sampan(["import", busybox::archive().to_str().unwrap(), "busybox:latest"]).ok();
+            instance.sampan(["import", "-m", "static busybox", busybox::archive().to_str().unwrap(), "busybox:latest"]).ok();
         }
         instance
     }
