@@ -81,12 +81,14 @@ pub enum BuildError {
         source: Box<CopyError>,
     },
     /// Patterns that fit nothing.
-    #[error("{at}: {instruction} failed: no source files were specified")]
+    #[error("{at}: {instruction} failed: no source files were specified: nothing matches {patterns}")]
     NoSources {
         /// Where.
         at: At,
         /// `COPY` or `ADD`.
         instruction: &'static str,
+        /// As written.
+        patterns: String,
     },
     /// Several files to a name that is no directory's.
     #[error(

@@ -177,6 +177,7 @@ fn make(inner: &Inner, id: String, name: String, mut spec: ContainerSpec) -> Res
     })();
     if let Err(error) = result {
         inner.forget_on_disk(&record.id);
+        volumes::remove_anonymous(inner, &record.id, &record.spec);
         return Err(error);
     }
     Ok(record)
@@ -242,7 +243,8 @@ fn make_volumes(inner: &Inner, record: &mut ContainerRecord, image: &Image) -> R
     for mount in &spec.mounts {
         match &mount.source {
             MountSource::Volume { name, anonymous, copy_up } => {
-                let (volume, new) = volumes::ensure(inner, name, BTreeMap::new(), *anonymous)?;
+                let made_for = anonymous.then_some(record.id.as_str());
+                let (volume, new) = volumes::ensure(inner, name, BTreeMap::new(), *anonymous, made_for)?;
                 if new && *copy_up {
                     inner.images.copy_up(image, &mount.target, &volume.directory)?;
                 }

@@ -56,6 +56,9 @@ pub struct VolumeRecord {
     pub labels: BTreeMap<String, String>,
     /// Its name was made up.
     pub anonymous: bool,
+    /// The container that it was made for, as long as it is to go with that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_for: Option<String>,
 }
 
 /// Whether a change must be on disk before the call returns.

@@ -14,7 +14,7 @@ use crate::container::run::{self, Run};
 use crate::container::state::{Exit, Phase};
 use crate::error::{EngineError, Result};
 use crate::metadata::{ContainerRecord, Durable};
-use crate::{Engine, blocking, network, shim};
+use crate::{Engine, blocking, network, shim, volumes};
 
 impl Engine {
     pub(crate) async fn restore(&self) -> Result<()> {
@@ -111,6 +111,7 @@ impl Engine {
         let (shared, known) = (Arc::clone(inner), known.clone());
         blocking(move || {
             network::reconcile(&shared, &known)?;
+            volumes::remove_unowned(&shared, &known)?;
             for id in shared.images.snapshot_keys()? {
                 if !known.contains(&id) {
                     tracing::warn!(container = id, "removing a snapshot without a container");

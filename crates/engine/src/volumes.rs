@@ -1,7 +1,7 @@
 //! Volumes: directories `<root>/volumes/<name>/_data` that outlive containers.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use sampan_base::{Timestamp, files as disk};
 
@@ -33,23 +33,31 @@ fn check_name(name: &str) -> Result<()> {
     })
 }
 
-/// Makes the volume `name` unless there is one; tells whether it is new.
+/// Makes the volume `name` unless there is one; tells whether it is new. Where it is made for a container, it goes with it.
+///
+/// The record comes before the directory and goes after it, so that a crash leaves no directory that nobody knows.
 pub(crate) fn ensure(
     inner: &Inner,
     name: &str,
     labels: BTreeMap<String, String>,
     anonymous: bool,
+    made_for: Option<&str>,
 ) -> Result<(Volume, bool)> {
     check_name(name)?;
     let existing = inner.metadata.volumes()?.into_iter().find(|v| v.name == name);
     let directory = directory(inner, name);
-    disk::create_directories(&inner.config.volumes(), 0o711).map_err(EngineError::file)?;
-    disk::create_directories(&directory, 0o755).map_err(EngineError::file)?;
+    let make_directory = || {
+        disk::create_directories(&inner.config.volumes(), 0o711)?;
+        disk::create_directories(&directory, 0o755)
+    };
     if let Some(record) = existing {
+        make_directory().map_err(EngineError::file)?;
         return Ok((Volume { record, directory }, false));
     }
-    let record = VolumeRecord { name: name.to_owned(), created: Timestamp::now(), labels, anonymous };
+    let made_for = made_for.map(str::to_owned);
+    let record = VolumeRecord { name: name.to_owned(), created: Timestamp::now(), labels, anonymous, made_for };
     inner.metadata.put_volume(&record)?;
+    make_directory().map_err(EngineError::file)?;
     let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
     inner.events.publish(EventKind::Volume, "create", name, attributes);
     Ok((Volume { record, directory }, true))
@@ -64,10 +72,12 @@ pub(crate) fn sources(inner: &Inner, spec: &ContainerSpec) -> BTreeMap<String, P
     names.map(|name| (name.clone(), directory(inner, name))).collect()
 }
 
-/// Removes the volumes that were made for this container alone. What fails is logged: the volume is then an unused one.
-pub(crate) fn remove_anonymous(inner: &Inner, spec: &ContainerSpec) {
+/// Removes the volumes that were made for the container `id` alone, but for those that another one has come to use. What
+/// fails is logged: the volume is then an unused one.
+pub(crate) fn remove_anonymous(inner: &Inner, id: &str, spec: &ContainerSpec) {
     for mount in &spec.mounts {
         if let MountSource::Volume { name, anonymous: true, .. } = &mount.source
+            && !used_by_others(inner, id, name)
             && let Err(error) = remove(inner, name)
         {
             tracing::warn!(volume = name, error = sampan_base::chain(&error), "cannot remove the volume");
@@ -75,9 +85,44 @@ pub(crate) fn remove_anonymous(inner: &Inner, spec: &ContainerSpec) {
     }
 }
 
+/// Lets volumes that were made for the container `id` outlive it: those that others use, or all.
+pub(crate) fn keep_anonymous(inner: &Inner, id: &str, all: bool) -> Result<()> {
+    for record in inner.metadata.volumes()? {
+        if record.made_for.as_deref() == Some(id) && (all || used_by_others(inner, id, &record.name)) {
+            inner.metadata.put_volume(&VolumeRecord { made_for: None, ..record })?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the volumes that were made for containers that there are none of: a daemon was killed between the two.
+pub(crate) fn remove_unowned(inner: &Inner, known: &BTreeSet<String>) -> Result<()> {
+    let containers = inner.metadata.containers()?;
+    for record in inner.metadata.volumes()? {
+        if record.made_for.as_ref().is_none_or(|id| known.contains(id)) {
+            continue;
+        }
+        if containers.iter().any(|c| uses(&c.spec, &record.name)) {
+            inner.metadata.put_volume(&VolumeRecord { made_for: None, ..record })?;
+        } else {
+            tracing::warn!(volume = record.name, "removing a volume that was made for a container that is gone");
+            remove(inner, &record.name)?;
+        }
+    }
+    Ok(())
+}
+
+fn used_by_others(inner: &Inner, id: &str, volume: &str) -> bool {
+    inner.containers().all().iter().any(|c| c.id != id && uses(&c.view.borrow().record.spec, volume))
+}
+
+fn uses(spec: &ContainerSpec, volume: &str) -> bool {
+    spec.mounts.iter().any(|m| matches!(&m.source, MountSource::Volume { name, .. } if name == volume))
+}
+
 fn remove(inner: &Inner, name: &str) -> Result<()> {
-    inner.metadata.remove_volume(name)?;
     disk::remove_if_exists(&inner.config.volumes().join(name)).map_err(EngineError::file)?;
+    inner.metadata.remove_volume(name)?;
     inner.events.publish(
         EventKind::Volume,
         "destroy",
@@ -141,7 +186,7 @@ impl Engine {
                 Some(name) => name,
                 None => sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?,
             };
-            Ok(ensure(&inner, &name, labels, anonymous)?.0)
+            Ok(ensure(&inner, &name, labels, anonymous, None)?.0)
         })
         .await
     }
@@ -174,12 +219,9 @@ impl Engine {
     }
 
     /// The ids of the containers that have the volume.
-    pub fn volume_users(&self, name: &str) -> Vec<String> {
-        let uses = |spec: &ContainerSpec| {
-            spec.mounts.iter().any(|m| matches!(&m.source, MountSource::Volume { name: n, .. } if n == name))
-        };
+    fn volume_users(&self, name: &str) -> Vec<String> {
         let views = self.containers().into_iter();
-        views.filter(|v| uses(&v.record.spec)).map(|v| v.record.id).collect()
+        views.filter(|v| uses(&v.record.spec, name)).map(|v| v.record.id).collect()
     }
 
     /// Removes the volumes that no container uses: the ones without a given name, or all. Answers what went and the bytes

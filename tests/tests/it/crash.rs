@@ -181,10 +181,10 @@ fn a_killed_daemon_in_a_loop_of_runs_leaves_nothing() {
             assert!(removed.code == 0 || removed.stderr.contains("No such container"), "{removed}");
         }
         it.assert_idle();
+        it.sampan(["volume", "ls", "-q"]).ok().is("");
         run().ok().is("hello");
         assert_eq!(it.sampan(["images", "-aq"]).ok().stdout, images);
     });
-    it.sampan(["volume", "ls", "-q"]).ok().is("");
 }
 
 fn a_killed_daemon_in_imports_leaves_nothing() {

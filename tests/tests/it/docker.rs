@@ -228,7 +228,17 @@ fn volumes_live_on_their_own() {
     // One without a name goes with its container.
     it.docker(["run", "--rm", "-v", "/anonymous", "busybox", "touch", "/anonymous/x"]).ok();
     it.docker(["volume", "ls", "-q"]).ok().is("");
-    it.docker(["volume", "create", "unused"]).ok();
+    // Without -v it stays, also when the daemon starts anew; one that another container uses stays even with -v.
+    for name in ["c1", "c2"] {
+        it.docker(["create", "--name", name, "-v", "/anonymous", "busybox", "true"]).ok();
+    }
+    it.docker(["rm", "c1"]).ok();
+    let shared = it.docker(["inspect", "-f", "{{(index .Mounts 0).Name}}", "c2"]).ok();
+    it.docker(["create", "--name", "c3", "-v", &format!("{}:/theirs", shared.text()), "busybox", "true"]).ok();
+    it.docker(["rm", "-v", "c2"]).ok();
+    it.restart();
+    assert_eq!(it.docker(["volume", "ls", "-q"]).ok().stdout.lines().count(), 2);
+    it.docker(["rm", "c3"]).ok();
     it.docker(["volume", "prune", "-f"]).ok();
 }
 

@@ -174,7 +174,7 @@ pub enum Problem {
         suggestion: Option<&'static str>,
     },
     /// There is nothing in the file.
-    #[error("the file with no instructions")]
+    #[error("there are no instructions: the Dockerfile cannot be empty")]
     Empty,
     /// The first instruction is not `FROM`.
     #[error("no build stage in current context: {instruction} before the first FROM")]

@@ -83,7 +83,11 @@ impl Builder<'_> {
         }
         let count = selected.len() + inline.len();
         if count == 0 {
-            return Err(BuildError::NoSources { at: self.at(line), instruction: name });
+            return Err(BuildError::NoSources {
+                at: self.at(line),
+                instruction: name,
+                patterns: sources.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", "),
+            });
         }
         if count > 1 && !absolute.ends_with('/') {
             return Err(BuildError::NotADirectory { at: self.at(line), instruction: name, destination });

@@ -19,10 +19,27 @@ use hyper::body::Incoming;
 use sampan_docker_api::build::Progress;
 use tokio::sync::mpsc;
 
-/// Says why a command failed; what went wrong here has exit code 1.
+/// Says why a command failed; what went wrong here has exit code 1, a build's step that failed its own.
 pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
-    fail_with(error, 1)
+    let step = error.downcast_ref::<FailedProgress>().and_then(|e| e.code);
+    fail_with(error, step.and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1))
 }
+
+/// The error that an import, a load or a build ended with.
+#[derive(Debug)]
+struct FailedProgress {
+    message: String,
+    /// The exit code of a build's step.
+    code: Option<i64>,
+}
+
+impl std::fmt::Display for FailedProgress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for FailedProgress {}
 
 /// As [`fail`], with another exit code.
 pub(crate) fn fail_with(error: &anyhow::Error, code: u8) -> ExitCode {
@@ -81,8 +98,9 @@ pub(crate) async fn show_progress(
                 Ok(progress) => {
                     used = lines.byte_offset();
                     show(&progress)?;
-                    if let Some(error) = progress.error {
-                        anyhow::bail!("{error}");
+                    if let Some(message) = progress.error {
+                        let code = progress.error_detail.and_then(|detail| detail.code);
+                        return Err(FailedProgress { message, code }.into());
                     }
                 }
                 Err(error) if error.is_eof() && !ended => break,

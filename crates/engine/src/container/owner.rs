@@ -264,10 +264,11 @@ impl Owner {
         blocking({
             let (inner, record) = (Arc::clone(&inner), record.clone());
             move || -> Result<()> {
+                volumes::keep_anonymous(&inner, &record.id, !with_volumes)?;
                 inner.metadata.remove_container(&record.id)?;
                 inner.forget_on_disk(&record.id);
                 if with_volumes {
-                    volumes::remove_anonymous(&inner, &record.spec);
+                    volumes::remove_anonymous(&inner, &record.id, &record.spec);
                 }
                 Ok(())
             }
