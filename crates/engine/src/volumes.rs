@@ -55,7 +55,8 @@ pub(crate) fn ensure(
         return Ok((Volume { record, directory }, false));
     }
     let made_for = made_for.map(str::to_owned);
-    let record = VolumeRecord { name: name.to_owned(), created: Timestamp::now(), labels, anonymous, made_for };
+    let record =
+        VolumeRecord { name: name.to_owned(), created: Timestamp::now(), labels, anonymous, made_for };
     inner.metadata.put_volume(&record)?;
     make_directory().map_err(EngineError::file)?;
     let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
@@ -105,7 +106,10 @@ pub(crate) fn remove_unowned(inner: &Inner, known: &BTreeSet<String>) -> Result<
         if containers.iter().any(|c| uses(&c.spec, &record.name)) {
             inner.metadata.put_volume(&VolumeRecord { made_for: None, ..record })?;
         } else {
-            tracing::warn!(volume = record.name, "removing a volume that was made for a container that is gone");
+            tracing::warn!(
+                volume = record.name,
+                "removing a volume that was made for a container that is gone"
+            );
             remove(inner, &record.name)?;
         }
     }
@@ -219,7 +223,7 @@ impl Engine {
     }
 
     /// The ids of the containers that have the volume.
-    pub fn volume_users(&self, name: &str) -> Vec<String> {
+    fn volume_users(&self, name: &str) -> Vec<String> {
         let views = self.containers().into_iter();
         views.filter(|v| uses(&v.record.spec, name)).map(|v| v.record.id).collect()
     }

@@ -80,7 +80,8 @@ impl Bundle {
 /// # Errors
 /// If it can't be read or is not one.
 pub fn load_process(path: &Path) -> Result<Process, BundleError> {
-    parse(path, &read(path)?)
+    // A pipe, too: it is named by the caller, not by a bundle that somebody else has made.
+    parse(path, &sampan_base::files::read_limited(path, MAX_DOCUMENT)?)
 }
 
 /// Reads any JSON document.

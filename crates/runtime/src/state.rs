@@ -63,6 +63,9 @@ pub struct Record {
     pub namespaces: Vec<Namespace>,
     /// The groups made for it.
     pub cgroups: Vec<Group>,
+    /// Whether processes that are not its own were in them before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_cgroups: bool,
 }
 
 impl Record {
@@ -81,6 +84,7 @@ impl Record {
             annotations: spec.annotations.clone(),
             namespaces: spec.linux.as_ref().map(|l| l.namespaces.clone()).unwrap_or_default(),
             cgroups: Vec::new(),
+            shares_cgroups: false,
         }
     }
 

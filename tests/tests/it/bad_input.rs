@@ -12,7 +12,8 @@ crate::cases! {
 
 /// The lines of standard error, without docker's hint that there is help.
 fn complaints(output: &Output) -> Vec<&str> {
-    let hint = |l: &&str| !l.starts_with("See 'docker") && !l.starts_with("Run 'docker") && !l.trim().is_empty();
+    let hint =
+        |l: &&str| !l.starts_with("See 'docker") && !l.starts_with("Run 'docker") && !l.trim().is_empty();
     output.stderr.lines().filter(hint).collect()
 }
 
@@ -51,7 +52,11 @@ fn mistakes_are_answered_by_one_clear_line() {
         (&["run", "--rm", "-v", "relative:also", "busybox", "true"], 125, "also"),
         (&["run", "--rm", "-v", "bad name:/x", "busybox", "true"], 125, "bad name"),
         (&["run", "--rm", "-v", "/no/such/place:/x:strange", "busybox", "true"], 125, "strange"),
-        (&["run", "--rm", "--mount", "type=bind,source=/no/such/place,target=/x", "busybox", "true"], 125, "/no/such/place"),
+        (
+            &["run", "--rm", "--mount", "type=bind,source=/no/such/place,target=/x", "busybox", "true"],
+            125,
+            "/no/such/place",
+        ),
         (&["run", "--rm", "--mount", "type=strange,target=/x", "busybox", "true"], 125, "strange"),
         (&["run", "--rm", "--mount", "what=ever", "busybox", "true"], 125, "what"),
         (&["run", "--rm", "--memory", "1k", "busybox", "true"], 125, "memory"),
@@ -92,7 +97,10 @@ fn mistakes_are_answered_by_one_clear_line() {
 
     it.sampan(["run", "-d", "--name", "taken", "busybox", "sleep", "1000"]).ok();
     let output = it.sampan(["run", "--rm", "--name", "taken", "busybox", "true"]).code(125);
-    assert!(complaints(&output).len() == 1 && output.stderr.contains("\"/taken\" is already in use"), "{output}");
+    assert!(
+        complaints(&output).len() == 1 && output.stderr.contains("\"/taken\" is already in use"),
+        "{output}"
+    );
     it.sampan(["exec", "taken", "true"]).ok();
     it.sampan(["rm", "-f", "taken"]).ok();
     drop(taken);
@@ -131,7 +139,11 @@ fn mistakes_in_dockerfiles_name_file_and_line() {
         context(&place, dockerfile);
         let output = it.sampan(["build", "-t", "built", place.to_str().unwrap()]);
         let lines: Vec<&str> = complaints(&output).into_iter().filter(|l| l.starts_with("sampan:")).collect();
-        if output.code != code || lines.len() != 1 || !lines[0].contains(location) || !lines[0].contains(named) {
+        if output.code != code
+            || lines.len() != 1
+            || !lines[0].contains(location)
+            || !lines[0].contains(named)
+        {
             failures.push(format!("{dockerfile:?}: expected exit code {code} and one line with {location:?} and {named:?}:\n{output}"));
         }
         it.assert_idle();
@@ -150,7 +162,11 @@ fn mistakes_through_docker_are_clear_too() {
         (&["run", "--rm", "--memory", "1k", "busybox", "true"], 125, "memory"),
         (&["run", "--rm", "--name", "-bad-", "busybox", "true"], 125, "-bad-"),
         (&["run", "--rm", "--network", "container:nobody", "busybox", "true"], 125, "nobody"),
-        (&["run", "--rm", "--mount", "type=bind,source=/no/such/place,target=/x", "busybox", "true"], 125, "/no/such/place"),
+        (
+            &["run", "--rm", "--mount", "type=bind,source=/no/such/place,target=/x", "busybox", "true"],
+            125,
+            "/no/such/place",
+        ),
         (&["run", "--rm", "busybox", "no-such-program"], 127, "no-such-program"),
         (&["stop", "nobody"], 1, "nobody"),
         (&["rmi", "no-such-image"], 1, "no-such-image"),

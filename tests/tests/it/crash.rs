@@ -170,21 +170,29 @@ fn a_killed_daemon_in_a_loop_of_runs_leaves_nothing() {
     let run = || it.sampan(["run", "--rm", "-v", "/data", "busybox", "echo", "hello"]);
     let images = it.sampan(["images", "-aq"]).ok().stdout;
     let work = |_| while run().code == 0 {};
-    kill_during(&it, "a_killed_daemon_in_a_loop_of_runs_leaves_nothing", Duration::from_millis(400), work, |round| {
-        // The one that was under way may still be there, whole, but not more than that.
-        wait_until("what ran has ended", || !it.sampan(["ps", "-q"]).ok().stdout.contains(char::is_alphanumeric));
-        let listed = it.sampan(["ps", "-aq", "--no-trunc"]).ok();
-        assert!(listed.stdout.lines().count() <= 1, "round {round}: {listed}");
-        for id in listed.stdout.lines() {
-            // One that has run goes by itself, perhaps just now.
-            let removed = it.sampan(["rm", "-f", "-v", id]);
-            assert!(removed.code == 0 || removed.stderr.contains("No such container"), "{removed}");
-        }
-        it.assert_idle();
-        it.sampan(["volume", "ls", "-q"]).ok().is("");
-        run().ok().is("hello");
-        assert_eq!(it.sampan(["images", "-aq"]).ok().stdout, images);
-    });
+    kill_during(
+        &it,
+        "a_killed_daemon_in_a_loop_of_runs_leaves_nothing",
+        Duration::from_millis(400),
+        work,
+        |round| {
+            // The one that was under way may still be there, whole, but not more than that.
+            wait_until("what ran has ended", || {
+                !it.sampan(["ps", "-q"]).ok().stdout.contains(char::is_alphanumeric)
+            });
+            let listed = it.sampan(["ps", "-aq", "--no-trunc"]).ok();
+            assert!(listed.stdout.lines().count() <= 1, "round {round}: {listed}");
+            for id in listed.stdout.lines() {
+                // One that has run goes by itself, perhaps just now.
+                let removed = it.sampan(["rm", "-f", "-v", id]);
+                assert!(removed.code == 0 || removed.stderr.contains("No such container"), "{removed}");
+            }
+            it.assert_idle();
+            it.sampan(["volume", "ls", "-q"]).ok().is("");
+            run().ok().is("hello");
+            assert_eq!(it.sampan(["images", "-aq"]).ok().stdout, images);
+        },
+    );
 }
 
 fn a_killed_daemon_in_imports_leaves_nothing() {

@@ -237,7 +237,8 @@ fn volumes_live_on_their_own() {
     }
     it.docker(["rm", "c1"]).ok();
     let shared = it.docker(["inspect", "-f", "{{(index .Mounts 0).Name}}", "c2"]).ok();
-    it.docker(["create", "--name", "c3", "-v", &format!("{}:/theirs", shared.text()), "busybox", "true"]).ok();
+    it.docker(["create", "--name", "c3", "-v", &format!("{}:/theirs", shared.text()), "busybox", "true"])
+        .ok();
     it.docker(["rm", "-v", "c2"]).ok();
     it.restart();
     assert_eq!(it.docker(["volume", "ls", "-q"]).ok().stdout.lines().count(), 2);

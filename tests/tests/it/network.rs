@@ -87,7 +87,20 @@ fn a_published_udp_port_answers() {
     let it = Instance::new();
     // There is no UDP in Debian's busybox, but this test is a static program itself.
     let own = format!("{}:/it:ro", std::env::current_exe().unwrap().display());
-    it.sampan(["run", "-d", "--name", "c1", "-p", "9000/udp", "-v", &own, "busybox", "/it", crate::ECHO_DATAGRAMS]).ok();
+    it.sampan([
+        "run",
+        "-d",
+        "--name",
+        "c1",
+        "-p",
+        "9000/udp",
+        "-v",
+        &own,
+        "busybox",
+        "/it",
+        crate::ECHO_DATAGRAMS,
+    ])
+    .ok();
     let port = port(&it, "c1", "9000/udp");
     for host in ["127.0.0.1".to_owned(), it.gateway()].into_iter().chain(own_address()) {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -119,7 +132,9 @@ fn containers_reach_each_other_and_the_host() {
     let address = it.inspect("a1", "/NetworkSettings/IPAddress");
     let address = address.as_str().unwrap();
     let url = format!("http://{address}/");
-    wait_until("the neighbour listens", || it.sampan(["exec", "a1", "wget", "-q", "-O", "-", "http://127.0.0.1/"]).code == 0);
+    wait_until("the neighbour listens", || {
+        it.sampan(["exec", "a1", "wget", "-q", "-O", "-", "http://127.0.0.1/"]).code == 0
+    });
     it.sampan(["run", "--rm", "busybox", "wget", "-q", "-O", "-", &url]).ok().is("neighbour");
     it.sampan(["run", "--rm", "busybox", "ping", "-c", "1", "-W", "10", &it.gateway()]).ok();
     let addresses = it.sampan(["run", "--rm", "busybox", "ip", "-o", "-4", "addr", "show", "eth0"]).ok();

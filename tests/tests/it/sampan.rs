@@ -56,7 +56,9 @@ fn masked(line: &str) -> String {
         words.push(if is_id(trimmed) { word.replace(trimmed, "<id>") } else { word.to_owned() });
     }
     let mut text = words.join(" ");
-    for ago in ["Less than a second ago", "About a minute ago", "Less than a second", "1 second ago", "1 second"] {
+    for ago in
+        ["Less than a second ago", "About a minute ago", "Less than a second", "1 second ago", "1 second"]
+    {
         let short = if ago.ends_with("ago") { "<time> ago" } else { "<time>" };
         text = text.replace(ago, short);
     }

@@ -37,6 +37,8 @@ fn rule(rule: &runtime::DeviceRule) -> Result<DeviceRule, Step> {
             'r' => Access::READ,
             'w' => Access::WRITE,
             'm' => Access::MAKE,
+            // Seen in the wild; it has never meant anything.
+            'a' => Access::empty(),
             other => return Err(refuse(format!("`{other}` is no access: r, w and m are"))),
         };
     }

@@ -24,8 +24,9 @@ fn freezing(groups: &[Group]) -> Option<&Group> {
 pub fn is_frozen(groups: &[Group]) -> bool {
     let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
     match freezing(groups) {
+        // A group that is gone meanwhile is not frozen.
         Some(group) if group.version() == Version::V1 => {
-            read(group.path.join("freezer.state")).trim() != "THAWED"
+            matches!(read(group.path.join("freezer.state")).trim(), "FROZEN" | "FREEZING")
         }
         Some(group) => read(group.path.join("cgroup.freeze")).trim() == "1",
         None => false,

@@ -103,19 +103,17 @@ pub fn plan(layout: &Layout, path: &GroupPath) -> Vec<Group> {
     layout.hierarchies.iter().map(group).collect()
 }
 
-/// Refuses groups that hold processes already: they are another container's, whose end would be the end of ours.
+/// How many processes are in groups already, before they are the container's.
 ///
 /// # Errors
-/// If there are any.
-pub fn require_unused(groups: &[Group]) -> Result<(), Refused> {
-    let Some(group) = groups.iter().find(|group| group.path.exists()) else { return Ok(()) };
-    match list(&group.path).unwrap_or_default().len() {
-        0 => Ok(()),
-        count => {
-            let path = group.path.display();
-            Err(Refused::Invalid(format!("the cgroup `{path}` is in use: {count} process(es) are in it")))
-        }
+/// If they are frozen: what is put into them would be, too.
+pub fn occupants(groups: &[Group]) -> Result<usize, Refused> {
+    let Some(group) = groups.iter().find(|group| group.path.exists()) else { return Ok(0) };
+    if is_frozen(groups) {
+        let path = group.path.display();
+        return Err(Refused::Invalid(format!("container's cgroup unexpectedly frozen: `{path}`")));
     }
+    Ok(list(&group.path).unwrap_or_default().len())
 }
 
 /// Makes the directories of groups. What exists already is taken over.

@@ -12,28 +12,40 @@ use crate::error::Step;
 
 /// Makes a group's directory and its parents up to the hierarchy's root.
 pub(super) fn create(path: &Path, mount: &Path, is_cpuset: bool) -> Result<(), Step> {
-    let make = |path: &Path| fs::DirBuilder::new().mode(0o755).create(path);
-    match make(path) {
+    make(path, mount)?;
+    if is_cpuset { fill_cpuset(path, mount) } else { Ok(()) }
+}
+
+fn make(path: &Path, mount: &Path) -> Result<(), Step> {
+    let make_one = |path: &Path| fs::DirBuilder::new().mode(0o755).create(path);
+    match make_one(path) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound && path.starts_with(mount) && path != mount => {
             if let Some(parent) = path.parent() {
-                create(parent, mount, is_cpuset)?;
+                make(parent, mount)?;
             }
-            match make(path) {
+            match make_one(path) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
                 other => other.map_err(Step::on(|| format!("make the cgroup `{}`", path.display())))?,
             }
         }
         Err(e) => return Err(Step::on(|| format!("make the cgroup `{}`", path.display()))(e)),
     }
-    // A new cpuset is empty, and an empty one takes no process.
-    if let (true, Some(parent)) = (is_cpuset, path.parent()) {
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            let from = parent.join(file);
-            let value =
-                fs::read_to_string(&from).map_err(Step::on(|| format!("read `{}`", from.display())))?;
-            write(path, file, value.trim())?;
+    Ok(())
+}
+
+/// Gives a cpuset that has no CPUs or no memory those of the group above: an empty one takes no process.
+fn fill_cpuset(path: &Path, mount: &Path) -> Result<(), Step> {
+    let Some(parent) = path.parent().filter(|_| path != mount) else { return Ok(()) };
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let read = |from: &Path| {
+            let from = from.join(file);
+            fs::read_to_string(&from).map_err(Step::on(|| format!("read `{}`", from.display())))
+        };
+        if read(path)?.trim().is_empty() {
+            fill_cpuset(parent, mount)?;
+            write(path, file, read(parent)?.trim())?;
         }
     }
     Ok(())

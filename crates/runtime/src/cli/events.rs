@@ -10,10 +10,11 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
 use sampan_kernel::cgroup::Version;
 use sampan_oci::runtime::Status;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::arguments::Parsed;
-use super::{Context, Failure, print};
+use super::{Context, Failure, print, to_json};
 use crate::cgroup::{Group, stats};
 use crate::error::{Refused, Step};
 use crate::state;
@@ -26,7 +27,7 @@ pub(super) fn events(context: &Context, parsed: &Parsed) -> Result<u8, Failure> 
     if directory.status(&record) == Status::Stopped {
         return Err(Refused::Invalid(format!("container with id {} is not running", record.id)).into());
     }
-    let stats = || json!({"type": "stats", "id": record.id, "data": stats::read(&record.cgroups)});
+    let stats = || Event { kind: "stats", id: &record.id, data: Some(stats::read(&record.cgroups)) };
     if parsed.has("stats") {
         return tell(&stats());
     }
@@ -40,7 +41,7 @@ pub(super) fn events(context: &Context, parsed: &Parsed) -> Result<u8, Failure> 
             && let Some(watch) = &mut watch
             && watch.happened().map_err(Step::on(|| "watch for lack of memory"))?
         {
-            tell(&json!({"type": "oom", "id": record.id}))?;
+            tell(&Event { kind: "oom", id: &record.id, data: None })?;
         }
         if ended {
             return Ok(0);
@@ -52,8 +53,18 @@ pub(super) fn events(context: &Context, parsed: &Parsed) -> Result<u8, Failure> 
     }
 }
 
-fn tell(event: &Value) -> Result<u8, Failure> {
-    print(&format!("{event}\n"))?;
+/// A line. Its fields are in the order in which readers by pattern expect them.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+}
+
+fn tell(event: &Event<'_>) -> Result<u8, Failure> {
+    print(&format!("{}\n", to_json(event)?))?;
     Ok(0)
 }
 

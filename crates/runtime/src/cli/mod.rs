@@ -137,13 +137,19 @@ fn dispatch(context: &Context, global: &Parsed) -> Result<u8, Failure> {
         return Ok(0);
     }
     let Some(command) = commands::COMMANDS.iter().find(|c| c.name == name) else {
-        return Err(Refused::Invalid(format!("unknown command `{name}`")).into());
+        return Err(Refused::Invalid(format!("unknown command: No help topic for '{name}'")).into());
     };
     if global.has("systemd-cgroup") {
         let what = "--systemd-cgroup (cgroups are made by writing to the cgroup file system)";
         return Err(Refused::Unsupported(what.to_owned()).into());
     }
-    if args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h")) && command.end == End::Nowhere {
+    // Behind the first argument they may be those of a container's command.
+    let asks = |arg: &String| matches!(arg.as_str(), "--help" | "-h");
+    let help = match command.end {
+        End::Nowhere => args.iter().any(asks),
+        End::FirstArgument => args.first().is_some_and(asks),
+    };
+    if help {
         print(&usage::command(command))?;
         return Ok(0);
     }

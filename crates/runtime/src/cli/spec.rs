@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use sampan_base::FileError;
+use sampan_kernel::cgroup::Layout;
 use sampan_oci::runtime::{
     Capabilities, DeviceRule, IdMapping, Linux, Namespace, NamespaceKind, Process, Resources, Rlimit, Root,
     Spec, VERSION, defaults,
@@ -13,7 +14,12 @@ use super::{Context, Failure};
 
 pub(super) fn spec(_: &Context, parsed: &Parsed) -> Result<u8, Failure> {
     let path = Path::new(parsed.get("bundle").unwrap_or(".")).join("config.json");
-    let spec = if parsed.has("rootless") { rootless(example()) } else { example() };
+    let mut spec = if parsed.has("rootless") { rootless(example()) } else { example() };
+    let unified = Layout::detect().is_ok_and(|layout| layout.is_unified());
+    if let (Some(linux), false) = (&mut spec.linux, unified) {
+        // With the many hierarchies of v1, people look for a container's groups where the host has them.
+        linux.namespaces.retain(|n| n.kind != NamespaceKind::Cgroup);
+    }
     let mut text = serde_json::to_vec_pretty(&spec)?;
     text.push(b'\n');
     // One that is there is somebody's work.

@@ -6,27 +6,41 @@ use super::GLOBAL;
 use super::arguments::Known;
 use super::commands::{COMMANDS, Command};
 
-/// What `--version` shows: the first line is the one that callers parse.
+/// The name that this program was called by: engines install it as `runc`, too, and read it in the version.
+fn name() -> String {
+    let path = std::env::args_os().next().map(std::path::PathBuf::from);
+    let name =
+        path.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "sampan-runtime".to_owned())
+}
+
+/// What `--version` shows: the lines are those that callers parse.
 pub(super) fn version() -> String {
-    format!("sampan-runtime version {}\nspec: {VERSION}\n", env!("CARGO_PKG_VERSION"))
+    let commit = option_env!("SAMPAN_COMMIT").unwrap_or("unknown");
+    format!("{} version {}\ncommit: {commit}\nspec: {VERSION}\n", name(), env!("CARGO_PKG_VERSION"))
 }
 
 pub(super) fn overview() -> String {
-    let mut text = String::from(
-        "sampan-runtime - makes containers from OCI bundles\n\nUsage: sampan-runtime [global options] COMMAND [options] [arguments]\n\nCommands:\n",
+    let name = name();
+    let mut text = format!(
+        "NAME:\n   {name} - Open Container Initiative runtime\n\nUSAGE:\n   {name} [global options] COMMAND [options] [arguments]\n\nCOMMANDS:\n",
     );
     for command in &COMMANDS {
-        text.push_str(&format!("  {:<12} {}\n", command.name, command.help));
+        text.push_str(&format!("   {:<12} {}\n", command.name, command.help));
     }
-    text.push_str("\nGlobal options:\n");
+    text.push_str("\nGLOBAL OPTIONS:\n");
     text.push_str(&options(&GLOBAL));
     text
 }
 
 pub(super) fn command(command: &Command) -> String {
-    let mut text = format!("Usage: sampan-runtime {} {}\n\n{}\n", command.name, command.usage, command.help);
+    let (program, name) = (name(), command.name);
+    let mut text = format!(
+        "NAME:\n   {program} {name} - {}\n\nUSAGE:\n   {program} {name} {}\n",
+        command.help, command.usage
+    );
     if !command.options.is_empty() {
-        text.push_str("\nOptions:\n");
+        text.push_str("\nOPTIONS:\n");
         text.push_str(&options(command.options));
     }
     text

@@ -161,9 +161,15 @@ pub fn create(
     let layout = Layout::detect().map_err(Step::on(|| "read `/proc/self/cgroup`"))?;
 
     let groups = cgroup::plan(&layout, &group_path);
-    let taken = root.0.join(id.as_str()).exists();
-    if !taken {
-        cgroup::require_unused(&groups)?;
+    if !linux.resources.as_ref().is_none_or(|r| r.unified.is_empty()) && !layout.is_unified() {
+        let why = "invalid configuration: linux.resources.unified needs a host with cgroup v2 alone";
+        return Err(Refused::Invalid(why.to_owned()).into());
+    }
+    let occupants = if root.0.join(id.as_str()).exists() { 0 } else { cgroup::occupants(&groups)? };
+    if occupants > 0 {
+        log.warn(&format!(
+            "container's cgroup is not empty: {occupants} process(es) found, which it will share"
+        ));
     }
 
     let Some((directory, lock)) = root.take(&id)? else { return Err(CreateError::Exists { id }) };
@@ -171,6 +177,7 @@ pub fn create(
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
     let mut making = Making { directory, record, hooks, child: None };
     making.record.cgroups = groups;
+    making.record.shares_cgroups = occupants > 0;
     let request = Request { plan: &plan, bundle: &bundle, options, layout: &layout, log };
     match making.make(&request, gate, &lock) {
         Ok((process, channel)) => {
@@ -332,7 +339,9 @@ impl Making {
             if let Ok(true) = ending::wait_for(child.as_fd(), ending::KILL_DEADLINE) {
                 let _ = wait_status(&child);
             }
-            if let Err(step) = cgroup::kill_all(&self.record.cgroups) {
+            if !self.record.shares_cgroups
+                && let Err(step) = cgroup::kill_all(&self.record.cgroups)
+            {
                 told("a process may be left behind", &sampan_base::chain(&step));
             }
             let state = self.record.state(Status::Stopped);
@@ -340,7 +349,9 @@ impl Making {
                 log.warn(&sampan_base::chain(&error));
             }
         }
-        if let Err(step) = cgroup::remove(&self.record.cgroups) {
+        if !self.record.shares_cgroups
+            && let Err(step) = cgroup::remove(&self.record.cgroups)
+        {
             told("a cgroup is left behind", &sampan_base::chain(&step));
         }
         if let Err(error) = self.directory.forget() {

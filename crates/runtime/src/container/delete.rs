@@ -82,6 +82,17 @@ pub fn delete(root: &StateRoot, id: &str, force: bool, log: &Log) -> Result<(), 
     clear(&directory, &record, &hooks, log)
 }
 
+/// Removes the groups, but leaves one that another container shares.
+fn remove_groups(record: &Record, log: &Log) -> Result<(), DeleteError> {
+    let Err(step) = cgroup::remove(&record.cgroups) else { return Ok(()) };
+    let others = cgroup::processes(&record.cgroups)?.len();
+    if step.source.kind() != std::io::ErrorKind::ResourceBusy || others == 0 {
+        return Err(step.into());
+    }
+    log.warn(&format!("the cgroup stays: {others} process(es) of another container are in it"));
+    Ok(())
+}
+
 /// Kills the container's process and waits for its end.
 fn end(record: &Record, process: std::os::fd::BorrowedFd<'_>) -> Result<(), DeleteError> {
     match rustix::process::pidfd_send_signal(process, Signal::KILL) {
@@ -104,9 +115,16 @@ fn end(record: &Record, process: std::os::fd::BorrowedFd<'_>) -> Result<(), Dele
 /// # Errors
 /// If something can't be removed; it can be tried again then.
 pub fn clear(directory: &Directory, record: &Record, hooks: &Hooks, log: &Log) -> Result<(), DeleteError> {
-    // Processes outlive the first one if they share its PID namespace with others.
-    cgroup::kill_all(&record.cgroups)?;
-    cgroup::remove(&record.cgroups)?;
+    if record.shares_cgroups {
+        // Whoever was there first clears up; what can't be removed is in use.
+        let _ = cgroup::remove(&record.cgroups);
+    } else {
+        // A PID namespace has ended with its first process. Else, or if none is known, others live on.
+        if !record.has_own_pids() || record.pid == 0 {
+            cgroup::kill_all(&record.cgroups)?;
+        }
+        remove_groups(record, log)?;
+    }
     let state = record.state(Status::Stopped);
     for error in hooks::run_all("poststop", &hooks.poststop, &state, &record.bundle) {
         log.warn(&sampan_base::chain(&error));

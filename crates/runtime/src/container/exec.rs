@@ -61,20 +61,37 @@ impl SubGroup {
         let (controllers, path) = text.split_once(':').unwrap_or(("", text));
         let path = Path::new(path.trim_start_matches('/')).to_owned();
         if path.components().any(|part| !matches!(part, Component::Normal(_))) {
-            return Err(Refused::Invalid(format!("`--cgroup {text}` leads out of the container's cgroup")));
+            return Err(Refused::Invalid(format!("--cgroup: {} is not a sub cgroup path", path.display())));
         }
         let controllers = controllers.split(',').filter(|c| !c.is_empty()).map(str::to_owned).collect();
         Ok(SubGroup { controllers, path })
     }
 
     /// The container's groups with this one in their place, where it applies.
-    fn apply(&self, groups: &mut [Group]) {
-        for group in groups {
-            let named = self.controllers.iter().any(|c| group.controllers.contains(c));
-            if self.controllers.is_empty() || named {
-                group.path.push(&self.path);
+    fn apply(&self, groups: &mut [Group]) -> Result<(), Refused> {
+        for controller in &self.controllers {
+            if !groups.iter().any(|group| group.controllers.contains(controller)) {
+                return Err(Refused::Invalid(format!("--cgroup: unknown controller {controller}")));
             }
         }
+        for group in groups {
+            let named = self.controllers.iter().any(|c| group.controllers.contains(c));
+            // The v2 hierarchy of a hybrid host has no controllers to ask for.
+            let everywhere = self.controllers.is_empty() && (group.limits || !group.controllers.is_empty());
+            if !named && !everywhere {
+                continue;
+            }
+            group.path.push(&self.path);
+            if !group.path.is_dir() {
+                let procs = group.path.join("cgroup.procs");
+                let why = format!(
+                    "adding pid of the new process to {}: no such file or directory",
+                    procs.display()
+                );
+                return Err(Refused::Invalid(why));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -90,6 +107,9 @@ pub enum ExecError {
         /// Where it is.
         status: Status,
     },
+    /// All processes of the container stand still.
+    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
+    Paused,
     /// What is asked for cannot be had.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -115,7 +135,7 @@ impl ExecError {
     pub fn class(&self) -> Class {
         match self {
             ExecError::Lookup(error) => error.class(),
-            ExecError::WrongState { .. } => Class::Conflict,
+            ExecError::WrongState { .. } | ExecError::Paused => Class::Conflict,
             ExecError::Refused(error) => error.class(),
             ExecError::File(error) => error.class(),
             ExecError::Step(error) => error.class(),
@@ -142,6 +162,7 @@ pub fn exec(
     match status {
         Status::Running | Status::Created => {}
         Status::Paused if options.ignore_paused => {}
+        Status::Paused => return Err(ExecError::Paused),
         _ => return Err(ExecError::WrongState { status }),
     }
     let spec = directory.config()?;
@@ -165,7 +186,7 @@ pub fn exec(
     let Some(init) = init else { return Err(ExecError::WrongState { status: Status::Stopped }) };
     let (ours, theirs) = Channel::pair().map_err(Step::on(|| "make a socket pair"))?;
     let mut groups = record.cgroups.clone();
-    options.groups.iter().for_each(|group| group.apply(&mut groups));
+    options.groups.iter().try_for_each(|group| group.apply(&mut groups))?;
     let child = give_birth(&record, &groups, init.as_fd(), &plan, theirs, terminal.theirs.as_deref(), &ours)?;
 
     let pid = child.pid.as_raw_nonzero().get();

@@ -40,29 +40,33 @@ impl KillError {
     }
 }
 
-/// Sends a signal to a container's first process, or to all of its processes.
+/// Sends a signal to a container's first process, or to all of its processes. Signal 0 only asks whether it could be.
 ///
 /// # Errors
 /// If there is none, or it can't be signalled.
 pub fn kill(root: &StateRoot, id: &str, signal: &str, all: bool) -> Result<(), KillError> {
-    let signal = parse_signal(signal).ok_or_else(|| KillError::UnknownSignal { text: signal.to_owned() })?;
+    let wanted = match signal {
+        "0" => None,
+        text => Some(parse_signal(text).ok_or_else(|| KillError::UnknownSignal { text: text.to_owned() })?),
+    };
     let (_, record) = root.find(id)?;
     let process = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
-    // A namespace of its own ends with the first process, and every other with it; without one, the others live on.
-    let everybody = all || (signal == Signal::KILL && !record.has_own_pids());
-    let Some(process) = process else {
-        if everybody && !cgroup::processes(&record.cgroups)?.is_empty() {
-            return Ok(cgroup::signal_all(&record.cgroups, signal)?);
-        }
-        return Err(KillError::NotRunning);
+    let Some(signal) = wanted else {
+        return if process.is_some() || all { Ok(()) } else { Err(KillError::NotRunning) };
     };
-    if everybody {
-        cgroup::signal_all(&record.cgroups, signal)?;
-    } else {
-        match rustix::process::pidfd_send_signal(&process, signal) {
+    // A namespace of its own ends with the first process, and every other with it; without one, the others live on.
+    let others_live = signal == Signal::KILL && !record.has_own_pids() && !record.shares_cgroups;
+    match process {
+        _ if all => cgroup::signal_all(&record.cgroups, signal)?,
+        None if others_live && !cgroup::processes(&record.cgroups)?.is_empty() => {
+            cgroup::signal_all(&record.cgroups, signal)?;
+        }
+        None => return Err(KillError::NotRunning),
+        Some(_) if others_live => cgroup::signal_all(&record.cgroups, signal)?,
+        Some(process) => match rustix::process::pidfd_send_signal(&process, signal) {
             Err(rustix::io::Errno::SRCH) => return Err(KillError::NotRunning),
             other => other.map_err(Step::on(|| "send a signal to the container's process"))?,
-        }
+        },
     }
     // In v1, a frozen process dies only when it is thawed.
     let v1 = record.cgroups.iter().any(|g| g.version() == Version::V1);

@@ -99,7 +99,7 @@ fn what_config_json_asks_in_vain_is_named() {
 #[test]
 fn the_command_line_is_checked() {
     let f = Fixture::new("true");
-    f.call(&["moon"]).fails(1, "unknown command `moon`");
+    f.call(&["moon"]).fails(1, "No help topic for 'moon'");
     f.call(&["create"]).fails(1, "takes 1 argument");
     f.call(&["create", "--moon", "c"]).fails(1, "unknown option `--moon`");
     f.call(&["create", "../c"]).fails(1, "../c");

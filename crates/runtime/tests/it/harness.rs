@@ -77,6 +77,9 @@ impl Fixture {
         assert!(written.success());
         let text = fs::read(fixture.bundle().join("config.json")).unwrap();
         fixture.config = serde_json::from_slice(&text).unwrap();
+        let namespaces = fixture.config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|n| n["type"] != "cgroup");
+        namespaces.push(json!({"type": "cgroup"}));
         fixture.config["process"]["terminal"] = false.into();
         fixture.config["process"]["args"] = json!(["sh", "-c", script]);
         fixture.config["linux"]["cgroupsPath"] = format!("{}/c", fixture.cgroup).into();
