@@ -1,7 +1,7 @@
 //! Volumes: directories `<root>/volumes/<name>/_data` that outlive containers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sampan_base::{Timestamp, files as disk};
 
