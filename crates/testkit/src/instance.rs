@@ -82,7 +82,15 @@ impl Builder {
         };
         instance.start();
         if !self.bare {
-            instance.sampan(["import", "-m", "static busybox", busybox::archive().to_str().unwrap(), "busybox:latest"]).ok();
+            instance
+                .sampan([
+                    "import",
+                    "-m",
+                    "static busybox",
+                    busybox::archive().to_str().unwrap(),
+                    "busybox:latest",
+                ])
+                .ok();
         }
         instance
     }

@@ -15,7 +15,10 @@ fn all<T>(count: usize, start: impl Fn(usize) -> T) -> Vec<T> {
 
 fn many_containers_run_at_once() {
     let it = Instance::new();
-    let runs = all(16, |n| it.sampan_command(["run", "--rm", "-v", "/v", "busybox", "sh", "-c", &format!("echo {n}; exit {n}")]).start());
+    let runs = all(16, |n| {
+        it.sampan_command(["run", "--rm", "-v", "/v", "busybox", "sh", "-c", &format!("echo {n}; exit {n}")])
+            .start()
+    });
     for (n, run) in runs.into_iter().enumerate() {
         run.wait().code(i32::try_from(n).unwrap()).is(&n.to_string());
     }
@@ -41,7 +44,8 @@ fn one_of_many_gets_a_name_and_a_port() {
     let free = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let publish = format!("{}:80", free.local_addr().unwrap().port());
     drop(free);
-    let runs = all(6, |_| it.sampan_command(["run", "-d", "-p", &publish, "busybox", "sleep", "1000"]).start());
+    let runs =
+        all(6, |_| it.sampan_command(["run", "-d", "-p", &publish, "busybox", "sleep", "1000"]).start());
     let codes: Vec<i32> = runs.into_iter().map(|c| c.wait().code).collect();
     assert_eq!(codes.iter().filter(|c| **c == 0).count(), 1, "{codes:?}");
     assert_eq!(it.sampan(["ps", "-q"]).ok().stdout.lines().count(), 1);
@@ -50,7 +54,8 @@ fn one_of_many_gets_a_name_and_a_port() {
 fn builds_and_removals_side_by_side_keep_the_store_whole() {
     let it = Instance::new();
     let build = |n: usize| -> Running {
-        let text = format!("FROM busybox\nRUN echo shared >/shared\nRUN echo {n} >/own\nCMD cat /shared /own\n");
+        let text =
+            format!("FROM busybox\nRUN echo shared >/shared\nRUN echo {n} >/own\nCMD cat /shared /own\n");
         it.sampan_command(["build", "-t", &format!("built:{n}"), "-"]).input(text).start()
     };
     for _ in 0..2 {

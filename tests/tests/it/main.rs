@@ -9,8 +9,8 @@
 
 mod bad_input;
 mod build;
-mod crash;
 mod concurrency;
+mod crash;
 mod daemon;
 mod disk_full;
 mod docker;

@@ -163,11 +163,8 @@ fn network_modes_are_what_they_say() {
         .sampan(["run", "--rm", "--network", "container:a1", "busybox", "readlink", "/proc/self/ns/net"])
         .ok();
     assert_eq!(joined.text(), theirs.text());
-    it.sampan(["run", "--rm", "--network", "container:a1", "busybox", "hostname"]).ok().is(&it
-        .sampan(["exec", "a1", "hostname"])
-        .ok()
-        .text()
-        .to_owned());
+    let name = it.sampan(["exec", "a1", "hostname"]).ok();
+    it.sampan(["run", "--rm", "--network", "container:a1", "busybox", "hostname"]).ok().is(name.text());
     it.sampan(["run", "--rm", "--network", "container:nobody", "busybox", "true"])
         .code(125)
         .complains("nobody");
@@ -244,7 +241,8 @@ struct World {
 impl World {
     fn new() -> World {
         let pid = std::process::id();
-        let world = World { name: format!("itw{pid}"), prefix: format!("10.{}.{}", 32 + (pid >> 8) % 32, pid % 256) };
+        let world =
+            World { name: format!("itw{pid}"), prefix: format!("10.{}.{}", 32 + (pid >> 8) % 32, pid % 256) };
         let (name, prefix, link) = (&world.name, &world.prefix, format!("itl{pid}"));
         for line in [
             format!("netns add {name}"),
@@ -271,7 +269,9 @@ fn outgoing_packets_have_the_hosts_address() {
     let it = Instance::new();
     let world = World::new();
     let own = std::env::current_exe().unwrap();
-    let server = Command::new("ip").args(["netns", "exec", &world.name, own.to_str().unwrap(), crate::TELL_PEERS]).start();
+    let server = Command::new("ip")
+        .args(["netns", "exec", &world.name, own.to_str().unwrap(), crate::TELL_PEERS])
+        .start();
     let target = format!("{}.2", world.prefix);
     wait_until("the world listens", || std::net::TcpStream::connect(format!("{target}:9000")).is_ok());
     // The world has no route back to a container's own address: that it answers needs translation.

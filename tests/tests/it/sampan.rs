@@ -250,7 +250,11 @@ fn volumes() {
 fn builds_and_archives() {
     let mut s = Session::new();
     let context = s.it.scratch();
-    std::fs::write(context.join("Dockerfile"), "FROM busybox\nENV A=b\nRUN echo $A >/a\nCOPY file /file\nCMD cat /a /file\n").unwrap();
+    std::fs::write(
+        context.join("Dockerfile"),
+        "FROM busybox\nENV A=b\nRUN echo $A >/a\nCOPY file /file\nCMD cat /a /file\n",
+    )
+    .unwrap();
     std::fs::write(context.join("file"), "content\n").unwrap();
     let path = |name: &str| context.join(name).to_str().unwrap().to_owned();
     s.run(&["build", "-t", "built:1", &path("")]);
