@@ -44,9 +44,11 @@ impl std::error::Error for FailedProgress {}
 /// As [`fail`], with another exit code.
 pub(crate) fn fail_with(error: &anyhow::Error, code: u8) -> ExitCode {
     // A reader that has gone (`sampan ps | head`) is no failure worth words.
-    let gone = error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-    });
+    let connection = error.chain().any(|cause| cause.is::<hyper::Error>());
+    let gone = !connection
+        && error.chain().any(|cause| {
+            cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+        });
     if !gone {
         let _ = writeln!(std::io::stderr(), "sampan: {error:#}");
     }

@@ -25,14 +25,14 @@ pub(crate) async fn build(
     query: Query,
     request: Request<Body>,
 ) -> Answer<Response> {
+    let context = body_reader(request);
     let options = options(&query, raw.as_deref())?;
     let quiet = is_on(query.get("q"));
     let names = options.names.clone();
     let (sender, body) = channel_body();
     let lines = sender.clone();
     let shown = Shown { quiet, lines };
-    let (build, result) =
-        engine.build(body_reader(request), options, Box::new(move |event| shown.show(&event)));
+    let (build, result) = engine.build(context, options, Box::new(move |event| shown.show(&event)));
     tokio::spawn(async move {
         tokio::pin!(result);
         let built = tokio::select! {

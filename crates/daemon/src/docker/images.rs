@@ -14,6 +14,7 @@ use sampan_docker_api::image::{
 };
 use sampan_engine::Engine;
 use sampan_engine::images::{Image, NewImage, Removed};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -22,11 +23,36 @@ use super::error::{Answer, ApiError};
 use super::filters::Filters;
 use super::{Query, is_on, show};
 
+/// How much of an upload that nobody wants any more is still taken: what clients have under way when they read the answer.
+const MOST_UNWANTED_BYTES: u64 = 64 << 20;
+
 /// A request's body as a reader for blocking code.
+///
+/// What is not read of it is taken all the same when this is dropped: a connection with unread data is reset when it is
+/// closed, and the client would lose the answer. So handlers that may refuse an upload make this first.
 pub(crate) fn body_reader(request: Request<Body>) -> Box<dyn std::io::Read + Send> {
     let stream =
         futures_util::TryStreamExt::map_err(request.into_body().into_data_stream(), std::io::Error::other);
-    Box::new(SyncIoBridge::new(StreamReader::new(stream)))
+    Box::new(BodyReader(Some(SyncIoBridge::new(Box::new(StreamReader::new(stream))))))
+}
+
+struct BodyReader(Option<SyncIoBridge<Box<dyn AsyncRead + Send + Unpin>>>);
+
+impl std::io::Read for BodyReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.as_mut().map_or(Ok(0), |body| body.read(buffer))
+    }
+}
+
+impl Drop for BodyReader {
+    fn drop(&mut self) {
+        let (Some(body), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        let mut rest = body.into_inner().take(MOST_UNWANTED_BYTES);
+        // A client that has gone sends nothing more.
+        runtime.spawn(async move { drop(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await) });
+    }
 }
 
 /// Sends a line of progress; a client that has gone misses it.
@@ -221,6 +247,7 @@ pub(crate) async fn create(
     query: Query,
     request: Request<Body>,
 ) -> Answer<Response> {
+    let archive = body_reader(request);
     let Some(source) = query.get("fromSrc") else {
         let name = query.get("fromImage").map_or("", String::as_str);
         return Err(ApiError::unsupported(format!(
@@ -242,7 +269,7 @@ pub(crate) async fn create(
     };
     let (sender, body) = channel_body();
     tokio::spawn(async move {
-        let progress = match engine.import(body_reader(request), new).await {
+        let progress = match engine.import(archive, new).await {
             Ok(image) => Progress::status(image.id.to_string()),
             Err(error) => Progress::error(sampan_base::chain(&error), None),
         };
