@@ -15,6 +15,7 @@ use sampan_docker_api::image::{
 use sampan_engine::Engine;
 use sampan_engine::images::{Image, NewImage, Removed};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -33,25 +34,29 @@ const MOST_UNWANTED_BYTES: u64 = 64 << 20;
 pub(crate) fn body_reader(request: Request<Body>) -> Box<dyn std::io::Read + Send> {
     let stream =
         futures_util::TryStreamExt::map_err(request.into_body().into_data_stream(), std::io::Error::other);
-    Box::new(BodyReader(Some(SyncIoBridge::new(Box::new(StreamReader::new(stream))))))
+    let body = SyncIoBridge::new(Box::new(StreamReader::new(stream)) as AsyncBody);
+    Box::new(BodyReader { body: Some(body), runtime: Handle::current() })
 }
 
-struct BodyReader(Option<SyncIoBridge<Box<dyn AsyncRead + Send + Unpin>>>);
+type AsyncBody = Box<dyn AsyncRead + Send + Unpin>;
+
+struct BodyReader {
+    body: Option<SyncIoBridge<AsyncBody>>,
+    runtime: Handle,
+}
 
 impl std::io::Read for BodyReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.0.as_mut().map_or(Ok(0), |body| body.read(buffer))
+        self.body.as_mut().map_or(Ok(0), |body| body.read(buffer))
     }
 }
 
 impl Drop for BodyReader {
     fn drop(&mut self) {
-        let (Some(body), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) else {
-            return;
-        };
+        let Some(body) = self.body.take() else { return };
         let mut rest = body.into_inner().take(MOST_UNWANTED_BYTES);
         // A client that has gone sends nothing more.
-        runtime.spawn(async move { drop(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await) });
+        self.runtime.spawn(async move { drop(tokio::io::copy(&mut rest, &mut tokio::io::sink()).await) });
     }
 }
 
