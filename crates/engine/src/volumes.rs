@@ -223,7 +223,7 @@ impl Engine {
     }
 
     /// The ids of the containers that have the volume.
-    fn volume_users(&self, name: &str) -> Vec<String> {
+    pub fn volume_users(&self, name: &str) -> Vec<String> {
         let views = self.containers().into_iter();
         views.filter(|v| uses(&v.record.spec, name)).map(|v| v.record.id).collect()
     }
