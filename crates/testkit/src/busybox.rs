@@ -1,5 +1,6 @@
 //! The base image: the host's static busybox, a few users, and what programs expect of a root file system.
 
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -16,18 +17,19 @@ pub fn missing() -> Option<&'static str> {
 /// # Panics
 /// If it can't be made.
 pub fn archive() -> &'static Path {
-    static ARCHIVE: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    static ARCHIVE: OnceLock<(std::fs::File, PathBuf)> = OnceLock::new();
     let (_, path) = ARCHIVE.get_or_init(|| {
-        let directory = tempfile::Builder::new().prefix("sampan-it-busybox-").tempdir().unwrap();
-        let path = directory.path().join("busybox.tar");
-        write(&path);
-        (directory, path)
+        // Nobody drops a static: a file without a name goes with the process all the same.
+        let file = tempfile::tempfile().unwrap();
+        write(&file);
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        (file, PathBuf::from(path))
     });
     path
 }
 
-fn write(path: &Path) {
-    let mut tar = tar::Builder::new(std::fs::File::create(path).unwrap());
+fn write(file: &std::fs::File) {
+    let mut tar = tar::Builder::new(file);
     for (name, mode) in [
         ("bin", 0o755),
         ("dev", 0o755),

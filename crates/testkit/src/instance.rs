@@ -1,6 +1,7 @@
 //! A daemon of a test's own.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -81,7 +82,15 @@ impl Builder {
         };
         instance.start();
         if !self.bare {
-            instance.sampan(["import", busybox::archive().to_str().unwrap(), "busybox:latest"]).ok();
+            instance
+                .sampan([
+                    "import",
+                    "-m",
+                    "static busybox",
+                    busybox::archive().to_str().unwrap(),
+                    "busybox:latest",
+                ])
+                .ok();
         }
         instance
     }
@@ -195,10 +204,21 @@ impl Instance {
         let mut ended = None;
         wait_until("sampand accepts clients", || {
             ended = child.try_wait().unwrap();
-            ended.is_some() || UnixStream::connect(self.socket()).is_ok()
+            ended.is_some() || self.answers()
         });
         assert!(ended.is_none(), "sampand ended ({ended:?}):\n{}", self.log());
         *self.daemon() = Some(child);
+    }
+
+    /// Whether a daemon answers. That one can connect is not enough: a child of a killed daemon that has not called exec
+    /// yet still holds the old socket.
+    fn answers(&self) -> bool {
+        let Ok(mut stream) = UnixStream::connect(self.socket()) else { return false };
+        let mut answer = String::new();
+        stream.set_read_timeout(Some(DEADLINE)).is_ok()
+            && stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n").is_ok()
+            && stream.read_to_string(&mut answer).is_ok()
+            && answer.starts_with("HTTP/1.0 200")
     }
 
     /// The daemon's process id.

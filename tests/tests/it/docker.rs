@@ -17,6 +17,9 @@ crate::cases! {
     events_tell_what_happens [Docker],
     volumes_live_on_their_own [Docker],
     bind_mounts_and_tmpfs_show_up_inside [Docker],
+    a_client_that_is_killed_leaves_its_container_running [Docker],
+    signals_to_the_client_reach_the_container [Docker],
+    what_is_not_there_yet_is_said_so [Docker],
 }
 
 fn run_prints_what_the_container_prints_and_passes_exit_codes_on() {
@@ -77,7 +80,7 @@ fn ps_and_inspect_show_a_container_through_its_life() {
     assert_eq!(told["Path"], "sleep");
     let pid = told["State"]["Pid"].as_u64().unwrap();
     let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
-    assert_eq!(line, "sleep\01000\0");
+    assert_eq!(line, "sleep\x001000\x00");
     it.docker(["inspect", "-f", "{{.State.Status}}", &id[..12]]).ok().is("running");
     it.docker(["rm", "c1"]).code(1).complains("running container");
     it.docker(["kill", "c1"]).ok().is("c1");
@@ -106,7 +109,8 @@ fn logs_are_kept_and_followed_until_the_end() {
     it.docker(["run", "-d", "--name", "g1", "busybox", "sh", "-c", waits]).ok();
     let follower = it.docker_command(["logs", "-f", "g1"]).start();
     follower.wait_for_output("first\n");
-    it.docker(["exec", "g1", "sh", "-c", "echo >/tmp/go"]).ok();
+    // The container's end may be the exec's, too.
+    drop(it.docker(["exec", "g1", "sh", "-c", "echo >/tmp/go"]));
     follower.wait().ok().is("first\nlast");
 }
 
@@ -268,4 +272,63 @@ fn bind_mounts_and_tmpfs_show_up_inside() {
         .ok()
         .says("tmpfs");
     it.docker(["run", "--rm", "--read-only", "busybox", "touch", "/x"]).code(1).complains("Read-only");
+}
+
+fn a_client_that_is_killed_leaves_its_container_running() {
+    let it = Instance::new();
+    let script = "echo begun; while test ! -e /go; do sleep 0.05; done; echo ended; exit 4";
+    for (name, options) in [("kept", "--rm=false"), ("gone", "--rm")] {
+        let client =
+            it.docker_command(["run", options, "--name", name, "busybox", "sh", "-c", script]).start();
+        client.wait_for_output("begun");
+        client.signal(rustix::process::Signal::KILL);
+        client.wait().code(128 + 9);
+        assert_eq!(it.inspect(name, "/State/Status"), "running");
+        // The container's end may be the exec's, too.
+        drop(it.docker(["exec", name, "touch", "/go"]));
+    }
+    it.docker(["wait", "kept"]).ok().is("4");
+    it.docker(["logs", "kept"]).ok().is("begun\nended");
+    wait_until("the one of --rm has gone", || it.docker(["inspect", "gone"]).code != 0);
+    it.docker(["rm", "kept"]).ok();
+    it.docker(["ps", "-aq"]).ok().is("");
+}
+
+fn signals_to_the_client_reach_the_container() {
+    let it = Instance::new();
+    let script = "trap 'echo got term; exit 11' TERM; echo ready; while :; do sleep 0.05; done";
+    for ours in [true, false] {
+        let arguments = ["run", "--rm", "busybox", "sh", "-c", script];
+        let client =
+            if ours { it.sampan_command(arguments).start() } else { it.docker_command(arguments).start() };
+        client.wait_for_output("ready");
+        client.signal(rustix::process::Signal::TERM);
+        client.wait().code(11).says("got term");
+    }
+}
+
+fn what_is_not_there_yet_is_said_so() {
+    let it = Instance::new();
+    it.docker(["run", "-d", "--name", "c1", "busybox", "sleep", "1000"]).ok();
+    let scratch = it.scratch();
+    let copied = scratch.join("copied");
+    let table: [&[&str]; 9] = [
+        &["pull", "other"],
+        &["push", "busybox"],
+        &["run", "--rm", "other", "true"],
+        &["cp", "c1:/etc/passwd", copied.to_str().unwrap()],
+        &["stats", "--no-stream", "c1"],
+        &["update", "--memory", "32m", "c1"],
+        &["network", "create", "mine"],
+        &["swarm", "init"],
+        &["run", "-d", "--restart", "always", "busybox", "true"],
+    ];
+    for arguments in table {
+        let output = it.docker(arguments);
+        let said = ["not supported", "does not support", "no swarm mode"]
+            .iter()
+            .any(|words| output.stderr.contains(words));
+        // One that has learned it by now is fine, but an answer that is not understood is not.
+        assert!(output.code == 0 || said, "{output}");
+    }
 }

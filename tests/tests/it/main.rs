@@ -3,12 +3,13 @@
 //!
 //! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
 //! * `network`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
-//! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.
+//! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod bad_input;
 mod build;
+mod concurrency;
 mod crash;
 mod daemon;
 mod disk_full;
@@ -28,6 +29,8 @@ const THREADS: usize = 4;
 
 /// The argument with which this program is a server in a container instead.
 const ECHO_DATAGRAMS: &str = "echo-datagrams";
+/// The argument with which it is a server in another network namespace.
+const TELL_PEERS: &str = "tell-peers";
 
 /// What a test needs of the host.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +38,7 @@ enum Need {
     Docker,
     NewDocker,
     Curl,
+    Ip,
     CpuAccounting,
 }
 
@@ -56,6 +60,7 @@ impl Need {
         match self {
             Need::Docker => absent("/usr/bin/docker").then_some("no /usr/bin/docker (package docker.io)"),
             Need::NewDocker => absent(docker::NEW_DOCKER).then_some("no newer client /usr/local/bin/docker"),
+            Need::Ip => (absent("/sbin/ip") && absent("/usr/sbin/ip")).then_some("no ip (package iproute2)"),
             Need::Curl => absent("/usr/bin/curl").then_some("no curl"),
             Need::CpuAccounting => (absent("/sys/fs/cgroup/cpuacct/cpuacct.usage")
                 && absent("/sys/fs/cgroup/cgroup.controllers"))
@@ -65,9 +70,10 @@ impl Need {
 }
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some(ECHO_DATAGRAMS) {
-        network::echo_datagrams();
-        return;
+    match std::env::args().nth(1).as_deref() {
+        Some(ECHO_DATAGRAMS) => return network::echo_datagrams(),
+        Some(TELL_PEERS) => return network::tell_peers(),
+        _ => {}
     }
     // What it says is shown with the test's name at the end; a backtrace of a client's failure says nothing.
     std::panic::set_hook(Box::new(|panic| {
@@ -82,10 +88,11 @@ fn main() {
     } else {
         Some("not root")
     };
-    let modules: [(&str, &[Case]); 11] = [
+    let modules: [(&str, &[Case]); 12] = [
         ("bad_input", bad_input::CASES),
         ("build", build::CASES),
         ("crash", crash::CASES),
+        ("concurrency", concurrency::CASES),
         ("daemon", daemon::CASES),
         ("disk_full", disk_full::CASES),
         ("docker", docker::CASES),

@@ -1,12 +1,13 @@
 //! Terminals: our client in a pseudo terminal, with a person's keys.
 
-use sampan_testkit::{Instance, Pty, executable};
+use sampan_testkit::{Instance, Pty, executable, wait_until};
 
 crate::cases! {
     a_terminal_carries_size_keys_and_the_exit_code,
     control_c_reaches_the_process,
     the_detach_keys_leave_the_container_running_and_attach_comes_back,
     exec_has_a_terminal_of_its_own,
+    dockers_client_has_a_terminal_too [Docker],
 }
 
 fn open(it: &Instance, arguments: &[&str]) -> Pty {
@@ -83,4 +84,34 @@ fn exec_has_a_terminal_of_its_own() {
     pty.type_in("\x03");
     assert_eq!(pty.wait(), (130, true), "exit code, terminal as before");
     it.sampan(["rm", "-f", "c1"]).ok();
+}
+
+fn dockers_client_has_a_terminal_too() {
+    let it = Instance::new();
+    let host = format!("unix://{}", it.socket().display());
+    let docker = |arguments: &[&str]| {
+        Pty::run("/usr/bin/docker".as_ref(), arguments, &[("DOCKER_HOST", &host)], 33, 101)
+    };
+    let script = "while :; do s=$(stty size); test \"$s\" = '33 101' && break; done; echo size $s; \
+                  while read line; do echo you said $line; test \"$line\" = end && exit 6; done";
+    let pty = docker(&["run", "-it", "--name", "c1", "busybox", "sh", "-c", script]);
+    pty.wait_for("size 33 101");
+    pty.type_in("one\r");
+    pty.wait_for("you said one");
+    pty.type_in("\x10\x11");
+    // Docker's client ends with the error that it was detached (newer ones with success).
+    assert!(pty.wait().1, "terminal as before");
+    assert_eq!(it.inspect("c1", "/State/Status"), "running");
+    let pty = docker(&["attach", "c1"]);
+    pty.wait_until_raw();
+    pty.type_in("end\r");
+    pty.wait_for("you said end");
+    assert_eq!(pty.wait(), (6, true), "exit code, terminal as before");
+    wait_until("it has ended", || it.inspect("c1", "/State/Status") == "exited");
+    it.sampan(["start", "c1"]).ok();
+    let pty = docker(&["exec", "-it", "c1", "sh", "-c", "read line; echo got $line; exit 8"]);
+    pty.wait_until_raw();
+    pty.type_in("words\r");
+    pty.wait_for("got words");
+    assert_eq!(pty.wait(), (8, true), "exit code, terminal as before");
 }
