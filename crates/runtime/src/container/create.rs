@@ -34,7 +34,7 @@ use crate::ending::{self, Ending, wait_status};
 use crate::error::{Refused, Step};
 use crate::hooks::{self, HookError};
 use crate::init::{self, Gate, Hands, Switches, Tools, namespaces};
-use crate::log::Log;
+use crate::log::{Log, milestone};
 use crate::process::terminal;
 use crate::rootfs;
 use crate::state::{self, Directory, Lock, Record, StateRoot};
@@ -265,7 +265,9 @@ impl Making {
         // Known from now on to whoever has to clear up after us.
         self.directory.remember(&self.record)?;
         child::prepare_child(plan, &child, &ours, log)?;
+        log.debug(|| milestone::BORN.to_owned());
         self.talk(&ours, bundle, log)?;
+        log.debug(|| milestone::READY.to_owned());
         if let Some(path) = &options.pid_file {
             files::write_atomic_volatile(path, self.record.pid.to_string().as_bytes(), 0o644)?;
         }

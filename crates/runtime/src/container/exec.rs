@@ -20,7 +20,7 @@ use crate::channel::{Channel, Message, Report};
 use crate::ending::wait_status;
 use crate::error::{Refused, Step};
 use crate::init::namespaces;
-use crate::log::Log;
+use crate::log::{Log, milestone};
 use crate::process::enter::{self, EnterError, Tell};
 use crate::process::{self, plan::LinuxPart, terminal};
 use crate::rootfs::Root;
@@ -189,6 +189,7 @@ pub fn exec(
     options.groups.iter().try_for_each(|group| group.apply(&mut groups))?;
     let child = give_birth(&record, &groups, init.as_fd(), &plan, theirs, terminal.theirs.as_deref(), &ours)?;
 
+    log.debug(|| milestone::BORN.to_owned());
     let pid = child.pid.as_raw_nonzero().get();
     let talked = (|| {
         if let Some(score) = plan.oom_score_adj {
@@ -196,9 +197,11 @@ pub fn exec(
         }
         raise_limits(&plan, child.pid);
         talk_until_ready(&ours, &spec, &record, log)?;
+        log.debug(|| milestone::READY.to_owned());
         if let Some(path) = &options.pid_file {
             files::write_atomic_volatile(path, pid.to_string().as_bytes(), 0o644)?;
         }
+        log.debug(|| milestone::ADDED.to_owned());
         talk_until_executed(&ours, &spec, &record, log)
     })();
     if let Err(error) = talked {
