@@ -13,7 +13,7 @@ use sampan_oci::runtime::{NamespaceKind, Process, Spec, Status};
 
 use super::attach;
 use super::child::{raise_limits, set_oom_score};
-use super::create::send_listener;
+use super::create::{hand_over_process, send_listener};
 use super::run::{Console, receive_terminal};
 use crate::cgroup::{Group, Joiner};
 use crate::channel::{Channel, Message, Report};
@@ -35,6 +35,8 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
     /// The socket that gets its terminal.
     pub console_socket: Option<PathBuf>,
+    /// The socket that gets a handle on it.
+    pub pidfd_socket: Option<PathBuf>,
     /// How many descriptors from 3 on are handed on.
     pub preserve_fds: u32,
     /// Whether a paused container is no error.
@@ -198,6 +200,9 @@ pub fn exec(
         raise_limits(&plan, child.pid);
         talk_until_ready(&ours, &spec, &record, log)?;
         log.debug(|| milestone::READY.to_owned());
+        if let Some(path) = &options.pidfd_socket {
+            hand_over_process(path, &child.pidfd)?;
+        }
         if let Some(path) = &options.pid_file {
             files::write_atomic_volatile(path, pid.to_string().as_bytes(), 0o644)?;
         }
