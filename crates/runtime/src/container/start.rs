@@ -13,7 +13,7 @@ use crate::channel::{Message, Report};
 use crate::container::create::Created;
 use crate::error::Step;
 use crate::hooks;
-use crate::log::Log;
+use crate::log::{Log, milestone};
 use crate::state::{Directory, LookupError, Record, StateRoot};
 
 /// A container that can't be started.
@@ -64,6 +64,7 @@ pub fn start(root: &StateRoot, id: &str, log: &Log) -> Result<(), StartError> {
     if status != Status::Created {
         return Err(StartError::WrongState { status });
     }
+    log.debug(|| milestone::INIT.to_owned());
     open_gate(&directory)?;
     poststart(&directory.config()?.hooks.unwrap_or_default(), &record, log);
     Ok(())
@@ -75,6 +76,7 @@ pub fn start(root: &StateRoot, id: &str, log: &Log) -> Result<(), StartError> {
 /// If its program can't be run.
 pub fn start_created(created: &Created, log: &Log) -> Result<(), StartError> {
     let lost = || Step::on::<io::Error, _>(|| "talk with the container's process");
+    log.debug(|| milestone::INIT.to_owned());
     created.channel.send(&Message::Go).map_err(lost())?;
     loop {
         match created.channel.receive().map_err(lost())? {

@@ -299,9 +299,15 @@ fn prepare(plan: &Plan, tools: Tools, talk: &mut Talk) -> Result<Ready, InitErro
 }
 
 /// What is left to do when the gate is open. Returns only if the program can't be run.
-fn start(plan: &Plan, ready: Ready, tell: &mut dyn Tell) -> InitError {
+fn start(plan: &Plan, mut ready: Ready, tell: &mut dyn Tell) -> InitError {
     let state = State { status: Status::Created, ..plan.state_with_pid() };
     let here = PathBuf::from("/");
+    // These hooks are programs of the container's: what it may not do, they may not.
+    if !plan.start_container.is_empty()
+        && let Err(error) = ready.filter(tell)
+    {
+        return error.into();
+    }
     if let Err(error) = hooks::run("startContainer", &plan.start_container, &state, &here) {
         return error.into();
     }
