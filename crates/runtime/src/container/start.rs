@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,11 @@ use sampan_oci::runtime::{Hooks, Status};
 
 use crate::channel::{Message, Report};
 use crate::container::create::Created;
+use crate::ending;
 use crate::error::Step;
 use crate::hooks;
 use crate::log::{Log, milestone};
-use crate::state::{Directory, LookupError, Record, StateRoot};
+use crate::state::{self, Directory, LookupError, Record, StateRoot};
 
 /// A container that can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +66,14 @@ pub fn start(root: &StateRoot, id: &str, log: &Log) -> Result<(), StartError> {
         return Err(StartError::WrongState { status });
     }
     log.debug(|| milestone::INIT.to_owned());
-    open_gate(&directory)?;
+    let process = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
+    if let Err(error) = open_gate(&directory) {
+        if let (StartError::Init(_), Some(process)) = (&error, process) {
+            // It has told why, and ends: who deletes it next must find it stopped.
+            let _ = ending::wait_for(process.as_fd(), ending::KILL_DEADLINE);
+        }
+        return Err(error);
+    }
     poststart(&directory.config()?.hooks.unwrap_or_default(), &record, log);
     Ok(())
 }

@@ -110,6 +110,19 @@ fn a_created_container_is_deleted_without_force() {
 }
 
 #[test]
+fn a_created_container_is_ended_by_a_signal() {
+    let f = Fixture::new("grep SigBlk /proc/self/status | cut -f2 > /tmp/blocked");
+    f.call(&["create", "c"]).ok();
+    f.call(&["kill", "c", "TERM"]).ok();
+    eventually("it has ended", || f.status() == "stopped");
+    f.call(&["delete", "c"]).ok();
+    // And who is started has no signal blocked.
+    f.start();
+    eventually("it has ended", || f.status() == "stopped");
+    assert_eq!(fs::read_to_string(f.rootfs().join("tmp/blocked")).unwrap(), "0000000000000000\n");
+}
+
+#[test]
 fn an_id_is_taken_once() {
     let f = Fixture::new("true");
     f.call(&["create", "c"]).ok();
