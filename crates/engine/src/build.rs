@@ -61,9 +61,9 @@ impl Engine {
         let result = long_blocking(move || {
             let spool = spool_directory(&inner)
                 .map_err(|e| BuildFailure { message: sampan_base::chain(&e), code: None })?;
-            let context = Context::from_tar(&mut context, &spool)
-                .map_err(|e| failure(&BuildError::Context(Box::new(e))))?;
-            drop(spool);
+            let read = Context::from_tar(&mut context, &spool);
+            crate::images::drain(&mut *context);
+            let context = read.map_err(|e| failure(&BuildError::Context(Box::new(e))))?;
             let built = sampan_build::build(&inner.images.store, &context, &options, &*steps, &mut events);
             let image = built.map_err(|e| failure(&e))?.image;
             for name in &options.names {

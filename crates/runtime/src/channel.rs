@@ -15,6 +15,8 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -157,6 +159,14 @@ pub fn send_descriptor(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>)
     control.push(SendAncillaryMessage::ScmRights(&fds));
     rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+/// Sends one descriptor, named by `bytes`, to whoever listens at a path.
+///
+/// # Errors
+/// If nobody does.
+pub fn send_to(path: &Path, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
+    send_descriptor(UnixStream::connect(path)?.as_fd(), bytes, fd)
 }
 
 /// Receives bytes and the descriptor that came along, if one did.

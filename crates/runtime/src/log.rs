@@ -28,6 +28,19 @@ pub enum Level {
     Debug,
 }
 
+/// Milestones of a process's way into a container, for `--debug`. People and test suites look for them by the words
+/// that runc has for them.
+pub mod milestone {
+    /// The process is born.
+    pub const BORN: &str = "nsexec container setup: the process is born";
+    /// The process is in the container and has only its program to run.
+    pub const READY: &str = "child process in init(): ready";
+    /// The container's first process runs its program next.
+    pub const INIT: &str = "init: about to exec";
+    /// An added process runs its program next.
+    pub const ADDED: &str = "setns_init: about to exec";
+}
+
 /// The log of one run of a command.
 #[derive(Debug, Default)]
 pub struct Log {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::x86::{NONE, ROWS};
-use super::{Action, Architecture, Condition, Instruction, Operator, Policy, Program};
+use super::x86::{NONE, ROWS, Row};
+use super::{Action, Architecture, Condition, Instruction, Operator, Policy, Program, Rule};
 
 /// A policy that can't be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +83,12 @@ pub fn compile(policy: &Policy<'_>) -> Result<Program, CompileError> {
         program.push(jump(block.len()));
         program.append(&mut block);
     };
-    let mut ranges = ranges_of(policy, Architecture::X86_64, 0);
+    // Names are looked up once for all architectures: there are hundreds of them.
+    let resolve = |rule| -> Resolved<'_> { (rule, rule.names.iter().filter_map(|name| row(name)).collect()) };
+    let rules: Vec<Resolved<'_>> = policy.rules.iter().map(resolve).collect();
+    let mut ranges = ranges_of(policy, &rules, Architecture::X86_64, 0);
     if policy.architectures.contains(&Architecture::X32) {
-        ranges.extend(ranges_of(policy, Architecture::X32, X32_BIT));
+        ranges.extend(ranges_of(policy, &rules, Architecture::X32, X32_BIT));
     } else {
         ranges.push(Range { first: X32_BIT, outcome: Outcome::always(Action::KillProcess) });
     }
@@ -93,7 +96,7 @@ pub fn compile(policy: &Policy<'_>) -> Result<Program, CompileError> {
         .push(Range { first: CANCELLED, outcome: Outcome::always(policy.unknown.unwrap_or(policy.default)) });
     group(AUDIT_ARCH_X86_64, &merge(ranges), true);
     if policy.architectures.contains(&Architecture::X86) {
-        group(AUDIT_ARCH_I386, &merge(ranges_of(policy, Architecture::X86, 0)), false);
+        group(AUDIT_ARCH_I386, &merge(ranges_of(policy, &rules, Architecture::X86, 0)), false);
     }
     program.push(ret(Action::KillProcess));
     if program.len() > MAX_INSTRUCTIONS {
@@ -102,9 +105,13 @@ pub fn compile(policy: &Policy<'_>) -> Result<Program, CompileError> {
     Ok(Program(program))
 }
 
+/// The row of a call.
+fn row(name: &str) -> Option<&'static Row> {
+    ROWS.binary_search_by(|row| row.0.cmp(name)).ok().map(|at| &ROWS[at])
+}
+
 /// The number of a call, if the architecture has it.
-fn number(architecture: Architecture, name: &str) -> Option<u32> {
-    let row = &ROWS[ROWS.binary_search_by(|row| row.0.cmp(name)).ok()?];
+fn number(architecture: Architecture, row: &Row) -> Option<u32> {
     let number = match architecture {
         Architecture::X86_64 => row.1,
         Architecture::X86 => row.2,
@@ -114,11 +121,19 @@ fn number(architecture: Architecture, name: &str) -> Option<u32> {
     (number != NONE).then_some(u32::from(number))
 }
 
+/// A rule, and the calls that it names.
+type Resolved<'p> = (&'p Rule<'p>, Vec<&'static Row>);
+
 /// The outcomes of an architecture's calls, all numbers from `base` on.
-fn ranges_of<'p>(policy: &'p Policy<'_>, architecture: Architecture, base: u32) -> Vec<Range<'p>> {
+fn ranges_of<'p>(
+    policy: &'p Policy<'_>,
+    rules: &[Resolved<'p>],
+    architecture: Architecture,
+    base: u32,
+) -> Vec<Range<'p>> {
     let mut calls: BTreeMap<u32, (Vec<Clause<'p>>, Option<Action>)> = BTreeMap::new();
-    for rule in &policy.rules {
-        for number in rule.names.iter().filter_map(|name| number(architecture, name)) {
+    for (rule, rows) in rules {
+        for number in rows.iter().filter_map(|row| number(architecture, row)) {
             let (clauses, unconditional) = calls.entry(number).or_default();
             match (rule.conditions.as_slice(), &unconditional) {
                 // An earlier rule without conditions has decided already.
@@ -282,7 +297,6 @@ fn ret(action: Action) -> Instruction {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Rule;
     use super::super::evaluate::run;
     use super::*;
 
@@ -303,10 +317,11 @@ mod tests {
     #[test]
     fn the_table_is_sorted_for_the_search() {
         assert!(ROWS.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert_eq!(number(Architecture::X86_64, "execve"), Some(59));
-        assert_eq!(number(Architecture::X86, "execve"), Some(11));
-        assert_eq!(number(Architecture::X32, "execve"), Some(520));
-        assert_eq!(number(Architecture::X86_64, "socketcall"), None);
+        let execve = row("execve").unwrap();
+        assert_eq!(number(Architecture::X86_64, execve), Some(59));
+        assert_eq!(number(Architecture::X86, execve), Some(11));
+        assert_eq!(number(Architecture::X32, execve), Some(520));
+        assert_eq!(number(Architecture::X86_64, row("socketcall").unwrap()), None);
     }
 
     /// Every call of every architecture ends as the rules say, by a naive reading of them.
@@ -323,7 +338,7 @@ mod tests {
             (Architecture::X32, AUDIT_ARCH_X86_64, X32_BIT),
         ] {
             let numbers = |names: &[String]| -> Vec<u32> {
-                names.iter().filter_map(|name| number(architecture, name)).collect()
+                names.iter().filter_map(|name| number(architecture, row(name)?)).collect()
             };
             let (allowed, failing) = (numbers(&every_third), numbers(&some));
             let last = allowed.iter().chain(&failing).max().unwrap();

@@ -64,7 +64,7 @@ fn value(table: &BTreeMap<String, u64>, key: &str) -> u64 {
 fn pids(directory: Option<&Path>) -> Value {
     let limit = number(directory, "pids.max");
     let mut pids = json!({"current": number(directory, "pids.current")});
-    if limit != u64::MAX {
+    if !matches!(limit, 0 | u64::MAX) {
         pids["limit"] = limit.into();
     }
     pids

@@ -31,7 +31,7 @@ const ANY: usize = usize::MAX;
 
 const BUNDLE: Known = value("bundle", "DIR", "the bundle (default: the current directory)").or('b');
 const CONSOLE: Known = value("console-socket", "SOCKET", "a Unix socket that gets the terminal's other end");
-const PIDFD: Known = value("pidfd-socket", "SOCKET", "not supported");
+const PIDFD: Known = value("pidfd-socket", "SOCKET", "a Unix socket that gets a handle on the process");
 const PID_FILE: Known = value("pid-file", "FILE", "write the process's number to FILE");
 const NO_PIVOT: Known = flag("no-pivot", "use chroot instead of pivot_root, as on an initramfs");
 const NO_KEYRING: Known = flag("no-new-keyring", "share the caller's session keyring");
@@ -211,14 +211,12 @@ pub(super) const COMMANDS: [Command; 17] = [
 ];
 
 fn options(parsed: &Parsed) -> Result<Options, Failure> {
-    if parsed.has("pidfd-socket") {
-        return Err(Refused::Unsupported("--pidfd-socket".to_owned()).into());
-    }
     let path = |name| parsed.get(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     Ok(Options {
         bundle: path("bundle").unwrap_or_else(|| PathBuf::from(".")),
         pid_file: path("pid-file"),
         console_socket: path("console-socket"),
+        pidfd_socket: path("pidfd-socket"),
         console: None,
         switches: Switches {
             no_pivot: parsed.has("no-pivot"),
@@ -260,15 +258,13 @@ fn exec_command(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
     // Callers tell by this code that exec failed, not what was executed.
     const FAILED: u8 = 255;
     let run = || -> Result<i32, Failure> {
-        if parsed.has("pidfd-socket") {
-            return Err(Refused::Unsupported("--pidfd-socket".to_owned()).into());
-        }
         let groups = parsed.all("cgroup").map(exec::SubGroup::parse).collect::<Result<_, _>>()?;
         let path = |name| parsed.get(name).filter(|path| !path.is_empty()).map(PathBuf::from);
         let options = exec::Options {
             detach: parsed.has("detach"),
             pid_file: path("pid-file"),
             console_socket: path("console-socket"),
+            pidfd_socket: path("pidfd-socket"),
             preserve_fds: process::preserved(parsed)?,
             ignore_paused: parsed.has("ignore-paused"),
             groups,

@@ -9,7 +9,7 @@ use crate::error::Refused;
 /// exec's options.
 pub(super) const EXEC_OPTIONS: [Known; 19] = [
     value("console-socket", "SOCKET", "a Unix socket that gets the terminal's other end"),
-    value("pidfd-socket", "SOCKET", "not supported"),
+    value("pidfd-socket", "SOCKET", "a Unix socket that gets a handle on the process"),
     value("cwd", "DIR", "the working directory in the container"),
     value("env", "NAME=VALUE", "set an environment variable; may be repeated").or('e'),
     flag("tty", "give it a terminal").or('t'),

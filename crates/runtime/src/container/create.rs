@@ -17,7 +17,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::process::Signal;
@@ -34,7 +34,7 @@ use crate::ending::{self, Ending, wait_status};
 use crate::error::{Refused, Step};
 use crate::hooks::{self, HookError};
 use crate::init::{self, Gate, Hands, Switches, Tools, namespaces};
-use crate::log::Log;
+use crate::log::{Log, milestone};
 use crate::process::terminal;
 use crate::rootfs;
 use crate::state::{self, Directory, Lock, Record, StateRoot};
@@ -48,6 +48,8 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
     /// The socket that gets the terminal.
     pub console_socket: Option<PathBuf>,
+    /// The socket that gets a handle on the process.
+    pub pidfd_socket: Option<PathBuf>,
     /// The end of a socket pair that gets the terminal, if there is no such socket.
     pub console: Option<Rc<UnixStream>>,
     /// More about the process.
@@ -265,7 +267,12 @@ impl Making {
         // Known from now on to whoever has to clear up after us.
         self.directory.remember(&self.record)?;
         child::prepare_child(plan, &child, &ours, log)?;
+        log.debug(|| milestone::BORN.to_owned());
         self.talk(&ours, bundle, log)?;
+        log.debug(|| milestone::READY.to_owned());
+        if let Some(path) = &options.pidfd_socket {
+            hand_over_process(path, &child.pidfd)?;
+        }
         if let Some(path) = &options.pid_file {
             files::write_atomic_volatile(path, self.record.pid.to_string().as_bytes(), 0o644)?;
         }
@@ -379,6 +386,12 @@ fn listen(directory: &Directory) -> Result<UnixListener, Step> {
     bind().map_err(Step::on(|| format!("listen at `{}`", directory.gate().display())))
 }
 
+/// Hands a handle on a process to whoever listens at a path.
+pub(super) fn hand_over_process(path: &Path, process: &OwnedFd) -> Result<(), Step> {
+    crate::channel::send_to(path, b"pidfd", process.as_fd())
+        .map_err(Step::on(|| format!("send the process's handle to `{}`", path.display())))
+}
+
 /// Hands the listener of seccomp's notify to whom config.json names.
 pub(super) fn send_listener(spec: &Spec, record: &Record, fd: &OwnedFd) -> Result<(), Step> {
     let seccomp = spec.linux.as_ref().and_then(|l| l.seccomp.as_ref());
@@ -390,9 +403,6 @@ pub(super) fn send_listener(spec: &Spec, record: &Record, fd: &OwnedFd) -> Resul
         metadata: seccomp.and_then(|s| s.listener_metadata.clone()),
         state: record.state(Status::Creating),
     };
-    let send = || {
-        let socket = UnixStream::connect(&path)?;
-        crate::channel::send_descriptor(socket.as_fd(), &serde_json::to_vec(&state)?, fd.as_fd())
-    };
+    let send = || crate::channel::send_to(Path::new(&path), &serde_json::to_vec(&state)?, fd.as_fd());
     send().map_err(Step::on(|| format!("hand the seccomp listener to `{path}`")))
 }

@@ -13,14 +13,14 @@ use sampan_oci::runtime::{NamespaceKind, Process, Spec, Status};
 
 use super::attach;
 use super::child::{raise_limits, set_oom_score};
-use super::create::send_listener;
+use super::create::{hand_over_process, send_listener};
 use super::run::{Console, receive_terminal};
 use crate::cgroup::{Group, Joiner};
 use crate::channel::{Channel, Message, Report};
 use crate::ending::wait_status;
 use crate::error::{Refused, Step};
 use crate::init::namespaces;
-use crate::log::Log;
+use crate::log::{Log, milestone};
 use crate::process::enter::{self, EnterError, Tell};
 use crate::process::{self, plan::LinuxPart, terminal};
 use crate::rootfs::Root;
@@ -35,6 +35,8 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
     /// The socket that gets its terminal.
     pub console_socket: Option<PathBuf>,
+    /// The socket that gets a handle on it.
+    pub pidfd_socket: Option<PathBuf>,
     /// How many descriptors from 3 on are handed on.
     pub preserve_fds: u32,
     /// Whether a paused container is no error.
@@ -189,6 +191,7 @@ pub fn exec(
     options.groups.iter().try_for_each(|group| group.apply(&mut groups))?;
     let child = give_birth(&record, &groups, init.as_fd(), &plan, theirs, terminal.theirs.as_deref(), &ours)?;
 
+    log.debug(|| milestone::BORN.to_owned());
     let pid = child.pid.as_raw_nonzero().get();
     let talked = (|| {
         if let Some(score) = plan.oom_score_adj {
@@ -196,9 +199,14 @@ pub fn exec(
         }
         raise_limits(&plan, child.pid);
         talk_until_ready(&ours, &spec, &record, log)?;
+        log.debug(|| milestone::READY.to_owned());
+        if let Some(path) = &options.pidfd_socket {
+            hand_over_process(path, &child.pidfd)?;
+        }
         if let Some(path) = &options.pid_file {
             files::write_atomic_volatile(path, pid.to_string().as_bytes(), 0o644)?;
         }
+        log.debug(|| milestone::ADDED.to_owned());
         talk_until_executed(&ours, &spec, &record, log)
     })();
     if let Err(error) = talked {

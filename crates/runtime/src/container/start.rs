@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,11 @@ use sampan_oci::runtime::{Hooks, Status};
 
 use crate::channel::{Message, Report};
 use crate::container::create::Created;
+use crate::ending;
 use crate::error::Step;
 use crate::hooks;
-use crate::log::Log;
-use crate::state::{Directory, LookupError, Record, StateRoot};
+use crate::log::{Log, milestone};
+use crate::state::{self, Directory, LookupError, Record, StateRoot};
 
 /// A container that can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +65,15 @@ pub fn start(root: &StateRoot, id: &str, log: &Log) -> Result<(), StartError> {
     if status != Status::Created {
         return Err(StartError::WrongState { status });
     }
-    open_gate(&directory)?;
+    log.debug(|| milestone::INIT.to_owned());
+    let process = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
+    if let Err(error) = open_gate(&directory) {
+        if let (StartError::Init(_), Some(process)) = (&error, process) {
+            // It has told why, and ends: who deletes it next must find it stopped.
+            let _ = ending::wait_for(process.as_fd(), ending::KILL_DEADLINE);
+        }
+        return Err(error);
+    }
     poststart(&directory.config()?.hooks.unwrap_or_default(), &record, log);
     Ok(())
 }
@@ -75,6 +84,7 @@ pub fn start(root: &StateRoot, id: &str, log: &Log) -> Result<(), StartError> {
 /// If its program can't be run.
 pub fn start_created(created: &Created, log: &Log) -> Result<(), StartError> {
     let lost = || Step::on::<io::Error, _>(|| "talk with the container's process");
+    log.debug(|| milestone::INIT.to_owned());
     created.channel.send(&Message::Go).map_err(lost())?;
     loop {
         match created.channel.receive().map_err(lost())? {

@@ -10,10 +10,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Mode;
-use rustix::process::DumpableBehavior;
+use rustix::process::{DumpableBehavior, Signal};
 use sampan_base::Class;
 use sampan_kernel::process::{self as kernel, Namespaces};
+use sampan_kernel::signals;
 use sampan_oci::runtime::{Hook, NamespaceKind, Spec, State, Status};
 
 use crate::cgroup::{Group, Joiner};
@@ -212,7 +214,10 @@ pub fn run(plan: &Plan, hands: Hands) -> i32 {
         Gate::Socket(listener) => {
             // The runtime goes its way; a second `start` finds the door shut when the program runs.
             drop(talk);
-            let Some(mut stream) = wait(&listener) else { return 1 };
+            let mut stream = match wait(&listener) {
+                Ok(stream) => stream,
+                Err(status) => return status,
+            };
             let error = start(plan, ready, &mut Silent);
             let _ = stream.write_all(&error.report().encode());
             1
@@ -220,13 +225,30 @@ pub fn run(plan: &Plan, hands: Hands) -> i32 {
     }
 }
 
-/// Waits until somebody opens the gate. Somebody who comes and goes without a word is not the one.
-fn wait(listener: &UnixListener) -> Option<UnixStream> {
+/// Signals that end a process which nobody has started yet.
+const ENDING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+
+/// Waits until somebody opens the gate, or sends a signal: as the first of its PID namespace, this process would not
+/// get any that it does not ask for. The error is the exit status.
+fn wait(listener: &UnixListener) -> Result<UnixStream, i32> {
+    let signals = signals::open(&ENDING.map(Signal::as_raw)).map_err(|_| 1)?;
     loop {
-        let (mut stream, _) = listener.accept().ok()?;
-        let mut word = [0u8; 1];
-        if matches!(stream.read(&mut word), Ok(1)) {
-            return Some(stream);
+        let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Err(1),
+        }
+        let knocks = !fds[0].revents().is_empty();
+        if let Ok(Some(received)) = signals.next() {
+            return Err(128 + received.signal);
+        }
+        if !knocks {
+            continue;
+        }
+        let (mut stream, _) = listener.accept().map_err(|_| 1)?;
+        // Somebody who comes and goes without a word is not the one.
+        if matches!(stream.read(&mut [0]), Ok(1)) {
+            return signals::unblock_all().map(|()| stream).map_err(|_| 1);
         }
     }
 }
@@ -299,9 +321,15 @@ fn prepare(plan: &Plan, tools: Tools, talk: &mut Talk) -> Result<Ready, InitErro
 }
 
 /// What is left to do when the gate is open. Returns only if the program can't be run.
-fn start(plan: &Plan, ready: Ready, tell: &mut dyn Tell) -> InitError {
+fn start(plan: &Plan, mut ready: Ready, tell: &mut dyn Tell) -> InitError {
     let state = State { status: Status::Created, ..plan.state_with_pid() };
     let here = PathBuf::from("/");
+    // These hooks are programs of the container's: what it may not do, they may not.
+    if !plan.start_container.is_empty()
+        && let Err(error) = ready.filter(tell)
+    {
+        return error.into();
+    }
     if let Err(error) = hooks::run("startContainer", &plan.start_container, &state, &here) {
         return error.into();
     }

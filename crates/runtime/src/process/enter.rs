@@ -171,17 +171,23 @@ pub fn become_process(
 }
 
 impl Ready {
-    fn filter(&self, tell: &mut dyn Tell) -> Result<(), Step> {
-        let Some(filter) = &self.seccomp else { return Ok(()) };
+    /// Loads the filter, if it is not in force yet, and drops what it took to load it. What runs from here on in this
+    /// process or its children is filtered.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn filter(&mut self, tell: &mut dyn Tell) -> Result<(), EnterError> {
+        let Some(filter) = self.seccomp.take() else { return Ok(()) };
         capabilities::enable_permitted().map_err(Step::on(|| "put CAP_SYS_ADMIN in force"))?;
-        load(filter, tell)?;
-        capabilities::apply(&self.sets).map_err(Step::on(|| "drop capabilities"))
+        load(&filter, tell)?;
+        capabilities::apply(&self.sets).map_err(Step::on(|| "drop capabilities"))?;
+        Ok(())
     }
 
-    /// Runs the program. Returns only if it can't be.
-    pub fn execute(self, tell: &mut dyn Tell) -> EnterError {
-        if let Err(step) = self.filter(tell) {
-            return step.into();
+    /// Runs the program, filtered. Returns only if it can't be.
+    pub fn execute(mut self, tell: &mut dyn Tell) -> EnterError {
+        if let Err(error) = self.filter(tell) {
+            return error;
         }
         let path = match CString::new(self.path.as_os_str().as_bytes()) {
             Ok(path) => path,

@@ -363,6 +363,11 @@ pub fn enter(plan: &Plan, root: Root, pivot: bool) -> Result<(), Step> {
         rustix::mount::unmount(c".", UnmountFlags::DETACH)
             .map_err(Step::on(|| "let go of the host's root"))?;
     } else {
+        let visible = whole_views().map_err(Step::on(|| "look for the host's proc and sysfs"))?;
+        for path in visible {
+            // Those of the container are behind its root and not found by these paths; what is gone is gone.
+            let _ = rustix::mount::unmount(&path, UnmountFlags::DETACH);
+        }
         rustix::process::chroot(c".").map_err(Step::on(|| "make the root file system `/`"))?;
     }
     // Not earlier: a shared mount can't become the root.
@@ -372,4 +377,17 @@ pub fn enter(plan: &Plan, root: Root, pivot: bool) -> Result<(), Step> {
     }
     drop(root);
     rustix::process::chdir(c"/").map_err(Step::on(|| "change into `/`"))
+}
+
+/// Where the host has proc and sysfs mounted. As long as one is to be seen in a mount namespace, the kernel lets
+/// anybody there, in a user namespace of his own, mount it anew, without what masks it.
+fn whole_views() -> io::Result<Vec<String>> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let whole = |line: &str| {
+        let (place, kind) = line.split_once(" - ")?;
+        let kind = kind.split(' ').next()?;
+        let path = place.split(' ').nth(4)?;
+        matches!(kind, "proc" | "sysfs").then(|| path.replace("\\040", " "))
+    };
+    Ok(mounts.lines().filter_map(whole).collect())
 }

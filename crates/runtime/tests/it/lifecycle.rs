@@ -75,6 +75,24 @@ fn a_detached_container_is_left_alone() {
 }
 
 #[test]
+fn a_handle_on_the_process_is_sent_to_a_socket() {
+    let f = Fixture::new("exec sleep 100");
+    let path = f.path("pidfd");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let accept = || {
+        let (socket, _) = listener.accept().unwrap();
+        let fd = sampan_runtime::channel::receive_descriptor(std::os::fd::AsFd::as_fd(&socket), &mut [0; 64])
+            .unwrap();
+        std::os::fd::AsRawFd::as_raw_fd(&fd.1.unwrap())
+    };
+    f.call(&["create", "--pidfd-socket", path.to_str().unwrap(), "c"]).ok();
+    assert!(accept() > 2);
+    f.call(&["start", "c"]).ok();
+    f.call(&["exec", "--pidfd-socket", path.to_str().unwrap(), "c", "true"]).ok();
+    assert!(accept() > 2);
+}
+
+#[test]
 fn a_kept_container_is_there_after_its_end() {
     let f = Fixture::new("true");
     f.call(&["run", "--keep", "c"]).ok();
@@ -89,6 +107,19 @@ fn a_created_container_is_deleted_without_force() {
     f.call(&["create", "c"]).ok();
     f.call(&["delete", "c"]).ok();
     f.assert_gone();
+}
+
+#[test]
+fn a_created_container_is_ended_by_a_signal() {
+    let f = Fixture::new("grep SigBlk /proc/self/status | cut -f2 > /tmp/blocked");
+    f.call(&["create", "c"]).ok();
+    f.call(&["kill", "c", "TERM"]).ok();
+    eventually("it has ended", || f.status() == "stopped");
+    f.call(&["delete", "c"]).ok();
+    // And who is started has no signal blocked.
+    f.start();
+    eventually("it has ended", || f.status() == "stopped");
+    assert_eq!(fs::read_to_string(f.rootfs().join("tmp/blocked")).unwrap(), "0000000000000000\n");
 }
 
 #[test]

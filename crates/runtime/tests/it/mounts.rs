@@ -230,4 +230,12 @@ fn no_pivot_works_too() {
     let f = Fixture::new("ls / | tr '\\n' ' '; cat /proc/1/comm");
     assert!(f.call(&["run", "--no-pivot", "c"]).ok().starts_with("bin dev etc proc root sys tmp"));
     f.assert_gone();
+    // The host's proc, without masks, must not be within reach of a user namespace.
+    let f = Fixture::new("unshare -mrpf sh -c 'mount -t proc none /proc && echo mounted'").with(|c| {
+        for set in ["bounding", "effective", "permitted"] {
+            c["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SETFCAP"));
+        }
+    });
+    let output = f.call(&["run", "--no-pivot", "c"]);
+    assert!(!output.out.contains("mounted") && output.err.contains("denied"), "{output:?}");
 }

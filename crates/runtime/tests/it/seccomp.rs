@@ -23,6 +23,22 @@ fn a_call_fails_with_the_number_asked_for() {
 }
 
 #[test]
+fn hooks_in_the_container_are_filtered() {
+    for privileges in [true, false] {
+        let f = filtered(
+            "true",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_KILL_PROCESS"}]}),
+        )
+        .with(|c| {
+            c["process"]["noNewPrivileges"] = privileges.into();
+            c["hooks"]["startContainer"] = json!([{"path": "/bin/mkdir", "args": ["mkdir", "/tmp/made"]}]);
+        });
+        f.run().fails(1, "the startContainer hook `/bin/mkdir` failed: signal: 31");
+        f.assert_gone();
+    }
+}
+
+#[test]
 fn a_call_can_end_the_process() {
     let f = filtered(
         "mkdir /tmp/x; echo $?",

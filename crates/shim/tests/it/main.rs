@@ -1,7 +1,7 @@
 //! The shim as a program, over Debian's runc and with containerd. What can't run on this host is reported as
 //! ignored, with the reason beside its name.
 
-#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "clippy knows tests by their attribute")]
 
 mod containerd;
 mod harness;
