@@ -62,7 +62,8 @@ impl Engine {
             let spool = spool_directory(&inner)
                 .map_err(|e| BuildFailure { message: sampan_base::chain(&e), code: None })?;
             let read = Context::from_tar(&mut context, &spool);
-            crate::images::drain(&mut *context);
+            // Whoever sends the context may now be done with.
+            drop(context);
             let context = read.map_err(|e| failure(&BuildError::Context(Box::new(e))))?;
             let built = sampan_build::build(&inner.images.store, &context, &options, &*steps, &mut events);
             let image = built.map_err(|e| failure(&e))?.image;

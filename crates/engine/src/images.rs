@@ -109,16 +109,6 @@ impl Images {
     }
 }
 
-/// How much of an upload is read after its archive has ended, or was found to be broken.
-const MAX_REST_BYTES: u64 = 64 << 20;
-
-/// Reads what is left of an upload: a client that is still sending would take the end of its connection for a failure,
-/// and never read the answer.
-pub(crate) fn drain(upload: &mut dyn Read) {
-    // Whoever has stopped sending by failing is not waited for.
-    let _ = std::io::copy(&mut upload.take(MAX_REST_BYTES), &mut std::io::sink());
-}
-
 /// What a name's removal did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Removed {
@@ -214,7 +204,6 @@ impl Engine {
                 created: None,
             };
             let imported = inner.images.store.import_rootfs(&mut tar, &options);
-            drain(&mut *tar);
             let image =
                 imported.map_err(|e| EngineError::layer(e.class(), "cannot import the archive")(e))?;
             inner.image_event("import", &image.id, None);
@@ -411,7 +400,6 @@ impl Engine {
         let inner = self.inner.clone();
         long_blocking(move || {
             let loaded = inner.images.store.load(&mut tar);
-            drain(&mut *tar);
             let images = loaded.map_err(|e| EngineError::layer(e.class(), "cannot load the archive")(e))?;
             for image in &images {
                 inner.image_event("load", &image.id, image.names.first());
