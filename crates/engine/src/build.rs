@@ -12,7 +12,7 @@ pub use sampan_build::{BuildEvent, BuildOptions, NetworkMode as StepNetwork, Str
 use crate::error::{EngineError, Result};
 use crate::images::Image;
 use crate::step::Steps;
-use crate::{Engine, Inner, long_blocking};
+use crate::{Engine, Inner, blocking, long_blocking};
 
 /// Applies Dockerfile instructions to an image's configuration.
 pub(crate) fn apply_changes(config: &mut ImageConfig, changes: &[String]) -> Result<()> {
@@ -31,7 +31,8 @@ impl Build {
     /// Ends the build: the step that runs is killed, no other begins.
     pub async fn cancel(&self) {
         self.cancel.set();
-        self.steps.kill().await;
+        let steps = Arc::clone(&self.steps);
+        blocking(move || steps.kill()).await;
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -28,8 +28,15 @@ const MAX_LOG_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Steps {
     inner: Arc<Inner>,
-    /// The container of the step that runs, for whoever cancels the build.
-    running: Mutex<Option<String>>,
+    /// The step that runs, for whoever cancels the build.
+    running: Mutex<Option<Running>>,
+}
+
+/// A step's container, and the process of the runtime that runs it.
+#[derive(Debug)]
+struct Running {
+    id: String,
+    runtime: OwnedFd,
 }
 
 impl Steps {
@@ -37,17 +44,19 @@ impl Steps {
         Steps { inner, running: Mutex::default() }
     }
 
-    /// Kills the step that runs.
-    pub(crate) async fn kill(&self) {
-        let running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        if let Some(id) = running {
-            run::force_delete(&self.inner, &id).await;
-        }
+    /// Kills the step that runs; one that is about to run finds out by itself. Blocks.
+    pub(crate) fn kill(&self) {
+        let running = self.lock();
+        let Some(Running { id, runtime }) = &*running else { return };
+        // First the runtime, so that it makes nothing more, then what it made. It may have ended by itself.
+        let _ = rustix::process::pidfd_send_signal(runtime, rustix::process::Signal::KILL);
+        let mut ended = [PollFd::new(runtime, PollFlags::IN)];
+        while poll(&mut ended, None) == Err(rustix::io::Errno::INTR) {}
+        run::force_delete_blocking(&self.inner, id);
     }
 
-    fn set_running(&self, id: Option<&str>) {
-        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *running = id.map(str::to_owned);
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn run_step(&self, step: &RunStep<'_>, output: &mut dyn FnMut(Stream, &[u8])) -> Result<ExitStatus> {
@@ -56,7 +65,7 @@ impl Steps {
         let bundle = self.inner.config.bundle(&id);
         disk::create_directories(&bundle, 0o711).map_err(EngineError::file)?;
         let result = self.run_in(&id, &bundle, step, output);
-        self.set_running(None);
+        *self.lock() = None;
         // All of it is tried; what fails is logged, and the next daemon tries again.
         network::detach_bridge(&self.inner, &id);
         if let Err(error) = disk::remove_if_exists(&bundle) {
@@ -165,7 +174,15 @@ impl Steps {
         command.arg(bundle).arg(id);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().map_err(EngineError::io("cannot start the OCI runtime"))?;
-        self.set_running(Some(id));
+        let runtime = rustix::process::Pid::from_child(&child);
+        let runtime = rustix::process::pidfd_open(runtime, rustix::process::PidfdFlags::empty())
+            .map_err(std::io::Error::from)
+            .map_err(EngineError::io("cannot watch the OCI runtime"))?;
+        *self.lock() = Some(Running { id: id.to_owned(), runtime });
+        // Whoever cancelled before the line above found nothing to kill.
+        if step.cancel.is_set() {
+            self.kill();
+        }
         let status = pass_output(child, output)?;
         if step.cancel.is_set() {
             return Err(EngineError::Conflict("the build was cancelled".to_owned()));

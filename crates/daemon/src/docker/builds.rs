@@ -38,6 +38,7 @@ pub(crate) async fn build(
         let built = tokio::select! {
             built = &mut result => built,
             () = sender.closed() => {
+                tracing::info!("a client has gone: its build is cancelled");
                 // Nobody is there any more: end it, and wait until nothing of it is left.
                 build.cancel().await;
                 result.await

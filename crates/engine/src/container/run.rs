@@ -321,14 +321,20 @@ pub(crate) async fn tear_down(inner: &Arc<Inner>, id: &str, task: Option<&Task>)
 }
 
 /// Removes a container from the OCI runtime, killing what runs, without a shim's help.
-pub(crate) async fn force_delete(inner: &Inner, id: &str) {
+pub(crate) async fn force_delete(inner: &Arc<Inner>, id: &str) {
+    let (inner, id) = (Arc::clone(inner), id.to_owned());
+    blocking(move || force_delete_blocking(&inner, &id)).await;
+}
+
+/// As [`force_delete`], where one may block.
+pub(crate) fn force_delete_blocking(inner: &Inner, id: &str) {
     let root = inner.config.runtime_root().join(shim::NAMESPACE);
     if !root.join(id).exists() {
         return;
     }
-    let mut command = tokio::process::Command::new(&inner.config.runtime);
-    command.arg("--root").arg(&root).args(["delete", "--force", id]);
-    match command.output().await {
+    let mut command = std::process::Command::new(&inner.config.runtime);
+    command.arg("--root").arg(&root).args(["delete", "--force", id]).stdin(std::process::Stdio::null());
+    match command.output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
