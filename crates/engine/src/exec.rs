@@ -154,7 +154,7 @@ impl Engine {
     /// If the container does not run or there is nothing to run.
     pub async fn exec_create(&self, container: &str, spec: ExecSpec) -> Result<String> {
         let handle = self.inner.find_container(container)?;
-        let (view, _) = handle.live(Verb::Exec)?;
+        let (view, _) = handle.live(Verb::Exec).await?;
         if spec.args.is_empty() {
             return Err(EngineError::Invalid("No exec command specified".to_owned()));
         }
@@ -186,7 +186,7 @@ impl Engine {
     ) -> Result<Option<UnixStream>> {
         let view = self.exec_inspect(id)?;
         let handle = self.inner.find_container(&view.container)?;
-        let (container, live) = handle.live(Verb::Exec)?;
+        let (container, live) = handle.live(Verb::Exec).await?;
         self.take_for_start(id)?;
         let started = self.start_process(&view, &live.task, detach, console).await;
         match started {
@@ -296,7 +296,7 @@ impl Engine {
     /// If it does not run.
     pub async fn exec_resize(&self, id: &str, rows: u32, columns: u32) -> Result<()> {
         let view = self.exec_inspect(id)?;
-        let (_, live) = self.inner.find_container(&view.container)?.live(Verb::Resize)?;
+        let (_, live) = self.inner.find_container(&view.container)?.live(Verb::Resize).await?;
         let resized = live.task.resize(Some(id), rows, columns).await;
         resized.map_err(run::shim_failed("cannot resize the terminal"))
     }

@@ -83,7 +83,7 @@ impl Engine {
     /// If it does not run, or can't be signalled.
     pub async fn stop(&self, text: &str, signal: Option<i32>, timeout: Option<i64>) -> Result<()> {
         let handle = self.inner.find_container(text)?;
-        let (view, live) = handle.live(Verb::Stop)?;
+        let (view, live) = handle.live(Verb::Stop).await?;
         let spec = &view.record.spec;
         let signal = match signal {
             Some(signal) => signal,
@@ -158,7 +158,7 @@ impl Engine {
     /// If it does not run, or can't be signalled.
     pub async fn kill(&self, text: &str, signal: i32) -> Result<()> {
         let handle = self.inner.find_container(text)?;
-        let (view, live) = handle.live(Verb::Kill)?;
+        let (view, live) = handle.live(Verb::Kill).await?;
         let number =
             u32::try_from(signal).map_err(|_| EngineError::Invalid(format!("invalid signal: {signal}")))?;
         live.task.kill(None, number, false).await.map_err(run::shim_failed("cannot signal the container"))?;
@@ -274,7 +274,7 @@ impl Engine {
     /// # Errors
     /// If it does not run.
     pub async fn resize(&self, text: &str, rows: u32, columns: u32) -> Result<()> {
-        let (_, live) = self.inner.find_container(text)?.live(Verb::Resize)?;
+        let (_, live) = self.inner.find_container(text)?.live(Verb::Resize).await?;
         live.task.resize(None, rows, columns).await.map_err(run::shim_failed("cannot resize the terminal"))
     }
 
@@ -301,7 +301,7 @@ impl Engine {
     /// # Errors
     /// If it does not run.
     pub async fn top(&self, text: &str) -> Result<Vec<ProcessRow>> {
-        let (_, live) = self.inner.find_container(text)?.live(Verb::Kill)?;
+        let (_, live) = self.inner.find_container(text)?.live(Verb::Kill).await?;
         let pids = live.task.pids().await.map_err(run::shim_failed("cannot list the processes"))?;
         Ok(blocking(move || pids.into_iter().filter_map(process_row).collect()).await)
     }

@@ -30,6 +30,8 @@ pub struct View {
     pub live: Option<Live>,
     /// How many of its runs have ended since the daemon started.
     pub ended_runs: u64,
+    /// It is being started: whoever needs it running waits for how that ends.
+    pub starting: bool,
     /// It is gone.
     pub removed: bool,
 }
@@ -85,8 +87,11 @@ impl Handle {
         answer.await.map_err(|_| gone())?
     }
 
-    /// The container's view and shim if it runs.
-    pub(crate) fn live(&self, verb: state::Verb) -> Result<(View, Live)> {
+    /// The container's view and shim if it runs. A start that goes on is waited for: the process may have said
+    /// something, and so be known to run, before its start is noted.
+    pub(crate) async fn live(&self, verb: state::Verb) -> Result<(View, Live)> {
+        // If its owner has gone, the last view stands.
+        let _ = self.view.clone().wait_for(|view| !view.starting).await;
         let view = self.snapshot();
         view.record.phase.allows(verb, &self.id)?;
         match view.live.clone() {

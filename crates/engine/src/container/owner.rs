@@ -36,7 +36,8 @@ struct Owner {
 pub(crate) fn spawn(inner: &Arc<Inner>, record: ContainerRecord, run: Option<Run>) -> Arc<Handle> {
     let id = record.id.clone();
     let live = run.as_ref().map(live_of);
-    let (view_sender, view) = watch::channel(View { record, live, ended_runs: 0, removed: false });
+    let (view_sender, view) =
+        watch::channel(View { record, live, ended_runs: 0, starting: false, removed: false });
     let (alive_sender, alive) = watch::channel(run.is_some());
     let (sender, requests) = mpsc::channel(REQUESTS);
     let owner = Owner {
@@ -90,7 +91,9 @@ impl Owner {
         match request {
             None => return ControlFlow::Break(()),
             Some(Request::Start { console, reply }) => {
+                self.view.send_modify(|view| view.starting = true);
                 let result = self.start(console).await;
+                self.view.send_modify(|view| view.starting = false);
                 let denied = matches!(result, Err(EngineError::Denied(_)));
                 let failed = result.is_err() && !denied;
                 // Gone before the answer, so that whoever waits for its removal need not wait on.
