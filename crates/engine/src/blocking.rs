@@ -17,16 +17,9 @@ static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(AT_ONCE));
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     // The semaphore is never closed.
     let turn = TURNS.acquire().await.ok();
-    let result = tokio::task::spawn_blocking(work).await;
+    let value = long_blocking(work).await;
     drop(turn);
-    match result {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only a runtime that is shutting down cancels blocking work, and then nobody polls this.
-            Err(_) => std::future::pending().await,
-        },
-    }
+    value
 }
 
 /// As [`blocking`], without waiting for a turn: for long jobs (imports, builds), which would keep short ones waiting.
@@ -38,6 +31,7 @@ pub async fn long_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is shutting down cancels blocking work, and then nobody polls this.
             Err(_) => std::future::pending().await,
         },
     }

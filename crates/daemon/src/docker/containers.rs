@@ -22,7 +22,7 @@ use super::error::{Answer, ApiError};
 use super::filters::Filters;
 use super::hijack::{self, StreamOptions};
 use super::show::{self, Paths};
-use super::{Query, convert, is_on};
+use super::{Query, convert, is_on, time};
 
 /// How many pieces of an answer wait for a slow client.
 const WAITING_PIECES: usize = 16;
@@ -291,15 +291,9 @@ pub(crate) async fn wait(
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-/// `1700000000`, `1700000000.5` or RFC 3339; 0 means none.
-fn time(query: &Query, key: &str) -> Answer<Option<Timestamp>> {
-    let Some(text) = query.get(key).filter(|t| !t.is_empty() && *t != "0") else { return Ok(None) };
-    let invalid = || ApiError::invalid(format!("invalid value for \"{key}\": {text}"));
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    match (seconds.parse::<i64>(), format!("{fraction:0<9}").get(..9).and_then(|f| f.parse::<i32>().ok())) {
-        (Ok(seconds), Some(nanos)) => Timestamp::from_unix(seconds, nanos).map(Some).map_err(|_| invalid()),
-        _ => text.parse().map(Some).map_err(|_| invalid()),
-    }
+/// As [`time`]; 0 means none.
+fn log_time(query: &Query, key: &str) -> Answer<Option<Timestamp>> {
+    if query.get(key).is_some_and(|text| text == "0") { Ok(None) } else { time(query, key) }
 }
 
 pub(crate) async fn logs(
@@ -315,8 +309,8 @@ pub(crate) async fn logs(
     let log_query = LogQuery {
         stdout,
         stderr,
-        since: time(&query, "since")?,
-        until: time(&query, "until")?,
+        since: log_time(&query, "since")?,
+        until: log_time(&query, "until")?,
         // Anything but a number means all, as in Docker.
         tail: query.get("tail").and_then(|t| t.parse().ok()),
         follow: is_on(query.get("follow")),

@@ -24,6 +24,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, head, post};
 use http::{HeaderValue, Request, Uri};
+use sampan_base::Timestamp;
 use sampan_docker_api::{API_VERSION, MIN_API_VERSION};
 use sampan_engine::Engine;
 
@@ -155,6 +156,18 @@ pub(crate) fn strip_version(mut request: Request<Body>) -> Request<Body> {
 /// A parameter that is on by `1`, `true` and the like, as Docker reads them: off are absence, ``, `0`, `no`, `false`, `none`.
 pub(crate) fn is_on(text: Option<&String>) -> bool {
     text.is_some_and(|t| !matches!(t.trim().to_lowercase().as_str(), "" | "0" | "no" | "false" | "none"))
+}
+
+/// A parameter that is a time: `1700000000`, `1700000000.5` or RFC 3339.
+pub(crate) fn time(query: &Query, key: &str) -> error::Answer<Option<Timestamp>> {
+    let Some(text) = query.get(key).filter(|t| !t.is_empty()) else { return Ok(None) };
+    let invalid = || ApiError::invalid(format!("invalid value for \"{key}\": {text}"));
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let nanos = format!("{fraction:0<9}").get(..9).and_then(|f| f.parse::<i32>().ok());
+    match (seconds.parse::<i64>(), nanos) {
+        (Ok(seconds), Some(nanos)) => Timestamp::from_unix(seconds, nanos).map(Some).map_err(|_| invalid()),
+        _ => text.parse().map(Some).map_err(|_| invalid()),
+    }
 }
 
 /// The parameters of a request, the last one of each name.

@@ -20,7 +20,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::containers::channel_body;
 use super::error::{Answer, ApiError};
 use super::filters::Filters;
-use super::{Query, show};
+use super::{Query, show, time};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -170,25 +170,11 @@ pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Valu
     })))
 }
 
-/// Seconds since 1970, with a fraction if need be.
-fn time(query: &Query, key: &str) -> Answer<Option<i128>> {
-    let Some(text) = query.get(key).filter(|t| !t.is_empty()) else { return Ok(None) };
-    let invalid = || ApiError::invalid(format!("invalid value for \"{key}\": {text}"));
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(Some(at.unix_nanos()));
-    }
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let nanos = format!("{fraction:0<9}").get(..9).and_then(|f| f.parse::<i128>().ok());
-    match (seconds.parse::<i128>(), nanos) {
-        (Ok(seconds), Some(nanos)) => Ok(Some(seconds * 1_000_000_000 + nanos)),
-        _ => Err(invalid()),
-    }
-}
-
 pub(crate) async fn events(State(engine): State<Engine>, query: Query) -> Answer<Response> {
     let known = ["type", "event", "container", "image", "label", "volume", "network", "scope", "daemon"];
     let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
-    let (since, until) = (time(&query, "since")?, time(&query, "until")?);
+    let nanos = |key| Ok::<_, ApiError>(time(&query, key)?.map(Timestamp::unix_nanos));
+    let (since, until) = (nanos("since")?, nanos("until")?);
     let (past, mut live) = engine.events().subscribe();
     let wanted = move |event: &sampan_engine::events::Event| {
         let line = show::event(event);
@@ -226,6 +212,7 @@ pub(crate) async fn events(State(engine): State<Engine>, query: Query) -> Answer
         let left = left.map(|nanos| std::time::Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)));
         let deadline = async {
             match left {
+                // The end that the client asked for.
                 Some(left) => tokio::time::sleep(left).await,
                 None => std::future::pending().await,
             }
