@@ -4,6 +4,7 @@
 //! * [`beneath`]: paths inside a tree that someone else filled.
 //! * [`inherit`]: descriptors that a child program finds at fixed numbers.
 //! * [`netns`]: network namespaces that live by a file.
+//! * [`links`]: network devices that move between network namespaces.
 //! * [`signals`]: signals as a descriptor to poll.
 //! * [`process`]: children in new namespaces, exec, what only the calling process can do to itself.
 //! * [`mount`]: attributes of mounts; the rest of the new mount API is in rustix.
@@ -17,6 +18,7 @@ pub mod capabilities;
 pub mod cgroup;
 pub mod devices;
 pub mod inherit;
+pub mod links;
 pub mod mount;
 pub mod netns;
 pub mod process;
