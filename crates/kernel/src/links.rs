@@ -149,10 +149,11 @@ impl Links {
         // The kernel's own buffers are of this size at most.
         let mut buffer = vec![0u8; 64 << 10];
         loop {
-            let (received, _) = match rustix::net::recv(self.socket.as_fd(), &mut buffer[..], RecvFlags::empty()) {
-                Err(Errno::INTR) => continue,
-                other => other?,
-            };
+            let (received, _) =
+                match rustix::net::recv(self.socket.as_fd(), &mut buffer[..], RecvFlags::empty()) {
+                    Err(Errno::INTR) => continue,
+                    other => other?,
+                };
             let mut rest = &buffer[..received];
             while let Some((answer, sequence, text, tail)) = next(rest) {
                 rest = tail;

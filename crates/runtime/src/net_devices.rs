@@ -36,7 +36,8 @@ pub fn plan(linux: &Linux, namespaces: &namespaces::Plan) -> Result<Vec<Device>,
         if !is_name(name) || name.contains('%') {
             return refuse("this is no device's name".to_owned());
         }
-        if !is_name(inside) || (inside.contains('%') && (inside.matches('%').count() > 1 || !inside.contains("%d")))
+        if !is_name(inside)
+            || (inside.contains('%') && (inside.matches('%').count() > 1 || !inside.contains("%d")))
         {
             return refuse(format!("`{inside}` is no device's name"));
         }
@@ -119,7 +120,8 @@ impl Moved {
                 let index = places.host.find(&name)?.ok_or(io::ErrorKind::NotFound)?;
                 addresses.iter().try_for_each(|address| places.host.add_address(index, address))
             };
-            if let Err(step) = back().map_err(Step::on(|| format!("bring back the network device `{name}`"))) {
+            if let Err(step) = back().map_err(Step::on(|| format!("bring back the network device `{name}`")))
+            {
                 failed.push(step);
             }
         }
@@ -127,7 +129,11 @@ impl Moved {
     }
 }
 
-fn move_one(places: &mut Places, device: &Device, moved: &mut Vec<(String, u32, Vec<Address>)>) -> io::Result<()> {
+fn move_one(
+    places: &mut Places,
+    device: &Device,
+    moved: &mut Vec<(String, u32, Vec<Address>)>,
+) -> io::Result<()> {
     let Some(index) = places.host.find(&device.name)? else {
         return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such device"));
     };
@@ -158,7 +164,8 @@ mod tests {
     use super::*;
 
     fn check(devices: &str) -> Result<Vec<Device>, String> {
-        let linux = format!(r#"{{"namespaces":[{{"type":"mount"}},{{"type":"network"}}],"netDevices":{devices}}}"#);
+        let linux =
+            format!(r#"{{"namespaces":[{{"type":"mount"}},{{"type":"network"}}],"netDevices":{devices}}}"#);
         let linux: Linux = serde_json::from_str(&linux).unwrap();
         plan(&linux, &namespaces::plan(&linux).unwrap()).map_err(|e| e.to_string())
     }

@@ -57,7 +57,9 @@ pub fn plan(wanted: Option<&IntelRdt>) -> Result<Option<Plan>, Refused> {
         Some(name) => {
             let one = matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
             if !one || name.contains('/') || matches!(name, "info" | "mon_groups" | "mon_data") {
-                return Err(Refused::Invalid(format!("linux.intelRdt.closID `{name}` is no name of a class")));
+                return Err(Refused::Invalid(format!(
+                    "linux.intelRdt.closID `{name}` is no name of a class"
+                )));
             }
             Some(name.to_owned())
         }
@@ -169,7 +171,8 @@ pub fn write_schemata(class: &Path, lines: &[String]) -> Result<(), Step> {
         return Ok(());
     }
     let (file, text) = (class.join("schemata"), format!("{}\n", lines.join("\n")));
-    fs::write(&file, text).map_err(Step::on(|| format!("write `{}` to `{}`", lines.join("; "), file.display())))
+    fs::write(&file, text)
+        .map_err(Step::on(|| format!("write `{}` to `{}`", lines.join("; "), file.display())))
 }
 
 /// Whether a line is in the file, as far as it goes: the file tells about every cache, the line perhaps not, and the
@@ -186,7 +189,9 @@ fn is_in(line: &str, file: &str) -> bool {
         Some((name.trim().to_owned(), values))
     };
     let Some((name, wanted)) = parts(line) else { return false };
-    file.lines().filter_map(parts).any(|(other, values)| other == name && wanted.iter().all(|v| values.contains(v)))
+    file.lines()
+        .filter_map(parts)
+        .any(|(other, values)| other == name && wanted.iter().all(|v| values.contains(v)))
 }
 
 impl Held {
@@ -247,7 +252,8 @@ mod tests {
     fn root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("there/mon_groups")).unwrap();
-        fs::write(root.path().join("there/schemata"), "    L3:0=007f0;1=0001f\n    MB:0=  20;1=  70\n").unwrap();
+        fs::write(root.path().join("there/schemata"), "    L3:0=007f0;1=0001f\n    MB:0=  20;1=  70\n")
+            .unwrap();
         root
     }
 
@@ -270,7 +276,8 @@ mod tests {
     #[test]
     fn the_own_class_is_made_joined_and_removed() {
         let root = root();
-        let plan = planned(r#"{"schemata":["L2:0=f"],"memBwSchema":"MB:0=20","l3CacheSchema":"L3:0=1"}"#).unwrap();
+        let plan =
+            planned(r#"{"schemata":["L2:0=f"],"memBwSchema":"MB:0=20","l3CacheSchema":"L3:0=1"}"#).unwrap();
         let held = plan.apply(root.path(), "id").unwrap();
         let read = |file: &str| fs::read_to_string(root.path().join(file)).unwrap();
         assert_eq!(read("id/schemata"), "L3:0=1\nMB:0=20\nL2:0=f\n");
@@ -284,7 +291,8 @@ mod tests {
     #[test]
     fn a_named_class_stays_and_must_be_as_asked_for() {
         let root = root();
-        let apply = |rdt: &str| planned(rdt).unwrap().apply(root.path(), "id").map_err(|e| sampan_base::chain(&e));
+        let apply =
+            |rdt: &str| planned(rdt).unwrap().apply(root.path(), "id").map_err(|e| sampan_base::chain(&e));
         let held = apply(r#"{"closID":"there","l3CacheSchema":"L3:1=1f","enableMonitoring":true}"#).unwrap();
         held.join(7).unwrap();
         let group = root.path().join("there/mon_groups/id");
@@ -307,7 +315,8 @@ mod tests {
 
     #[test]
     fn the_mount_is_found_by_its_type() {
-        let line = |kind: &str| format!("30 20 0:26 / /sys/fs/resctrl rw,nosuid shared:5 - {kind} resctrl rw\n");
+        let line =
+            |kind: &str| format!("30 20 0:26 / /sys/fs/resctrl rw,nosuid shared:5 - {kind} resctrl rw\n");
         assert_eq!(find(&line("resctrl")), Some("/sys/fs/resctrl".into()));
         assert_eq!(find(&line("tmpfs")), None);
     }

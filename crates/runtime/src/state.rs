@@ -66,6 +66,9 @@ pub struct Record {
     /// Whether processes that are not its own were in them before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shares_cgroups: bool,
+    /// What it has in resctrl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<crate::resctrl::Held>,
 }
 
 impl Record {
@@ -85,6 +88,7 @@ impl Record {
             namespaces: spec.linux.as_ref().map(|l| l.namespaces.clone()).unwrap_or_default(),
             cgroups: Vec::new(),
             shares_cgroups: false,
+            resctrl: None,
         }
     }
 

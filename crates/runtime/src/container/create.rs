@@ -38,6 +38,7 @@ use crate::log::{Log, milestone};
 use crate::process::terminal;
 use crate::rootfs;
 use crate::state::{self, Directory, Lock, Record, StateRoot};
+use crate::{net_devices, resctrl};
 
 /// What `create` and `run` are told.
 #[derive(Clone, Debug, Default)]
@@ -177,7 +178,7 @@ pub fn create(
     let Some((directory, lock)) = root.take(&id)? else { return Err(CreateError::Exists { id }) };
     let record = Record::new(&id, &bundle.spec, &bundle.path, &plan.rootfs.path);
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
-    let mut making = Making { directory, record, hooks, child: None };
+    let mut making = Making { directory, record, hooks, child: None, net_devices: Default::default() };
     making.record.cgroups = groups;
     making.record.shares_cgroups = occupants > 0;
     let request = Request { plan: &plan, bundle: &bundle, options, layout: &layout, log };
@@ -219,6 +220,7 @@ struct Making {
     record: Record,
     hooks: Hooks,
     child: Option<OwnedFd>,
+    net_devices: net_devices::Moved,
 }
 
 impl Making {
@@ -241,6 +243,9 @@ impl Making {
             None => options.console.clone(),
         };
         let groups = self.make_groups(bundle, layout, log)?;
+        if let Some(resctrl) = &plan.resctrl {
+            self.record.resctrl = Some(resctrl.apply(&resctrl::mount_point()?, &self.record.id)?);
+        }
         let privileged = rustix::process::geteuid().is_root();
         let own_view = plan.namespaces.new.contains(Namespaces::CGROUP);
         // Who is not root may take nothing from the host's mounts; the child may, in a user namespace of its own.
@@ -266,9 +271,12 @@ impl Making {
             state::beginning(self.record.pid).map_err(Step::on(|| "read when the process began"))?;
         // Known from now on to whoever has to clear up after us.
         self.directory.remember(&self.record)?;
+        if let Some(resctrl) = &self.record.resctrl {
+            resctrl.join(self.record.pid)?;
+        }
         child::prepare_child(plan, &child, &ours, log)?;
         log.debug(|| milestone::BORN.to_owned());
-        self.talk(&ours, bundle, log)?;
+        self.talk(&ours, plan, bundle, log)?;
         log.debug(|| milestone::READY.to_owned());
         if let Some(path) = &options.pidfd_socket {
             hand_over_process(path, &child.pidfd)?;
@@ -304,13 +312,20 @@ impl Making {
     }
 
     /// Answers the child until it is ready.
-    fn talk(&self, ours: &Channel, bundle: &Bundle, log: &Log) -> Result<(), CreateError> {
+    fn talk(
+        &mut self,
+        ours: &Channel,
+        plan: &init::Plan,
+        bundle: &Bundle,
+        log: &Log,
+    ) -> Result<(), CreateError> {
         let lost = || Step::on::<io::Error, _>(|| "talk with the container's process");
         loop {
             match ours.receive().map_err(lost())? {
                 Some((Message::Ready, _)) => return Ok(()),
                 Some((Message::Warning(text), _)) => log.warn(&text),
                 Some((Message::Mounted, _)) => {
+                    self.net_devices.move_all(&plan.net_devices, self.record.pid)?;
                     let state = self.record.state(Status::Creating);
                     hooks::run("prestart", &self.hooks.prestart, &state, &bundle.path)?;
                     hooks::run("createRuntime", &self.hooks.create_runtime, &state, &bundle.path)?;
@@ -340,6 +355,9 @@ impl Making {
     /// Leaves nothing behind. What can't be undone is told: the error that brought us here is the one to report.
     fn undo(mut self, log: &Log) {
         let told = |what: &str, error: &dyn std::fmt::Display| log.warn(&format!("{what}: {error}"));
+        for step in self.net_devices.give_back() {
+            told("a network device goes with the container", &sampan_base::chain(&step));
+        }
         if let Some(child) = self.child.take() {
             // One that has ended already needs no signal.
             let _ = rustix::process::pidfd_send_signal(&child, Signal::KILL);
@@ -360,6 +378,9 @@ impl Making {
             && let Err(step) = cgroup::remove(&self.record.cgroups)
         {
             told("a cgroup is left behind", &sampan_base::chain(&step));
+        }
+        if let Some(Err(step)) = self.record.resctrl.as_ref().map(resctrl::Held::release) {
+            told("a class of service is left behind", &sampan_base::chain(&step));
         }
         if let Err(error) = self.directory.forget() {
             told("the state is left behind", &sampan_base::chain(&error));

@@ -194,6 +194,9 @@ pub fn exec(
     log.debug(|| milestone::BORN.to_owned());
     let pid = child.pid.as_raw_nonzero().get();
     let talked = (|| {
+        if let Some(resctrl) = &record.resctrl {
+            resctrl.join(pid)?;
+        }
         if let Some(score) = plan.oom_score_adj {
             set_oom_score(pid, score, log)?;
         }
@@ -268,7 +271,7 @@ fn give_birth(
 }
 
 /// Which namespaces the container does not share with us.
-fn shared_namespaces(record: &Record) -> Result<Namespaces, Step> {
+pub(super) fn shared_namespaces(record: &Record) -> Result<Namespaces, Step> {
     let mut all = Namespaces::empty();
     for namespace in &record.namespaces {
         if namespace.kind == NamespaceKind::User {

@@ -25,6 +25,7 @@ use crate::hooks::{self, HookError};
 use crate::process::enter::{self, EnterError, Ready, Tell};
 use crate::process::{self, terminal};
 use crate::rootfs::{self, Sources};
+use crate::{net_devices, resctrl};
 
 pub mod namespaces;
 pub mod sysctl;
@@ -48,7 +49,11 @@ pub struct Plan {
     pub keyring: Option<String>,
     /// Whether the root is made `/` by pivot_root.
     pub pivot: bool,
-    /// Whether the runtime has hooks to run when the mounts are made.
+    /// Network devices to move.
+    pub net_devices: Vec<net_devices::Device>,
+    /// Shares of the processor's caches.
+    pub resctrl: Option<resctrl::Plan>,
+    /// Whether the runtime has something to do when the mounts are made: devices to move, or hooks to run.
     pub runtime_hooks: bool,
     /// Hooks to run in the container before its root is sealed.
     pub create_container: Vec<Hook>,
@@ -80,14 +85,9 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
     let Some(process) = &spec.process else {
         return Err(Refused::Unsupported("config.json without `process`".to_owned()));
     };
-    for (present, what) in
-        [(linux.intel_rdt.is_some(), "linux.intelRdt"), (!linux.net_devices.is_empty(), "linux.netDevices")]
-    {
-        if present {
-            return Err(Refused::Unsupported(what.to_owned()));
-        }
-    }
+    crate::check::spec(spec)?;
     let namespaces = namespaces::plan(&linux)?;
+    let net_devices = net_devices::plan(&linux, &namespaces)?;
     for (name, what) in [(&spec.hostname, "hostname"), (&spec.domainname, "domainname")] {
         let given = name.as_deref().is_some_and(|n| !n.is_empty());
         if given && !namespaces.has(NamespaceKind::Uts) {
@@ -113,7 +113,11 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
         sysctl,
         keyring: (!switches.no_new_keyring).then(|| format!("_ses.{id}")),
         pivot: !switches.no_pivot,
-        runtime_hooks: !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty(),
+        runtime_hooks: !hooks.prestart.is_empty()
+            || !hooks.create_runtime.is_empty()
+            || !net_devices.is_empty(),
+        net_devices,
+        resctrl: resctrl::plan(linux.intel_rdt.as_ref())?,
         create_container: hooks.create_container,
         start_container: hooks.start_container,
         state: State {

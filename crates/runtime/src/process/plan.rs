@@ -1,5 +1,7 @@
 //! Decides how a process is started: every name is looked up, the seccomp program compiled.
 
+use std::collections::BTreeMap;
+
 use rustix::process::Resource;
 use rustix::thread::CpuSet;
 use sampan_kernel::capabilities::{Set, Sets};
@@ -114,7 +116,7 @@ pub fn plan(process: &Process, linux: LinuxPart<'_>) -> Result<Plan, Refused> {
     let size = process.console_size.map(|size| (size.height, size.width));
     Ok(Plan {
         args: process.args.clone(),
-        env: process.env.clone(),
+        env: environment(&process.env)?,
         cwd: process.cwd.clone(),
         uid: process.user.uid,
         gid: process.user.gid,
@@ -139,6 +141,25 @@ pub fn plan(process: &Process, linux: LinuxPart<'_>) -> Result<Plan, Refused> {
         preserve_fds: 0,
         warnings,
     })
+}
+
+/// The environment, in which every name stands once: who looks one up would find the first, and means the last.
+fn environment(given: &[String]) -> Result<Vec<String>, Refused> {
+    let mut env: Vec<String> = Vec::with_capacity(given.len() + 1);
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for variable in given {
+        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(Refused::Invalid(format!("process.env: `{variable}` is not of the form NAME=value")));
+        };
+        match places.get(name) {
+            Some(&at) => env[at].clone_from(variable),
+            None => {
+                places.insert(name, env.len());
+                env.push(variable.clone());
+            }
+        }
+    }
+    Ok(env)
 }
 
 /// Names become sets. Names that nobody knows are told and left out: a newer caller may know more of them than this

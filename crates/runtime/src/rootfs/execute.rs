@@ -15,10 +15,10 @@ use super::beneath::{Kind, Links, Root, is_directory};
 use super::options::MountOptions;
 use super::plan::{MountPlan, Plan, What, mountable_in_proc};
 use super::sources::{self, Source, Sources};
-use super::{copy_up, devices};
+use super::{copy_up, devices, live};
 use crate::error::Step;
 
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+pub(super) const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// A root file system that is put together, but open: places in it can still be written.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Open {
     /// Its root, mounted over the host's.
     pub root: Root,
     /// Mounts that become read-only when it is sealed: other mounts had to be made inside of them.
-    readonly_later: Vec<OwnedFd>,
+    pub(super) readonly_later: Vec<OwnedFd>,
 }
 
 /// Puts it together, over the `/` of this mount namespace.
@@ -53,11 +53,15 @@ pub fn build(plan: &Plan, sources: Sources) -> Result<Open, Step> {
     Ok(open)
 }
 
-fn make(open: &mut Open, mount: &MountPlan, source: Source) -> Result<(), Step> {
+pub(super) fn make(open: &mut Open, mount: &MountPlan, source: Source) -> Result<(), Step> {
     let what = match &mount.what {
         What::Bind { source, .. } => source.display().to_string(),
         What::FileSystem { kind, .. } => kind.clone(),
         What::Cgroups => "cgroup".to_owned(),
+        What::Change { bind } => {
+            let doing = || format!("change the mount at `/{}`", mount.destination.display());
+            return live::change(&open.root, mount, *bind).map_err(Step::on(doing));
+        }
     };
     let doing = || format!("mount `{what}` at `/{}`", mount.destination.display());
     match (&mount.what, source) {
@@ -68,7 +72,7 @@ fn make(open: &mut Open, mount: &MountPlan, source: Source) -> Result<(), Step> 
             bind(open, mount, &tree).map_err(Step::on(doing))
         }
         (_, Source::Groups(groups)) => cgroups(open, mount, groups).map_err(Step::on(doing)),
-        (_, Source::Nothing) => Ok(()),
+        (_, Source::Nothing | Source::Tree(_)) => Ok(()),
     }
 }
 
@@ -167,7 +171,7 @@ fn create(
 }
 
 /// The kernel explains in the context's log what it did not like.
-fn with_explanation(error: io::Error, context: BorrowedFd<'_>) -> io::Error {
+pub(super) fn with_explanation(error: io::Error, context: BorrowedFd<'_>) -> io::Error {
     let mut buffer = [0u8; 512];
     match rustix::io::read(context, &mut buffer) {
         Ok(length) if length > 2 => {
@@ -237,7 +241,10 @@ fn cgroups(open: &mut Open, mount: &MountPlan, groups: Vec<(Vec<String>, OwnedFd
 
 /// A handle on the place of a mount, made if missing, after a look at where it really is.
 fn target(root: &Root, mount: &MountPlan, kind: Kind, links: Links) -> io::Result<OwnedFd> {
-    let target = root.ensure(&mount.destination, kind, links)?;
+    let target = match mount.options.destination_nofollow {
+        true => live::link_itself(root, &mount.destination, kind)?,
+        false => root.ensure(&mount.destination, kind, links)?,
+    };
     let at_proc = mount.destination == Path::new("proc") || mountable_in_proc(&mount.destination);
     if !at_proc && file_system_type(target.as_fd())? == PROC_SUPER_MAGIC {
         return Err(io::Error::other("the place leads into proc, where nothing may be mounted"));
@@ -246,11 +253,11 @@ fn target(root: &Root, mount: &MountPlan, kind: Kind, links: Links) -> io::Resul
 }
 
 #[allow(clippy::unnecessary_cast, reason = "i64 here, not everywhere")]
-fn file_system_type(of: BorrowedFd<'_>) -> io::Result<i64> {
+pub(super) fn file_system_type(of: BorrowedFd<'_>) -> io::Result<i64> {
     Ok(rustix::fs::fstatfs(of)?.f_type as i64)
 }
 
-fn set_options(tree: BorrowedFd<'_>, options: &MountOptions) -> io::Result<()> {
+pub(super) fn set_options(tree: BorrowedFd<'_>, options: &MountOptions) -> io::Result<()> {
     if options.recursive != Default::default() {
         change(tree, &options.recursive.change(), true)?;
     }
