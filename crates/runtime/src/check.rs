@@ -4,6 +4,7 @@
 use sampan_oci::runtime::{Hook, LinuxSeccomp, SeccompAction, Spec};
 
 use crate::error::Refused;
+use crate::process::label;
 
 /// Checks a configuration.
 ///
@@ -29,6 +30,9 @@ pub fn spec(spec: &Spec) -> Result<(), Refused> {
         if let Some(path) = paths.iter().find(|path| !path.starts_with('/')) {
             return invalid(format!("linux.{what}: `{path}` is not absolute"));
         }
+    }
+    if linux.mount_label.as_deref().is_some_and(|label| !label.is_empty()) && !label::has_selinux() {
+        return invalid("linux.mountLabel: this host has no SELinux");
     }
     if let Some(wanted) = &linux.seccomp {
         seccomp(wanted)?;

@@ -169,7 +169,7 @@ pub fn exec(
     }
     let spec = directory.config()?;
     let process = process(&spec)?;
-    let part = LinuxPart::of(spec.linux.as_ref());
+    let part = LinuxPart::of(&spec);
     let mut plan = process::plan(&process, part)?;
     plan.preserve_fds = options.preserve_fds;
     for warning in &plan.warnings {
@@ -356,7 +356,7 @@ fn prepare(
     enter::set_affinity(plan.affinity[0].as_ref())?;
     joiner.join()?;
     enter::set_affinity(plan.affinity[1].as_ref())?;
-    let label = enter::open_label(plan)?;
+    let label = process::label::open(plan)?;
     // All at once and by the process itself: nothing can be swapped in between.
     let others = to_join - Namespaces::PID;
     kernel::join(init, others)

@@ -82,9 +82,6 @@ pub struct Switches {
 /// If config.json asks for what makes no sense or is not supported.
 pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches) -> Result<Plan, Refused> {
     let linux = spec.linux.clone().unwrap_or_default();
-    let Some(process) = &spec.process else {
-        return Err(Refused::Unsupported("config.json without `process`".to_owned()));
-    };
     crate::check::spec(spec)?;
     let namespaces = namespaces::plan(&linux)?;
     let net_devices = net_devices::plan(&linux, &namespaces)?;
@@ -94,8 +91,11 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
             return Err(Refused::Invalid(format!("`{what}` needs a uts namespace of the container's own")));
         }
     }
-    let part = process::plan::LinuxPart::of(Some(&linux));
-    let mut process = process::plan(process, part)?;
+    let part = process::plan::LinuxPart::of(spec);
+    let mut process = match &spec.process {
+        Some(process) => process::plan(process, part)?,
+        None => process::plan::without_program(part)?,
+    };
     process.preserve_fds = switches.preserve_fds;
     process.env.extend(switches.environment.iter().cloned());
     let sysctl = linux
@@ -288,7 +288,7 @@ fn prepare(plan: &Plan, tools: Tools, talk: &mut Talk) -> Result<Ready, InitErro
             .map_err(Step::on(|| format!("set the domain name `{name}`")))?;
     }
     sysctl::apply(&plan.sysctl)?;
-    let label = enter::open_label(&plan.process)?;
+    let label = process::label::open(&plan.process)?;
     // Modes that config.json gives are meant as they are.
     rustix::process::umask(Mode::empty());
     let sources = match tools.sources {

@@ -8,6 +8,7 @@ mod errors;
 mod exec;
 mod harness;
 mod hooks;
+mod landlock;
 mod lifecycle;
 mod live_mounts;
 mod mounts;
