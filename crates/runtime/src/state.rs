@@ -66,6 +66,9 @@ pub struct Record {
     /// Whether processes that are not its own were in them before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shares_cgroups: bool,
+    /// Whether its processes have the session keyring of whoever starts them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_keyring: bool,
 }
 
 impl Record {
@@ -85,6 +88,7 @@ impl Record {
             namespaces: spec.linux.as_ref().map(|l| l.namespaces.clone()).unwrap_or_default(),
             cgroups: Vec::new(),
             shares_cgroups: false,
+            shares_keyring: false,
         }
     }
 

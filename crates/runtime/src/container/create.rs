@@ -180,6 +180,7 @@ pub fn create(
     let mut making = Making { directory, record, hooks, child: None };
     making.record.cgroups = groups;
     making.record.shares_cgroups = occupants > 0;
+    making.record.shares_keyring = options.switches.no_new_keyring;
     let request = Request { plan: &plan, bundle: &bundle, options, layout: &layout, log };
     match making.make(&request, gate, &lock) {
         Ok((process, channel)) => {
@@ -381,7 +382,11 @@ fn has_limits(resources: &Resources) -> bool {
 fn listen(directory: &Directory) -> Result<UnixListener, Step> {
     let bind = || {
         let (_open, address) = crate::container::start::short_address(&directory.gate())?;
-        UnixListener::bind(address)
+        // Whoever may write to it may start the container: whatever the caller's mask is, nobody else.
+        let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+        let bound = UnixListener::bind(address);
+        rustix::process::umask(mask);
+        bound
     };
     bind().map_err(Step::on(|| format!("listen at `{}`", directory.gate().display())))
 }

@@ -5,7 +5,7 @@
 //! the container's devpts), the new root before privileges go.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -44,8 +44,6 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// Kernel parameters.
     pub sysctl: Vec<sysctl::Parameter>,
-    /// The name of its session keyring, if it gets one.
-    pub keyring: Option<String>,
     /// Whether the root is made `/` by pivot_root.
     pub pivot: bool,
     /// Whether the runtime has hooks to run when the mounts are made.
@@ -97,6 +95,7 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
     let part = process::plan::LinuxPart::of(Some(&linux));
     let mut process = process::plan(process, part)?;
     process.preserve_fds = switches.preserve_fds;
+    process.own_keyring = !switches.no_new_keyring;
     process.env.extend(switches.environment.iter().cloned());
     let sysctl = linux
         .sysctl
@@ -111,7 +110,6 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
         hostname: spec.hostname.clone().filter(|n| !n.is_empty()),
         domainname: spec.domainname.clone().filter(|n| !n.is_empty()),
         sysctl,
-        keyring: (!switches.no_new_keyring).then(|| format!("_ses.{id}")),
         pivot: !switches.no_pivot,
         runtime_hooks: !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty(),
         create_container: hooks.create_container,
@@ -191,7 +189,11 @@ impl InitError {
 pub fn run(plan: &Plan, hands: Hands) -> i32 {
     let Hands { channel, gate, tools } = hands;
     let mut talk = Talk { channel };
-    let ready = match prepare(plan, tools, &mut talk) {
+    let door = match &gate {
+        Gate::Socket(listener) => Some(listener.as_fd()),
+        Gate::Runtime => None,
+    };
+    let ready = match prepare(plan, tools, door, &mut talk) {
         Ok(ready) => ready,
         Err(error) => {
             // If the runtime is gone, nobody is left to tell.
@@ -253,7 +255,12 @@ fn wait(listener: &UnixListener) -> Result<UnixStream, i32> {
     }
 }
 
-fn prepare(plan: &Plan, tools: Tools, talk: &mut Talk) -> Result<Ready, InitError> {
+fn prepare(
+    plan: &Plan,
+    tools: Tools,
+    gate: Option<BorrowedFd<'_>>,
+    talk: &mut Talk,
+) -> Result<Ready, InitError> {
     let lost = || Step::on::<std::io::Error, _>(|| "talk with the runtime");
     if plan.namespaces.new.contains(Namespaces::USER) {
         // Without ids, this process may do nothing in its namespace.
@@ -317,7 +324,7 @@ fn prepare(plan: &Plan, tools: Tools, talk: &mut Talk) -> Result<Ready, InitErro
     let root = rootfs::execute::seal(&plan.rootfs, open)?;
     rootfs::execute::enter(&plan.rootfs, root, plan.pivot)?;
     kernel::reset_signals().map_err(Step::on(|| "reset the signals"))?;
-    Ok(enter::become_process(&plan.process, plan.keyring.as_deref(), label, talk)?)
+    Ok(enter::become_process(&plan.process, label, gate, talk)?)
 }
 
 /// What is left to do when the gate is open. Returns only if the program can't be run.
@@ -358,6 +365,10 @@ impl Tell for Talk {
     fn listener(&mut self, fd: OwnedFd) -> std::io::Result<()> {
         self.channel.send_with(&Message::Listener, fd.as_fd())
     }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.channel.as_fd())
+    }
 }
 
 /// Tells nobody: the runtime is gone when the gate opens.
@@ -368,5 +379,9 @@ impl Tell for Silent {
 
     fn listener(&mut self, _fd: OwnedFd) -> std::io::Result<()> {
         Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 }
