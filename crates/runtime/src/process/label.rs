@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use super::plan::Plan;
@@ -43,6 +44,11 @@ pub fn open(plan: &Plan) -> Result<Option<Labels>, Step> {
 }
 
 impl Labels {
+    /// The files that take them.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(|(file, ..)| file.as_fd())
+    }
+
     /// Sets them, for the next exec.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub fn open(mounts: &[Mount], bundle: &Path, linux: &Linux) -> Result<Added, Add
             );
         }
         let apart = Change { propagation: MountPropagationFlags::PRIVATE, ..Change::default() };
-        let source = sources::open_one(&plan, (&apart, true), &[], true)?;
+        let source = sources::open_one(&plan, (&apart, true))?;
         added.push((plan, source));
     }
     Ok(Added(added))
@@ -119,7 +119,8 @@ pub(super) fn change(root: &Root, mount: &MountPlan, bind: bool) -> io::Result<(
     let place = root.open(&mount.destination, Links::Inside)?;
     require_mount(&place)?;
     let options = &mount.options;
-    if !bind && !(options.data.is_empty() && options.superblock.is_empty()) {
+    let of_file_system = !options.data.is_empty() || !options.superblock.is_empty();
+    if !bind && of_file_system {
         let context =
             rustix::mount::fspick(&place, c"", FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH)?;
         let configure = || -> Result<(), rustix::io::Errno> {
