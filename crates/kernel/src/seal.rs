@@ -8,10 +8,8 @@
 //! execute anew. Whether the executable is sealed is looked at again later, by who depends on it.
 //!
 //! What runs here, runs before relocation: it may use neither addresses in data nor functions of the C library (not
-//! even a copy loop that the compiler could take for `memcpy`), nor thread-local variables. It makes system calls.
-
-/// Tells the second run that it is one, so that it does not try for ever. The environment has it at its end.
-pub const MARK: &str = "_SAMPAN_RUNTIME_SEALED=1";
+//! even `memcpy`, which the compiler calls for moves and cleared variables of some size if it does not optimise), nor
+//! thread-local variables. It makes system calls.
 
 /// Where the program can be entered in place of the C library's `_start`; links with `-e sampan_entry`. Only for
 /// programs that name it: elsewhere it is left out.
@@ -46,39 +44,39 @@ mod entry {
         )
     }
 
-    /// The most variables that the environment may have to be handed on by this; with more, the slower way is taken.
-    const MAX_VARIABLES: usize = 500;
-
     /// Executes the program anew, if it is to become a process of a container. Returns if it need not or can't.
     unsafe extern "C" fn seal(stack: *const usize) {
         // SAFETY: the kernel has put there the number of arguments, pointers to them and null, pointers to the
-        // variables of the environment and null. The strings are terminated and live as long as the process.
+        // variables of the environment and null, and the auxiliary vector. The strings are terminated. All of it
+        // lives as long as the process.
         unsafe {
             let count = stack.read();
             let arguments = stack.add(1);
             let variables = arguments.add(count + 1);
-            if !makes_processes(arguments, count) {
-                return;
+            if makes_processes(arguments, count) && !is_second_run(variables) {
+                execute(arguments, variables);
             }
-            // Not cleared: that would be a call of `memset`.
-            let mut environment = MaybeUninit::<[usize; MAX_VARIABLES + 2]>::uninit();
-            let environment = environment.as_mut_ptr().cast::<usize>();
-            let mut at = 0;
-            loop {
-                let variable = variables.add(at).read_volatile();
-                if variable == 0 {
-                    break;
-                }
-                if at == MAX_VARIABLES || is(variable, super::MARK.as_bytes()) {
-                    return;
-                }
-                environment.add(at).write_volatile(variable);
-                at += 1;
-            }
-            environment.add(at).write_volatile(c"_SAMPAN_RUNTIME_SEALED=1".as_ptr().addr());
-            environment.add(at + 1).write_volatile(0);
-            execute(arguments, environment);
         }
+    }
+
+    /// Whether the program was executed by descriptor: then it is not tried again, come what may. The kernel tells the
+    /// name by which a program was executed, and for one without a name, `/dev/fd/N`.
+    unsafe fn is_second_run(variables: *const usize) -> bool {
+        let mut at = variables;
+        // SAFETY: the variables end with null, and behind that the auxiliary vector is: pairs, until one of key 0.
+        unsafe {
+            while at.read() != 0 {
+                at = at.add(1);
+            }
+            at = at.add(1);
+            while at.read() != 0 {
+                if at.read() == libc::AT_EXECFN as usize {
+                    return starts_with(at.add(1).read(), b"/dev/fd/").is_some();
+                }
+                at = at.add(2);
+            }
+        }
+        false
     }
 
     /// Whether one of the arguments is a command that makes processes. (An option's value may be one of these words
@@ -100,17 +98,23 @@ mod entry {
 
     /// Whether the terminated string at an address is `word`.
     unsafe fn is(string: usize, word: &[u8]) -> bool {
+        // SAFETY: what follows is in the string, or its end.
+        unsafe { starts_with(string, word).is_some_and(|rest| rest.read() == 0) }
+    }
+
+    /// What follows `word` in the terminated string at an address, if that is how it begins.
+    unsafe fn starts_with(string: usize, word: &[u8]) -> Option<*const u8> {
         let string = core::ptr::with_exposed_provenance::<u8>(string);
         let mut at = 0;
         while at < word.len() {
             // SAFETY: everything before was equal to a byte of `word`, none of which is NUL: the string goes on.
-            if unsafe { string.add(at).read_volatile() } != word[at] {
-                return false;
+            if unsafe { string.add(at).read() } != word[at] {
+                return None;
             }
             at += 1;
         }
         // SAFETY: as above.
-        unsafe { string.add(at).read_volatile() == 0 }
+        Some(unsafe { string.add(at) })
     }
 
     unsafe fn execute(arguments: *const usize, environment: *const usize) {

@@ -18,11 +18,12 @@ use rustix::fs::{CWD, SealFlags, StatVfsMountFlags};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 use sampan_kernel::mount::{Change, change};
 use sampan_kernel::process::{StringArray, execute_file};
-use sampan_kernel::seal::MARK;
 
 use crate::error::Step;
 
 const SELF: &str = "/proc/self/exe";
+/// Tells the second run that it is one, so that it does not try for ever.
+const MARK: &str = "_SAMPAN_RUNTIME_SEALED";
 
 /// Returns if this process runs from a sealed executable, and else executes itself anew from one.
 ///
@@ -33,7 +34,7 @@ pub(crate) fn seal() -> Result<(), Step> {
     if is_sealed().map_err(failed())? {
         return Ok(());
     }
-    if std::env::var_os(MARK.trim_end_matches("=1")).is_some() {
+    if std::env::var_os(MARK).is_some() {
         return Err(Step::refused("protect the runtime's own executable", "it is writable even when sealed"));
     }
     match execute_sealed() {
@@ -61,7 +62,7 @@ fn execute_sealed() -> io::Result<Infallible> {
         pair.extend(value.into_vec());
         pair
     };
-    let env = std::env::vars_os().map(pair).chain([MARK.as_bytes().to_vec()]);
+    let env = std::env::vars_os().map(pair).chain([format!("{MARK}=1").into_bytes()]);
     execute_file(file.as_fd(), &args, &StringArray::new(env)?)
 }
 
