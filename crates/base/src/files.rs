@@ -91,7 +91,8 @@ pub fn sync_directory(directory: &Path) -> Result<(), FileError> {
 pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     let read = || {
         let file = File::open(path)?;
-        let mut bytes = Vec::new();
+        // Most are read in one go.
+        let mut bytes = Vec::with_capacity(8192);
         file.take(limit + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {limit} bytes")));

@@ -25,6 +25,7 @@ pub mod links;
 pub mod mount;
 pub mod netns;
 pub mod process;
+pub mod seal;
 pub mod seccomp;
 pub mod signals;
 

@@ -235,8 +235,7 @@ impl Making {
     ) -> Result<(OwnedFd, Channel), CreateError> {
         let Request { plan, bundle, options, log, .. } = *request;
         // Before anything that would remain after a crash.
-        self.directory.keep_config(&bundle.bytes)?;
-        self.directory.remember(&self.record)?;
+        self.directory.begin(&self.record, &bundle.bytes)?;
         let console = match &options.console_socket {
             Some(path) => {
                 let connected = UnixStream::connect(path);
