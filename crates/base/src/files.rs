@@ -102,6 +102,17 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     read().map_err(FileError::on("read", path))
 }
 
+/// Reads a short file that the kernel makes up as it is read, of proc or a control group: one read returns it whole, up
+/// to a page.
+///
+/// # Errors
+/// If it can't be read.
+pub fn read_page(path: &Path) -> io::Result<Vec<u8>> {
+    let mut page = [0; 4096];
+    let length = File::open(path)?.read(&mut page)?;
+    Ok(page[..length].to_vec())
+}
+
 /// Makes `path` and its parents; each one that is new gets `mode`.
 ///
 /// # Errors

@@ -359,10 +359,15 @@ impl Directory {
 
     /// Where in its life the container is.
     pub fn status(&self, record: &Record) -> Status {
+        self.status_of(record, is_alive(record))
+    }
+
+    /// As [`Directory::status`], if it is known already whether the process has not ended.
+    pub fn status_of(&self, record: &Record, is_alive: bool) -> Status {
         if record.pid == 0 {
             return Status::Creating;
         }
-        if !is_alive(record) {
+        if !is_alive {
             return Status::Stopped;
         }
         if crate::cgroup::is_frozen(&record.cgroups) {
@@ -419,7 +424,7 @@ pub fn beginning(pid: i32) -> io::Result<u64> {
 
 /// A process's state letter and beginning, from `/proc/PID/stat`.
 fn process_times(pid: i32) -> Option<(u8, u64)> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    parse_stat(&files::read_page(Path::new(&format!("/proc/{pid}/stat"))).ok()?)
 }
 
 fn parse_stat(stat: &[u8]) -> Option<(u8, u64)> {

@@ -160,7 +160,8 @@ pub fn exec(
     log: &Log,
 ) -> Result<i32, ExecError> {
     let (directory, record) = root.find(id)?;
-    let status = directory.status(&record);
+    let init = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
+    let status = directory.status_of(&record, init.is_some());
     match status {
         Status::Running | Status::Created => {}
         Status::Paused if options.ignore_paused => {}
@@ -185,7 +186,6 @@ pub fn exec(
         true => None,
         false => Some(attach::take_signals().map_err(Step::on(|| "take signals"))?),
     };
-    let init = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
     let Some(init) = init else { return Err(ExecError::WrongState { status: Status::Stopped }) };
     let (ours, theirs) = Channel::pair().map_err(Step::on(|| "make a socket pair"))?;
     let mut groups = record.cgroups.clone();

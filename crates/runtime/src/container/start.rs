@@ -66,12 +66,12 @@ pub fn start(root: &StateRoot, id: &str, log: &Log) -> Result<(), StartError> {
     let (directory, _) = root.find(id)?;
     let _lock = directory.lock()?;
     let record = directory.record()?;
-    let status = directory.status(&record);
+    let process = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
+    let status = directory.status_of(&record, process.is_some());
     if status != Status::Created {
         return Err(StartError::WrongState { status });
     }
     log.debug(|| milestone::INIT.to_owned());
-    let process = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
     if let Err(error) = open_gate(&directory) {
         if let (StartError::Init(_), Some(process)) = (&error, &process) {
             // It has told why, and ends: who deletes it next must find it stopped.
