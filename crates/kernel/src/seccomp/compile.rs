@@ -338,7 +338,7 @@ mod tests {
                     allowed.iter().chain(&failing).filter(|n| **n < below).max().copied().unwrap()
                 };
                 let (last, last_private) = (highest(PRIVATE), highest(u32::MAX));
-                for n in (0..1000).chain(0xf_0000..0xf_0010) {
+                for n in (0..1000).chain(0xf_0001..0xf_0010) {
                     let expected = if allowed.contains(&n) {
                         Action::Allow
                     } else if failing.contains(&n) {
