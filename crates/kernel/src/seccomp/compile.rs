@@ -139,10 +139,11 @@ fn ranges_of<'p>(policy: &'p Policy<'_>, rules: &[Resolved<'p>], abi: &Abi) -> V
     for (number, (clauses, unconditional)) in calls {
         if number > next {
             // Private calls of an architecture are not its newest.
-            let newer = number >= PRIVATE && next < PRIVATE;
-            let unknown = policy.unknown.filter(|_| newer);
-            let outcome = unknown.map_or_else(default, Outcome::always);
-            ranges.push(Range { first: base + next, outcome });
+            if let (Some(unknown), true) = (policy.unknown, number >= PRIVATE && next < PRIVATE) {
+                ranges.push(Range { first: base + next, outcome: Outcome::always(unknown) });
+                next = PRIVATE;
+            }
+            ranges.push(Range { first: base + next, outcome: default() });
         }
         let otherwise = unconditional.unwrap_or(policy.default);
         ranges.push(Range { first: base + number, outcome: Outcome { clauses, otherwise } });
