@@ -16,10 +16,12 @@ pub mod beneath;
 pub mod capabilities;
 pub mod cgroup;
 pub mod devices;
+pub mod entry;
 pub mod inherit;
 pub mod mount;
 pub mod netns;
 pub mod process;
+pub mod seal;
 pub mod seccomp;
 pub mod signals;
 

@@ -15,7 +15,7 @@ use super::attach;
 use super::child::{hide_children, raise_limits, set_oom_score};
 use super::create::{hand_over_process, send_listener};
 use super::run::{Console, receive_terminal};
-use crate::cgroup::{Group, Joiner};
+use crate::cgroup::{self, Group, Joiner};
 use crate::channel::{Channel, Message, Report};
 use crate::ending::wait_status;
 use crate::error::{Refused, Step};
@@ -255,8 +255,8 @@ fn give_birth(
     ours: &Channel,
 ) -> Result<kernel::Child, Step> {
     hide_children()?;
-    let mut joiner = Joiner::open(groups)?;
-    let cgroup = joiner.take_birthplace();
+    let joiner = Joiner::open(groups)?;
+    let cgroup = cgroup::birthplace(groups)?;
     let to_join = shared_namespaces(record)?;
     if to_join.contains(Namespaces::PID) {
         // This makes our children the container's; we have no other child from here on.
@@ -309,7 +309,7 @@ fn next(ours: &Channel, spec: &Spec, record: &Record, log: &Log) -> Result<Optio
     match ours.receive().map_err(Step::on(|| "talk with the process"))? {
         Some((Message::Failed(report), _)) => return Err(ExecError::Init(report)),
         Some((Message::Warning(text), _)) => log.warn(&text),
-        Some((Message::Listener, Some(fd))) => send_listener(spec, record, &fd)?,
+        Some((Message::Listener, fds)) => send_listener(spec, record, &fds)?,
         other => return Ok(other.map(|(message, _)| message)),
     }
     Ok(Some(Message::Warning(String::new())))

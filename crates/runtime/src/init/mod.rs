@@ -1,7 +1,7 @@
 //! The container's first process, between its birth and its program. This code runs in the child.
 //!
 //! The order of [`prepare`], and why: namespaces before mounts (which belong to one), the cgroup before its namespace
-//! (which shows it), mounts before hooks (which look at them), the terminal before the root is sealed (it is made in
+//! (which shows it) and as late as it can be (the runtime makes it meanwhile), mounts before hooks (which look at them), the terminal before the root is sealed (it is made in
 //! the container's devpts), the new root before privileges go.
 
 use std::io::{Read, Write};
@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Signal};
 use sampan_base::Class;
+use sampan_kernel::cgroup::Version;
 use sampan_kernel::process::{self as kernel, Namespaces};
 use sampan_kernel::signals;
 use sampan_oci::runtime::{Hook, NamespaceKind, Spec, State, Status};
@@ -148,11 +149,9 @@ pub struct Hands {
 /// What the container is made with. All of it was opened by the runtime, and is used up.
 #[derive(Debug)]
 pub struct Tools {
-    /// To get into its cgroups.
-    pub joiner: Joiner,
     /// What its root takes from the host; taken by the process itself if the runtime may not.
     pub sources: Option<Sources>,
-    /// Its cgroups, for that case.
+    /// Its cgroups. Those of v1 are made while it makes itself.
     pub groups: Vec<Group>,
     /// Namespaces to join.
     pub join: namespaces::Opened,
@@ -274,7 +273,6 @@ fn prepare(
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(Step::on(|| "hide from ptrace"))?;
     rustix::process::setsid().map_err(Step::on(|| "begin a session"))?;
-    tools.joiner.join()?;
     if !plan.namespaces.needs_intermediate() {
         tools.join.join()?;
     }
@@ -294,14 +292,10 @@ fn prepare(
     let label = enter::open_label(&plan.process)?;
     // Modes that config.json gives are meant as they are.
     rustix::process::umask(Mode::empty());
-    let sources = match tools.sources {
-        Some(sources) => sources,
-        None => {
-            let own_view = plan.namespaces.new.contains(Namespaces::CGROUP);
-            rootfs::sources::open(&plan.rootfs, &tools.groups, own_view)?
-        }
-    };
-    let open = rootfs::execute::build(&plan.rootfs, sources)?;
+    let privileged = tools.sources.is_some();
+    let sources = tools.sources.map_or_else(|| rootfs::sources::open(&plan.rootfs), Ok)?;
+    let groups = || enter_groups(plan, &talk.channel, tools.groups, privileged);
+    let mut open = rootfs::execute::build(&plan.rootfs, sources, groups)?;
     if plan.runtime_hooks || !plan.create_container.is_empty() {
         talk.channel.send(&Message::Mounted).map_err(lost())?;
         match talk.channel.receive().map_err(lost())? {
@@ -310,6 +304,8 @@ fn prepare(
         }
         let state = plan.state_with_pid();
         hooks::run("createContainer", &plan.create_container, &state, &plan.state.bundle)?;
+        // Whatever they have mounted, and wherever.
+        open.root.forget_own();
     }
     if let Some(size) = plan.process.terminal {
         let terminal = terminal::open(&open.root, size)?;
@@ -325,6 +321,31 @@ fn prepare(
     rootfs::execute::enter(&plan.rootfs, root, plan.pivot)?;
     kernel::reset_signals().map_err(Step::on(|| "reset the signals"))?;
     Ok(enter::become_process(&plan.process, label, gate, talk)?)
+}
+
+/// Joins the cgroups, once the runtime has made them, and then their namespace. Returns what to mount of them.
+fn enter_groups(
+    plan: &Plan,
+    channel: &Channel,
+    mut groups: Vec<Group>,
+    privileged: bool,
+) -> Result<rootfs::execute::Groups, Step> {
+    let (joins, mut fds) = match channel.receive().map_err(Step::on(|| "talk with the runtime"))? {
+        Some((Message::Groups(joins), fds)) => (usize::from(joins), fds),
+        _ => return Err(Step::refused("talk with the runtime", "it is gone")),
+    };
+    if joins == 0 {
+        // An ordinary user may have none.
+        groups.retain(|group| group.version() == Version::V2);
+    }
+    let mut trees = fds.split_off(joins.min(fds.len()));
+    Joiner::from_tasks(&groups, fds).join()?;
+    namespaces::make_cgroup(&plan.namespaces)?;
+    if !privileged && plan.rootfs.mounts.iter().any(|mount| mount.what == rootfs::What::Cgroups) {
+        trees = rootfs::sources::cgroups(&groups, plan.namespaces.new.contains(Namespaces::CGROUP))?;
+    }
+    let trees = groups.into_iter().map(|group| group.controllers).zip(trees).collect();
+    Ok(rootfs::execute::Groups::new(trees))
 }
 
 /// What is left to do when the gate is open. Returns only if the program can't be run.

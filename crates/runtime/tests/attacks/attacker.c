@@ -162,6 +162,8 @@ static int recycle(const char *first, const char *file, const char *second) {
     }
     if (other != pid) return 6;
     int code = system(second);
+    /* An end takes a moment. */
+    usleep(100000);
     printf("code %d, the other is %s\n", code, waitpid(other, &status, WNOHANG) == 0 ? "alive" : "dead");
     return 0;
 }

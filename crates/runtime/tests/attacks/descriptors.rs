@@ -12,7 +12,9 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 
 use crate::harness::{Fixture, eventually, run};
-use crate::support::{ROUNDS, at_pause, capabilities, naive, naive_command, pid, with_attacker};
+use crate::support::{
+    ROUNDS, at_pause, capabilities, naive, naive_command, pid, with_attacker, without_network,
+};
 
 const SPY: &str = "exec attacker spy /tmp/spied sampan-canary";
 
@@ -54,17 +56,15 @@ pub(crate) fn shows_nothing_control() {
 }
 
 pub(crate) fn leads_out() {
-    let base = Fixture::new("pwd; ls");
-    for fd in 3..40 {
-        for path in [format!("/proc/self/fd/{fd}"), format!("/proc/thread-self/fd/{fd}/../..")] {
-            let mut config = base.config.clone();
-            config["process"]["cwd"] = path.into();
-            let output = base_with(&base, &config).run();
-            assert_ne!(output.code, 0, "{fd}: {output:?}");
-        }
+    let base = Fixture::new("pwd; ls").with(without_network);
+    for fd in 3..32 {
+        let mut config = base.config.clone();
+        config["process"]["cwd"] = format!("/proc/self/fd/{fd}").into();
+        let output = base_with(&base, &config).run();
+        assert_ne!(output.code, 0, "{fd}: {output:?}");
     }
     let f = Fixture::running("exec sleep 100");
-    for fd in 3..40 {
+    for fd in 3..32 {
         let cwd = format!("/proc/self/fd/{fd}");
         let output = f.call(&["exec", "--cwd", &cwd, "c", "ls"]);
         assert_ne!(output.code, 0, "{fd}: {output:?}");
@@ -90,8 +90,8 @@ impl Other<'_> {
 
 pub(crate) fn program_of_the_host() {
     let up = "/..".repeat(12);
-    let f = Fixture::new("true");
-    for fd in 3..40 {
+    let f = Fixture::new("true").with(without_network);
+    for fd in 3..32 {
         let mut config = f.config.clone();
         let program = format!("/proc/self/fd/{fd}{up}/bin/busybox");
         config["process"]["args"] = serde_json::json!([program, "echo", "a program of the host"]);
@@ -99,7 +99,7 @@ pub(crate) fn program_of_the_host() {
         assert!(output.code != 0 && !output.out.contains("host"), "{fd}: {output:?}");
     }
     let f = Fixture::running("exec sleep 100");
-    for fd in 3..40 {
+    for fd in 3..32 {
         let program = format!("/proc/self/fd/{fd}{up}/bin/busybox");
         let output = f.call(&["exec", "c", &program, "echo", "a program of the host"]);
         assert!(output.code != 0 && !output.out.contains("host"), "{fd}: {output:?}");

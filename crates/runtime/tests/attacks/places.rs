@@ -25,11 +25,13 @@ use rustix::fs::{CWD, FileType, makedev, mknodat};
 use serde_json::json;
 
 use crate::harness::Fixture;
-use crate::support::{ROUNDS, exchange, mount, naive, naive_paused, swapping, without_mounts};
+use crate::support::{
+    ROUNDS, exchange, mount, naive, naive_paused, swapping, without_mounts, without_network,
+};
 
 /// A bundle whose `/shared` has a directory `a` and a link `b` to a directory of the host.
 fn volume(script: &str) -> (Fixture, PathBuf, PathBuf) {
-    let f = Fixture::new(script);
+    let f = Fixture::new(script).with(without_network);
     let (volume, outside) = (f.rootfs().join("shared"), f.path("outside"));
     fs::create_dir_all(volume.join("a")).unwrap();
     fs::create_dir(&outside).unwrap();
@@ -127,6 +129,7 @@ pub(crate) fn swapped_null() {
     let f = Fixture::new("stat -c %t,%T /proc/keys; grep -c core_pattern /proc/self/mountinfo");
     let dev = dev(&f);
     let f = f.with(|c| {
+        without_network(c);
         without_mounts(c, "/dev");
         mount(c, json!({"destination": "/dev", "type": "bind", "source": dev, "options": ["bind"]}));
         c["linux"]["maskedPaths"] = json!(["/proc/keys", "/proc/timer_list", "/proc/kcore"]);
@@ -182,6 +185,7 @@ pub(crate) fn swapped_console() {
     let dev = dev(&f);
     fs::create_dir(dev.join("other")).unwrap();
     let f = f.with(|c| {
+        without_network(c);
         without_mounts(c, "/dev");
         mount(c, json!({"destination": "/dev", "type": "bind", "source": dev, "options": ["bind"]}));
         mount(
@@ -208,7 +212,8 @@ pub(crate) fn swapped_console() {
             }
         }
         drop(swapper);
-        assert!(ran > 0, "no container ran at all");
+        // With its devpts under another name, there is hardly ever a terminal.
+        assert!(ran > 0 || a == "pts", "no container ran at all");
     }
     f.assert_gone();
 }

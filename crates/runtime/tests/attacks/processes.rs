@@ -10,7 +10,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::harness::{Fixture, Output, eventually, run};
-use crate::support::{ROUNDS, program, with_attacker};
+use crate::support::{ROUNDS, program, with_attacker, without_network};
 
 /// Runs `second` when the container's first process has ended and another process has its number.
 fn recycled(f: &Fixture, second: &str) -> Output {
@@ -58,12 +58,12 @@ pub(crate) fn same_number_control() {
 
 /// exec over and over, while the container ends and is made again.
 pub(crate) fn exec_while_ending() {
-    let f = Fixture::new("exec sleep 100");
+    let f = Fixture::new("exec sleep 100").with(without_network);
     fs::write(f.rootfs().join("tmp/inside"), "").unwrap();
     let host = f.path("of-the-host");
     fs::write(&host, "").unwrap();
     let script = format!("test -e /tmp/inside && ! test -e {}", host.display());
-    for round in 0..ROUNDS / 3 {
+    for round in 0..ROUNDS / 4 {
         f.call(&["run", "-d", "c"]).ok();
         let mut kill = f.command(&["kill", "c", "KILL"]);
         let mut killer = crate::harness::Guard(kill.spawn().unwrap());

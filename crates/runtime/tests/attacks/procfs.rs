@@ -72,7 +72,7 @@ pub(crate) fn one_parameter() {
         ("kernel.shm_rmid_forced", "x\nkernel.core_pattern=|/x", "set sysctl"),
         ("kernel.shm_rmid_forced=1+kernel.core_pattern", "|/x", "belongs to no namespace"),
         ("net/../kernel/core_pattern", "|/x", "no parameter's name"),
-        ("net.ipv4.ip_forward/../../../kernel/core_pattern", "|/x", "set sysctl"),
+        ("net.ipv4.ip_forward/../../../kernel/core_pattern", "|/x", "no parameter's name"),
         ("kernel.core_pattern", "|/x", "belongs to no namespace"),
     ] {
         let f = Fixture::new("true").with(|c| c["linux"]["sysctl"] = json!({name: value}));
