@@ -44,6 +44,7 @@ use crate::log::{Log, milestone};
 use crate::process::terminal;
 use crate::rootfs;
 use crate::state::{self, Directory, Lock, Record, StateRoot};
+use crate::{net_devices, resctrl};
 
 /// What `create` and `run` are told.
 #[derive(Clone, Debug, Default)]
@@ -175,7 +176,7 @@ pub fn create(
     let Some((directory, lock)) = root.take(&id)? else { return Err(CreateError::Exists { id }) };
     let record = Record::new(&id, &bundle.spec, &bundle.path, &plan.rootfs.path);
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
-    let mut making = Making { directory, record, hooks, child: None };
+    let mut making = Making { directory, record, hooks, child: None, net_devices: Default::default() };
     making.record.cgroups = cgroup::plan(&layout, &group_path);
     // Until it is known, nobody in them is ours to kill.
     making.record.shares_cgroups = true;
@@ -222,6 +223,7 @@ struct Making {
     record: Record,
     hooks: Hooks,
     child: Option<OwnedFd>,
+    net_devices: net_devices::Moved,
 }
 
 impl Making {
@@ -233,8 +235,7 @@ impl Making {
     ) -> Result<(OwnedFd, Channel), CreateError> {
         let Request { plan, bundle, options, log, .. } = *request;
         // Before anything that would remain after a crash.
-        self.directory.keep_config(&bundle.bytes)?;
-        self.directory.remember(&self.record)?;
+        self.directory.begin(&self.record, &bundle.bytes)?;
         let console = match &options.console_socket {
             Some(path) => {
                 let connected = UnixStream::connect(path);
@@ -243,6 +244,9 @@ impl Making {
             }
             None => options.console.clone(),
         };
+        if let Some(resctrl) = &plan.resctrl {
+            self.record.resctrl = Some(resctrl.apply(&resctrl::mount_point()?, &self.record.id)?);
+        }
         let mut existed = self.make_groups(Version::V2, request)?;
         let birthplace = cgroup::birthplace(&self.record.cgroups)?;
         // Who is not root may take nothing from the host's mounts; the child may, in a user namespace of its own.
@@ -266,6 +270,9 @@ impl Making {
             state::beginning(self.record.pid).map_err(Step::on(|| "read when the process began"))?;
         self.record.inode =
             state::inode(&child.pidfd).map_err(Step::on(|| "look at the process's handle"))?;
+        if let Some(resctrl) = &self.record.resctrl {
+            resctrl.join(self.record.pid)?;
+        }
         child::prepare_child(plan, &child, &ours, log)?;
         existed |= self.make_groups(Version::V1, request)?;
         self.look_for_others(existed, child.pid, log)?;
@@ -274,7 +281,7 @@ impl Making {
         self.directory.remember(&self.record)?;
         self.hand_over_groups(plan, &ours, privileged)?;
         log.debug(|| milestone::BORN.to_owned());
-        self.talk(&ours, bundle, log)?;
+        self.talk(&ours, plan, bundle, log)?;
         log.debug(|| milestone::READY.to_owned());
         if let Some(path) = &options.pidfd_socket {
             hand_over_process(path, &child.pidfd)?;
@@ -348,13 +355,20 @@ impl Making {
     }
 
     /// Answers the child until it is ready.
-    fn talk(&self, ours: &Channel, bundle: &Bundle, log: &Log) -> Result<(), CreateError> {
+    fn talk(
+        &mut self,
+        ours: &Channel,
+        plan: &init::Plan,
+        bundle: &Bundle,
+        log: &Log,
+    ) -> Result<(), CreateError> {
         let lost = || Step::on::<io::Error, _>(|| "talk with the container's process");
         loop {
             match ours.receive().map_err(lost())? {
                 Some((Message::Ready, _)) => return Ok(()),
                 Some((Message::Warning(text), _)) => log.warn(&text),
                 Some((Message::Mounted, _)) => {
+                    self.net_devices.move_all(&plan.net_devices, self.record.pid)?;
                     let state = self.record.state(Status::Creating);
                     hooks::run("prestart", &self.hooks.prestart, &state, &bundle.path)?;
                     hooks::run("createRuntime", &self.hooks.create_runtime, &state, &bundle.path)?;
@@ -384,6 +398,9 @@ impl Making {
     /// Leaves nothing behind. What can't be undone is told: the error that brought us here is the one to report.
     fn undo(mut self, log: &Log) {
         let told = |what: &str, error: &dyn std::fmt::Display| log.warn(&format!("{what}: {error}"));
+        for step in self.net_devices.give_back() {
+            told("a network device goes with the container", &sampan_base::chain(&step));
+        }
         if let Some(child) = self.child.take() {
             // One that has ended already needs no signal.
             let _ = rustix::process::pidfd_send_signal(&child, Signal::KILL);
@@ -404,6 +421,9 @@ impl Making {
             && !self.record.shares_cgroups
         {
             told("a cgroup is left behind", &sampan_base::chain(&step));
+        }
+        if let Some(Err(step)) = self.record.resctrl.as_ref().map(resctrl::Held::release) {
+            told("a class of service is left behind", &sampan_base::chain(&step));
         }
         if let Err(error) = self.directory.forget() {
             told("the state is left behind", &sampan_base::chain(&error));

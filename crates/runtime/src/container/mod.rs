@@ -16,6 +16,7 @@ pub mod create;
 pub mod delete;
 pub mod exec;
 pub mod kill;
+pub mod mounts;
 pub mod run;
 pub mod start;
 
@@ -23,5 +24,6 @@ pub use create::{CreateError, Created, create};
 pub use delete::{DeleteError, delete};
 pub use exec::{ExecError, exec};
 pub use kill::{KillError, kill};
+pub use mounts::{MountsError, add_mounts, remove_mounts};
 pub use run::run;
 pub use start::{StartError, start};

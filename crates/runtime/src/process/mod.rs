@@ -1,10 +1,12 @@
 //! A process of a container, its first or one that `exec` adds: from config.json's `process` to the program.
 //!
 //! [`plan`] decides, before the child exists; [`enter`] is what the child does to itself; [`command`] finds the
-//! program; [`terminal`] gives it a terminal.
+//! program; [`terminal`] gives it a terminal, [`label`] the labels of security modules, [`landlock`] Landlock rules.
 
 pub mod command;
 pub mod enter;
+pub mod label;
+pub mod landlock;
 pub mod numbers;
 pub mod plan;
 pub mod terminal;

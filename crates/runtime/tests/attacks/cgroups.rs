@@ -4,7 +4,7 @@
 //!   program the host runs as root, or groups of its own beside the container's. Defence: only the container's own groups
 //!   are mounted, read-only, and it has no CAP_SYS_ADMIN to mount others. Control: all of the host's groups, as they are.
 //!   The agent itself is only opened: to set it would run a program on this host.
-//! * 24. Attack: a container that may make groups nests them deeper than the longest path, so that nobody can remove
+//! * 24: Attack: a container that may make groups nests them deeper than the longest path, so that nobody can remove
 //!   them. Defence: they are removed by descriptor, part by part.
 
 use std::fs;

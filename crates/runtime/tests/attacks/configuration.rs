@@ -5,11 +5,11 @@
 //!   Control: a message with lengths of 16 bits.
 //! * 16 (crun 2026-30892). Attack: `exec --user 1` is read as 0. Defence: digits and nothing else, in range. Control: a
 //!   user read by `sscanf("%u:%u")`, 0 if that fails.
-//! * 21. Attack: ids, cgroup paths and sub-groups with `..` in them. Defence: an id is a file name of few characters; paths
+//! * 21: Attack: ids, cgroup paths and sub-groups with `..` in them. Defence: an id is a file name of few characters; paths
 //!   of groups lead nowhere but down. Control: an id joined to the state's directory.
-//! * 22. Attack: documents without end, hooks without end. Defence: only regular files up to 16 MiB, hooks within their
+//! * 22: Attack: documents without end, hooks without end. Defence: only regular files up to 16 MiB, hooks within their
 //!   timeout. Control: a runtime that reads its configuration to the end of a pipe.
-//! * 24. Attack: other users of the host at the runtime's own files: the gate's socket, `--pid-file` by a link, a passwd
+//! * 24: Attack: other users of the host at the runtime's own files: the gate's socket, `--pid-file` by a link, a passwd
 //!   that never ends. Defence: modes that depend on no umask, files that are replaced, a bounded read of regular files.
 
 use std::fs;

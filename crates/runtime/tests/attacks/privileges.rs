@@ -3,7 +3,7 @@
 //! * 06 (CVE-2022-29162, crun CVE-2022-27650, youki CVE-2025-27612). Attack: `exec --cap` makes capabilities inheritable, so
 //!   that programs with inheritable file capabilities get them. Defence: they go to the other sets alone. Control: a process
 //!   with an inheritable capability.
-//! * 20. Attack: calls of 32 bits, or of x32, that a filter does not know. Also: what the runtime needed to load a filter is
+//! * 20: Attack: calls of 32 bits, or of x32, that a filter does not know. Also: what the runtime needed to load a filter is
 //!   still there. Defence: our compiler ends a process that makes a call of an architecture that is not listed; the last
 //!   thing before exec is to drop CAP_SYS_ADMIN. Control: a filter that looks at numbers alone.
 //! * 23 (and the supplementary groups of CVE-2022-2995, CVE-2022-36109). Attack: the caller's session keyring, a keyring

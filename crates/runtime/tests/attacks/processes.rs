@@ -1,9 +1,9 @@
 //! Class 19, and terminals (22): which process is meant.
 //!
-//! * 19. Attack: the container's first process ends, and another process of the host gets its number; `exec` would enter
+//! * 19: Attack: the container's first process ends, and another process of the host gets its number; `exec` would enter
 //!   that one's namespaces, `kill` and `delete` would end it. Defence: a process is known by its number and its beginning
 //!   together, held by a pidfd and joined by that. Control: a runtime that goes by the number.
-//! * 22. Attack: a process in the container pushes characters into the terminal that the caller is at. Defence: it has a
+//! * 22: Attack: a process in the container pushes characters into the terminal that the caller is at. Defence: it has a
 //!   session of its own. Control: one that was started in its caller's.
 
 use std::fs;
