@@ -6,7 +6,7 @@ BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
 PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
 PREFIX ?= /usr/local
 
-.PHONY: build release demo test lint bench install clean
+.PHONY: build release demo test lint conformance-oci bench install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -27,6 +27,12 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny --log-level error check licenses bans sources
+
+# The OCI runtime specification, asked of ours, runc and crun: docs/conformance-oci.md.
+conformance-oci: packages-build
+	@scripts/install-packages runc crun busybox-static iproute2 util-linux
+	cargo build -p sampan-runtime
+	OCI_MATRIX=$(CURDIR)/docs/conformance-oci.md cargo test -p sampan-oci-tests --test oci
 
 bench: release
 	@scripts/install-packages docker.io runc crun podman busybox-static
