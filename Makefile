@@ -19,7 +19,7 @@ demo: release
 	@scripts/demo $(TARGET)/release
 
 test: packages-build
-	@scripts/install-packages curl busybox-static runc containerd docker.io nftables iptables iproute2 procps skopeo util-linux
+	@scripts/install-packages curl busybox-static runc crun containerd docker.io podman buildah nftables iptables iproute2 procps skopeo util-linux
 	cargo build $(PACKAGES)
 	cargo test --workspace --no-fail-fast
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::table::{Abi, Family, NATIVE, Row};
-use super::{Action, Condition, Instruction, Operator, Policy, Program, Rule};
+use super::{Action, Architecture, Condition, Instruction, Operator, Policy, Program, Rule};
 
 /// A policy that can't be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,17 @@ fn compile_for(family: &Family, policy: &Policy<'_>) -> Result<Program, CompileE
         return Err(CompileError::TooLong { instructions: program.len() });
     }
     Ok(Program(program))
+}
+
+/// The names of all calls of this machine's family that policies can have rules for.
+pub fn call_names() -> impl Iterator<Item = &'static str> {
+    NATIVE.rows.iter().map(|row| row.0)
+}
+
+/// The number of a call, if this machine has the architecture and that the call; for x32 without the bit that marks it.
+pub fn call_number(architecture: Architecture, name: &str) -> Option<u32> {
+    let abi = NATIVE.abis.iter().find(|abi| abi.architecture == architecture)?;
+    abi.number(NATIVE.row(name)?)
 }
 
 /// A rule, and the calls that it names.
@@ -292,10 +303,12 @@ fn ret(action: Action) -> Instruction {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Architecture;
-    use super::super::evaluate::run;
     use super::super::table::{ARM, LOONGARCH, RISCV, X32_BIT, X86};
     use super::*;
+
+    fn run(program: &Program, number: u32, architecture: u32, arguments: [u64; 6]) -> u32 {
+        super::super::evaluate(program, number, architecture, arguments).unwrap()
+    }
 
     const ALL: [Architecture; 3] = [Architecture::X86_64, Architecture::X86, Architecture::X32];
     const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;

@@ -10,7 +10,6 @@ use std::os::fd::{FromRawFd, OwnedFd};
 #[cfg(any(test, target_arch = "aarch64"))]
 mod arm;
 mod compile;
-#[cfg(test)]
 mod evaluate;
 #[cfg(any(test, target_arch = "riscv64", target_arch = "loongarch64"))]
 mod generic;
@@ -18,7 +17,8 @@ mod table;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod x86;
 
-pub use compile::{CompileError, compile};
+pub use compile::{CompileError, call_names, call_number, compile};
+pub use evaluate::evaluate;
 
 /// What a filter does with a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,7 +42,8 @@ pub enum Action {
 }
 
 impl Action {
-    fn code(self) -> u32 {
+    /// The number that a program returns for it.
+    pub fn code(self) -> u32 {
         match self {
             Action::KillProcess => 0x8000_0000,
             Action::KillThread => 0,
