@@ -96,7 +96,7 @@ pub enum CreateError {
     #[error(transparent)]
     InvalidId(#[from] sampan_base::id::InvalidContainerId),
     /// Its id is taken.
-    #[error("container with id exists: `{id}`")]
+    #[error("container with given ID already exists: `{id}`")]
     Exists {
         /// The id.
         id: ContainerId,

@@ -10,5 +10,6 @@ pub mod landlock;
 pub mod numbers;
 pub mod plan;
 pub mod terminal;
+mod why;
 
 pub use plan::{Plan, Seccomp, plan};
