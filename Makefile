@@ -1,4 +1,4 @@
-# make demo: the main job, on real input.      make test: all tests.      make bench: speed beside docker and podman.
+# make demo: the main job, on real input.      make test: all tests.      make bench: speed beside docker and podman; make bench-runtime: the OCI runtime beside runc and crun.
 # Each installs the Debian packages that it needs and that are missing, and says so. Root is needed for containers.
 
 TARGET := target/x86_64-unknown-linux-gnu
@@ -37,6 +37,10 @@ conformance-oci: packages-build
 bench: release
 	@scripts/install-packages docker.io runc crun podman busybox-static
 	@benches/run $(TARGET)/release
+
+bench-runtime: packages-build
+	@scripts/install-packages runc crun busybox-static strace time util-linux
+	cargo bench -q -p sampan-runtime --bench compare
 
 install: release
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/release/,$(BINARIES))
