@@ -7,7 +7,8 @@
 //! `/proc/self/cgroup` lists the hierarchies; a hierarchy's directory has the name of its controllers. This needs no
 //! look at the mount table, whose length grows with every container.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Where everything is mounted, by the common convention.
@@ -58,7 +59,9 @@ impl Layout {
     /// # Errors
     /// If `/proc/self/cgroup` can't be read.
     pub fn detect() -> io::Result<Layout> {
-        let text = std::fs::read_to_string("/proc/self/cgroup")?;
+        // Room for it all at once: it is read in one go then.
+        let mut text = String::with_capacity(4096);
+        File::open("/proc/self/cgroup")?.read_to_string(&mut text)?;
         Ok(Layout::from_proc(&text, Path::new(MOUNT_POINT), &version_at))
     }
 

@@ -16,6 +16,7 @@ pub mod beneath;
 pub mod capabilities;
 pub mod cgroup;
 pub mod devices;
+pub mod entry;
 pub mod inherit;
 pub mod mount;
 pub mod netns;

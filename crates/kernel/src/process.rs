@@ -214,14 +214,40 @@ pub fn close_from_on_exec(first: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Joins a new session keyring of this name, so that keys of the caller's session are out of reach.
+/// Closes every descriptor from `first` on but those of `keep`. For a process that is about to become another program
+/// and must not take along, until then, what others opened in it: a path like `/proc/self/fd/7/..` would lead there.
+///
+/// # Errors
+/// If the kernel refuses, or is older than 5.9 (`ENOSYS`).
+pub fn close_all_from(first: u32, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let close = |first: u32, last: u32| -> io::Result<()> {
+        // SAFETY: as for the descriptors that a child of `clone` does not get: their owners are in frames of the
+        // parent, which this process never returns to, and who is alive in this process is in `keep`.
+        checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        Ok(())
+    };
+    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    kept.sort_unstable();
+    let mut next = first;
+    for fd in kept.into_iter().filter(|fd| *fd >= first) {
+        if fd > next {
+            close(next, fd - 1)?;
+        }
+        next = fd + 1;
+    }
+    close(next, u32::MAX)
+}
+
+/// Joins a new session keyring, so that keys of the caller's session are out of reach. It has no name of its own: one
+/// that has could be there already, made by somebody who wants to share it.
 ///
 /// # Errors
 /// If the kernel refuses or has no keyrings.
-pub fn new_session_keyring(name: &CStr) -> io::Result<()> {
+pub fn new_session_keyring() -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
-    // SAFETY: the name is a terminated string that lives through the call.
-    checked(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })?;
+    let no_name = std::ptr::null::<libc::c_char>();
+    // SAFETY: a null pointer stands for no name; no memory is touched.
+    checked(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, no_name) })?;
     Ok(())
 }
 

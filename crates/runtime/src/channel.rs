@@ -5,6 +5,7 @@
 //!    | <--- Moved(pid) ------------------- |  only through an intermediate: the child's number
 //!    | ---- Go --------------------------> |  the ids are mapped (user namespace)
 //!    | <--- Warning(text) ---------------- |  any number of times
+//!    | ---- Groups + descriptors --------> |  its cgroups are made: the files to join them, and their mounts
 //!    | <--- Mounted ---------------------- |  only if there are hooks to run now
 //!    | ---- Go --------------------------> |
 //!    | <--- Listener + descriptor -------- |  only for seccomp's notify
@@ -24,8 +25,10 @@ use rustix::net::{
 };
 use sampan_base::Class;
 
-/// The longest message in bytes: an error text with several paths in it.
-const MAX_MESSAGE: usize = 32 * 1024;
+/// The longest message in bytes: an error text with a path or two of the greatest length in it.
+const MAX_MESSAGE: usize = 12 * 1024;
+/// The most descriptors of a message: two for each cgroup hierarchy, of which a kernel has at most 16.
+const MAX_DESCRIPTORS: usize = 40;
 
 /// What is said.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +37,8 @@ pub enum Message {
     Moved(i32),
     /// Go on.
     Go,
+    /// The cgroups are made. So many of the descriptors that come along are to join them; the rest are mounts.
+    Groups(u8),
     /// Something is done without.
     Warning(String),
     /// Namespaces and mounts are made.
@@ -122,21 +127,32 @@ impl Channel {
     /// # Errors
     /// If the other side is gone.
     pub fn send_with(&self, message: &Message, fd: BorrowedFd<'_>) -> io::Result<()> {
-        send_descriptor(self.0.as_fd(), &encode(message), fd)
+        self.send_with_all(message, &[fd])
+    }
+
+    /// Says something, and hands over descriptors.
+    ///
+    /// # Errors
+    /// If the other side is gone, or they are too many.
+    pub fn send_with_all(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if fds.len() > MAX_DESCRIPTORS {
+            return Err(io::Error::other(format!("{} descriptors are too many for a message", fds.len())));
+        }
+        send_descriptors(self.0.as_fd(), &encode(message), fds)
     }
 
     /// What the other side says next, or `None` if it is gone.
     ///
     /// # Errors
     /// If the socket fails or a message is none of ours.
-    pub fn receive(&self) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
-        let mut buffer = vec![0; MAX_MESSAGE];
-        let (length, fd) = receive_descriptor(self.0.as_fd(), &mut buffer)?;
+    pub fn receive(&self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let (length, fds) = receive_descriptors(self.0.as_fd(), &mut buffer)?;
         if length == 0 {
             return Ok(None);
         }
         match decode(&buffer[..length]) {
-            Some(message) => Ok(Some((message, fd))),
+            Some(message) => Ok(Some((message, fds))),
             None => Err(io::Error::new(io::ErrorKind::InvalidData, "not a message of ours")),
         }
     }
@@ -153,10 +169,15 @@ impl AsFd for Channel {
 /// # Errors
 /// If the other side is gone.
 pub fn send_descriptor(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    send_descriptors(socket, bytes, &[fd])
+}
+
+fn send_descriptors(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(fds));
+    }
     rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
@@ -174,22 +195,28 @@ pub fn send_to(path: &Path, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> 
 /// # Errors
 /// If the socket fails.
 pub fn receive_descriptor(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let (length, fds) = receive_descriptors(socket, bytes)?;
+    Ok((length, fds.into_iter().next_back()))
+}
+
+fn receive_descriptors(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
         let mut slices = [IoSliceMut::new(bytes)];
         match rustix::net::recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => {}
+            // The other side has ended without hearing all that we said. What it said before is still to be heard.
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
             other => break other?,
         }
     };
-    let mut fd = None;
+    let mut fds = Vec::new();
     for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            fd = fds.last();
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            fds.extend(received);
         }
     }
-    Ok((received.bytes, fd))
+    Ok((received.bytes, fds))
 }
 
 fn encode(message: &Message) -> Vec<u8> {
@@ -202,6 +229,7 @@ fn encode(message: &Message) -> Vec<u8> {
     match message {
         Message::Moved(pid) => with(b'p', &pid.to_le_bytes()),
         Message::Go => with(b'g', b""),
+        Message::Groups(joins) => with(b'c', &[*joins]),
         Message::Warning(text) => with(b'w', text.as_bytes()),
         Message::Mounted => with(b'm', b""),
         Message::Listener => with(b'l', b""),
@@ -215,6 +243,7 @@ fn decode(bytes: &[u8]) -> Option<Message> {
     Some(match tag {
         b'p' => Message::Moved(i32::from_le_bytes(rest.try_into().ok()?)),
         b'g' => Message::Go,
+        b'c' => Message::Groups(*rest.first()?),
         b'w' => Message::Warning(String::from_utf8_lossy(rest).into_owned()),
         b'm' => Message::Mounted,
         b'l' => Message::Listener,
@@ -235,6 +264,7 @@ mod tests {
         let said = [
             Message::Moved(7),
             Message::Go,
+            Message::Groups(3),
             Message::Warning("w".into()),
             Message::Mounted,
             Message::Ready,
@@ -248,7 +278,7 @@ mod tests {
         for message in said {
             assert_eq!(b.receive().unwrap().unwrap().0, message);
         }
-        assert!(matches!(b.receive().unwrap(), Some((Message::Listener, Some(_)))));
+        assert!(matches!(b.receive().unwrap(), Some((Message::Listener, fds)) if fds.len() == 1));
         assert!(b.receive().unwrap().is_none());
         assert!(b.send(&Message::Go).is_err());
     }

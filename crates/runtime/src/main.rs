@@ -1,7 +1,4 @@
 //! `sampan-runtime`, with runc's command line.
+#![no_main]
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    sampan_runtime::cli::main()
-}
+sampan_kernel::entry!(sampan_runtime::cli::main);

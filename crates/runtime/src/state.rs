@@ -12,7 +12,7 @@
 //! there, and `delete` can clear it away.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -66,6 +66,9 @@ pub struct Record {
     /// Whether processes that are not its own were in them before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shares_cgroups: bool,
+    /// Whether its processes have the session keyring of whoever starts them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_keyring: bool,
 }
 
 impl Record {
@@ -85,6 +88,7 @@ impl Record {
             namespaces: spec.linux.as_ref().map(|l| l.namespaces.clone()).unwrap_or_default(),
             cgroups: Vec::new(),
             shares_cgroups: false,
+            shares_keyring: false,
         }
     }
 
@@ -296,7 +300,11 @@ impl Directory {
     /// # Errors
     /// If it can't be written.
     pub fn keep_config(&self, bytes: &[u8]) -> Result<(), FileError> {
-        files::write_atomic_volatile(&self.0.join(CONFIG), bytes, 0o600)
+        use std::os::unix::fs::OpenOptionsExt;
+        // Nobody reads it before there is a record beside it, so it need not appear at once.
+        let path = self.0.join(CONFIG);
+        let open = || fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        open().and_then(|mut file| file.write_all(bytes)).map_err(FileError::on("write", &path))
     }
 
     /// The config.json that the container was made with.
@@ -321,9 +329,17 @@ impl Directory {
     pub fn forget(&self) -> Result<(), FileError> {
         // The record goes last: until then, delete finds what is left.
         for name in [GATE, CONFIG, RECORD] {
-            files::remove_if_exists(&self.0.join(name))?;
+            let path = self.0.join(name);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(FileError::on("remove", &path))?,
+            }
         }
-        files::remove_if_exists(&self.0)
+        match fs::remove_dir(&self.0) {
+            // Files of a version to come, or half-written ones.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => files::remove_if_exists(&self.0),
+            other => other.map_err(FileError::on("remove", &self.0)),
+        }
     }
 
     /// Where in its life the container is.

@@ -7,7 +7,7 @@ use std::path::Path;
 use sampan_kernel::devices::{Access, DeviceKind, DeviceRule};
 use sampan_oci::runtime::{self, defaults};
 
-use super::write;
+use super::write_each;
 use crate::error::Step;
 
 /// The rules of config.json, and after them those that every container has, whatever its config.json says: the
@@ -74,8 +74,9 @@ fn writes(rules: &[DeviceRule]) -> Vec<(&'static str, String)> {
 }
 
 pub(super) fn apply_v1(directory: &Path, rules: &[DeviceRule]) -> Result<(), Step> {
-    for (file, line) in writes(rules) {
-        write(directory, file, &line)?;
+    // Their order counts, so only neighbours go together.
+    for run in writes(rules).chunk_by(|(one, _), (next, _)| one == next) {
+        write_each(directory, run[0].0, run.iter().map(|(_, line)| line.as_str()))?;
     }
     Ok(())
 }

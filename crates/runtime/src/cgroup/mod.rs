@@ -7,10 +7,10 @@
 //! of several milliseconds. Into the v2 group it is born (`CLONE_INTO_CGROUP`), for the same reason.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 use sampan_kernel::cgroup::{Hierarchy, Layout, Version};
@@ -104,31 +104,54 @@ pub fn plan(layout: &Layout, path: &GroupPath) -> Vec<Group> {
     layout.hierarchies.iter().map(group).collect()
 }
 
-/// How many processes are in groups already, before they are the container's.
+/// How many processes other than `newcomer` are in groups that existed already.
 ///
 /// # Errors
 /// If they are frozen: what is put into them would be, too.
-pub fn occupants(groups: &[Group]) -> Result<usize, Refused> {
-    let Some(group) = groups.iter().find(|group| group.path.exists()) else { return Ok(0) };
+pub fn others(groups: &[Group], newcomer: Pid) -> Result<usize, Refused> {
     if is_frozen(groups) {
-        let path = group.path.display();
+        let path = groups.first().map_or(Path::new("/"), |group| &group.path).display();
         return Err(Refused::Invalid(format!("container's cgroup unexpectedly frozen: `{path}`")));
     }
-    Ok(list(&group.path).unwrap_or_default().len())
+    let newcomer = newcomer.as_raw_nonzero().get();
+    let count = |group: &Group| {
+        let pids = list(&group.path).unwrap_or_default();
+        pids.into_iter().filter(|pid| *pid != newcomer).count()
+    };
+    Ok(groups.iter().map(count).max().unwrap_or(0))
 }
 
-/// Makes the directories of groups. What exists already is taken over.
+/// Makes the directories of groups. What exists already is taken over; returns whether anything did.
 ///
 /// # Errors
 /// If one can't be made.
-pub fn create(groups: &[Group], layout: &Layout) -> Result<(), Step> {
+pub fn create<'a>(groups: impl IntoIterator<Item = &'a Group>, layout: &Layout) -> Result<bool, Step> {
+    let mut existed = false;
     for group in groups {
         let of = |h: &&Hierarchy| h.controllers == group.controllers;
         let mount = layout.hierarchies.iter().find(of).map_or(Path::new("/"), |h| &h.mount);
-        match group.version() {
+        existed |= match group.version() {
             Version::V1 => v1::create(&group.path, mount, group.has("cpuset")),
             Version::V2 => v2::create(&group.path, mount, group.limits),
         }?;
+    }
+    Ok(existed)
+}
+
+/// Waits until no process is left in groups, for as long as one takes to end that is about to.
+///
+/// # Errors
+/// If the processes can't be listed.
+pub fn await_empty(groups: &[Group]) -> Result<(), Step> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let began = Instant::now();
+    for pid in processes(groups)? {
+        let Some(pid) = Pid::from_raw(pid) else { continue };
+        // One that is gone meanwhile is what is waited for.
+        let Ok(handle) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        let left = PATIENCE.saturating_sub(began.elapsed());
+        ending::wait_for(handle.as_fd(), left)
+            .map_err(Step::on(|| "wait for the end of the container's processes"))?;
     }
     Ok(())
 }
@@ -171,11 +194,20 @@ pub fn apply_devices(groups: &[Group], rules: &[DeviceRule]) -> Result<(), Step>
     Ok(())
 }
 
-/// What a process needs to get into groups, opened ahead: v1 checks who opened the file, not who writes.
+/// The v2 group among `groups`, for a child to be born in.
+///
+/// # Errors
+/// If it is gone or is not ours.
+pub fn birthplace(groups: &[Group]) -> Result<Option<File>, Step> {
+    let Some(group) = groups.iter().find(|group| group.version() == Version::V2) else { return Ok(None) };
+    let open = File::open(&group.path);
+    open.map(Some).map_err(Step::on(|| format!("open `{}`", group.path.display())))
+}
+
+/// What a process needs to get into groups of v1, opened ahead: v1 checks who opened the file, not who writes.
 #[derive(Debug, Default)]
 pub struct Joiner {
     tasks: Vec<(File, PathBuf)>,
-    unified: Option<File>,
 }
 
 impl Joiner {
@@ -193,19 +225,22 @@ impl Joiner {
                     let file = file.map_err(Step::on(|| format!("open `{}`", path.display())))?;
                     joiner.tasks.push((file, path));
                 }
-                Version::V2 => {
-                    let file = File::open(&group.path);
-                    let file = file.map_err(Step::on(|| format!("open `{}`", group.path.display())))?;
-                    joiner.unified = Some(file);
-                }
+                Version::V2 => {}
             }
         }
         Ok(joiner)
     }
 
-    /// The v2 group that a child is to be born in: it is for the parent to use.
-    pub fn take_birthplace(&mut self) -> Option<File> {
-        self.unified.take()
+    /// From the open `tasks` files of the v1 groups among `groups`, in their order.
+    pub fn from_tasks(groups: &[Group], tasks: impl IntoIterator<Item = OwnedFd>) -> Joiner {
+        let legacy = groups.iter().filter(|group| group.version() == Version::V1);
+        let named = legacy.zip(tasks).map(|(group, file)| (File::from(file), group.path.join("tasks")));
+        Joiner { tasks: named.collect() }
+    }
+
+    /// The open `tasks` files of v1 groups.
+    pub fn tasks(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.tasks.iter().map(|(file, _)| file.as_fd())
     }
 
     /// Moves this process (of one thread) into the v1 groups.
@@ -352,6 +387,34 @@ fn write(directory: &Path, file: &str, value: &str) -> Result<(), Step> {
     let path = directory.join(file);
     let open = || OpenOptions::new().write(true).open(&path)?.write_all(value.as_bytes());
     open().map_err(Step::on(|| format!("write `{value}` to `{}`", path.display())))
+}
+
+/// Writes several values to a file of a group, which takes one at a time.
+fn write_each<'a>(
+    directory: &Path,
+    file: &str,
+    values: impl IntoIterator<Item = &'a str>,
+) -> Result<(), Step> {
+    let path = directory.join(file);
+    let opened = OpenOptions::new().write(true).open(&path);
+    let mut opened = opened.map_err(Step::on(|| format!("open `{}`", path.display())))?;
+    for value in values {
+        opened
+            .write_all(value.as_bytes())
+            .map_err(Step::on(|| format!("write `{value}` to `{}`", path.display())))?;
+    }
+    Ok(())
+}
+
+/// What one read of a group's file returns: the kernel hands these out whole, up to a page.
+fn read(directory: &Path, file: &str) -> Result<String, Step> {
+    let path = directory.join(file);
+    let read = || -> io::Result<String> {
+        let mut buffer = [0; 4096];
+        let length = File::open(&path)?.read(&mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    };
+    read().map_err(Step::on(|| format!("read `{}`", path.display())))
 }
 
 /// As [`write`], but a file that this kernel does not have is told and done without.

@@ -7,46 +7,46 @@ use std::path::Path;
 
 use sampan_oci::runtime::{BlockIo, Cpu, Memory, Resources, ThrottleDevice};
 
-use super::{Group, write, write_if_there};
+use super::{Group, read, write, write_if_there};
 use crate::error::Step;
 
-/// Makes a group's directory and its parents up to the hierarchy's root.
-pub(super) fn create(path: &Path, mount: &Path, is_cpuset: bool) -> Result<(), Step> {
-    make(path, mount)?;
-    if is_cpuset { fill_cpuset(path, mount) } else { Ok(()) }
-}
-
-fn make(path: &Path, mount: &Path) -> Result<(), Step> {
-    let make_one = |path: &Path| fs::DirBuilder::new().mode(0o755).create(path);
-    match make_one(path) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+/// Makes a group's directory and its parents up to the hierarchy's root. Returns whether it existed.
+pub(super) fn create(path: &Path, mount: &Path, is_cpuset: bool) -> Result<bool, Step> {
+    let make = || fs::DirBuilder::new().mode(0o755).create(path);
+    let made = match make() {
         Err(e) if e.kind() == io::ErrorKind::NotFound && path.starts_with(mount) && path != mount => {
             if let Some(parent) = path.parent() {
-                make(parent, mount)?;
+                create(parent, mount, is_cpuset)?;
             }
-            match make_one(path) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-                other => other.map_err(Step::on(|| format!("make the cgroup `{}`", path.display())))?,
-            }
+            make()
         }
+        other => other,
+    };
+    let existed = match made {
+        Ok(()) => false,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => true,
         Err(e) => return Err(Step::on(|| format!("make the cgroup `{}`", path.display()))(e)),
+    };
+    if is_cpuset {
+        fill_cpuset(path, mount, existed)?;
     }
-    Ok(())
+    Ok(existed)
 }
 
-/// Gives a cpuset that has no CPUs or no memory those of the group above: an empty one takes no process.
-fn fill_cpuset(path: &Path, mount: &Path) -> Result<(), Step> {
+/// Gives a cpuset that has no CPUs or no memory those of the group above: an empty one takes no process. One that was
+/// just made is empty.
+fn fill_cpuset(path: &Path, mount: &Path, existed: bool) -> Result<(), Step> {
     let Some(parent) = path.parent().filter(|_| path != mount) else { return Ok(()) };
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let read = |from: &Path| {
-            let from = from.join(file);
-            fs::read_to_string(&from).map_err(Step::on(|| format!("read `{}`", from.display())))
-        };
-        if read(path)?.trim().is_empty() {
-            fill_cpuset(parent, mount)?;
-            write(path, file, read(parent)?.trim())?;
+        if existed && !read(path, file)?.trim().is_empty() {
+            continue;
         }
+        let mut above = read(parent, file)?;
+        if above.trim().is_empty() {
+            fill_cpuset(parent, mount, true)?;
+            above = read(parent, file)?;
+        }
+        write(path, file, above.trim())?;
     }
     Ok(())
 }

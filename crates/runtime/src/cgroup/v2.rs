@@ -10,8 +10,9 @@ use sampan_oci::runtime::{BlockIo, Cpu, Memory, Resources};
 use super::{write, write_if_there};
 use crate::error::Step;
 
-/// Makes a group's directory and its parents, and with `limits` turns on every controller on the way down.
-pub(super) fn create(path: &Path, mount: &Path, limits: bool) -> Result<(), Step> {
+/// Makes a group's directory and its parents, and with `limits` turns on every controller on the way down. Returns
+/// whether it existed.
+pub(super) fn create(path: &Path, mount: &Path, limits: bool) -> Result<bool, Step> {
     if let (true, Some(parent)) = (path != mount && path.starts_with(mount), path.parent()) {
         create_below(parent, mount, limits)?;
     }
@@ -36,10 +37,11 @@ fn create_below(path: &Path, mount: &Path, limits: bool) -> Result<(), Step> {
     Ok(())
 }
 
-fn make(path: &Path) -> Result<(), Step> {
+fn make(path: &Path) -> Result<bool, Step> {
     match fs::DirBuilder::new().mode(0o755).create(path) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(Step::on(|| format!("make the cgroup `{}`", path.display()))),
+        Ok(()) => Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(true),
+        Err(e) => Err(Step::on(|| format!("make the cgroup `{}`", path.display()))(e)),
     }
 }
 

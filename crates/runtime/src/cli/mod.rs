@@ -5,7 +5,6 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use crate::error::Refused;
 use crate::log::{Format, Log, say};
@@ -78,8 +77,8 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// Runs the command that the process's arguments name.
-pub fn main() -> ExitCode {
+/// Runs the command that the process's arguments name. Returns the exit status.
+pub fn main() -> u8 {
     let args: Result<Vec<String>, _> = std::env::args_os()
         .skip(1)
         .map(|arg| arg.into_string().map_err(|arg| arg.display().to_string()))
@@ -88,21 +87,21 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(arg) => {
             say(&format!("argument `{arg}` is not UTF-8"));
-            return ExitCode::from(1);
+            return 1;
         }
     };
     let (context, parsed) = match global(&args) {
         Ok(both) => both,
         Err(refused) => {
             Log::default().error(&refused.to_string());
-            return ExitCode::from(1);
+            return 1;
         }
     };
     match dispatch(&context, &parsed) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(failure) => {
             context.log.error(&failure.text);
-            ExitCode::from(failure.code)
+            failure.code
         }
     }
 }

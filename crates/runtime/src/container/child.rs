@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::process::{Pid, PidfdFlags, Rlimit};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Rlimit};
 use sampan_kernel::process::{self as kernel, Child, Clone, Namespaces};
+use sampan_oci::runtime::NamespaceKind;
 
 use super::create::CreateError;
 use crate::channel::{Channel, Message, Report};
@@ -22,6 +23,7 @@ pub(super) fn give_birth(
     without: &[BorrowedFd<'_>],
     ours: &Channel,
 ) -> Result<Child, CreateError> {
+    hide_children()?;
     let at_birth = plan.namespaces.at_birth();
     let own_pids = if hands.tools.join.join_for_children()? {
         let file = File::open("/proc/self/ns/pid");
@@ -52,6 +54,17 @@ pub(super) fn give_birth(
     Ok(child)
 }
 
+/// Makes children that are hidden from ptrace from their first instruction on: those that are born in a container's PID
+/// namespace are seen there before they can do it themselves. Not for an ordinary user, who could not map the ids of a
+/// hidden child; his hide themselves when that is done.
+pub(super) fn hide_children() -> Result<(), Step> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(Step::on(|| "hide the container's process from ptrace"))
+}
+
 /// The helper: joins what is to be joined, and makes the container's process as the runtime's child.
 fn intermediate(plan: &init::Plan, mut hands: Hands, at_birth: Namespaces) -> i32 {
     let channel = match hands.channel.try_clone() {
@@ -59,6 +72,11 @@ fn intermediate(plan: &init::Plan, mut hands: Hands, at_birth: Namespaces) -> i3
         Err(_) => return 1,
     };
     let join = std::mem::take(&mut hands.tools.join);
+    if plan.namespaces.joins(NamespaceKind::User) {
+        // Whoever is root in that namespace may soon look at this process. (With a new one, the runtime may have to
+        // map ids, which for an ordinary user takes a process that he may look at.)
+        let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
     let born = join.join().and_then(|()| {
         let how = Clone { namespaces: at_birth, cgroup: None, without: &[], sibling: true };
         kernel::clone(&how, || init::run(plan, hands)).map_err(Step::on(|| "make the container's process"))

@@ -3,32 +3,38 @@
 //! ```text
 //! runtime                                         child
 //!   take the id, write the record
-//!   make the cgroups, set their limits
 //!   take mounts and namespaces from the host
-//!   clone3 ---------------------------------------> [init]: namespaces, mounts, privileges
+//!   make the cgroup of v2
+//!   clone3 ---------------------------------------> [init]: namespaces, mounts
 //!   map ids, set what needs the host's privileges     |
+//!   make the cgroups of v1, set all limits            |
+//!   write the record again                            |
+//!   -- cgroups -------------------------------------> joins them; the mounts of cgroups, privileges
 //!   run hooks when told that all is mounted           |
 //!   <------------------------------------------- waits at the gate
-//!   write the pid file and the record again
+//!   write the pid file
 //! ```
+//! The two work side by side: what takes the runtime longest, a dozen directories of v1, and what takes the process
+//! longest, its network namespace and its mounts, do not need each other.
+//!
 //! Invariant: after an error nothing of ours remains, neither process, cgroup, mount nor directory. (Mounts are in
 //! the child's namespace, and go with it.) After a crash, the record names what remains, and `delete` clears it.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use sampan_base::{Class, ContainerId, FileError, files};
-use sampan_kernel::cgroup::Layout;
+use sampan_kernel::cgroup::{Layout, Version};
 use sampan_kernel::process::Namespaces;
 use sampan_oci::runtime::{ContainerProcessState, Hooks, Resources, Spec, Status};
 
 use super::child;
 use crate::bundle::{Bundle, BundleError};
-use crate::cgroup::{self, Group, GroupPath, Joiner};
+use crate::cgroup::{self, GroupPath, Joiner};
 use crate::channel::{Channel, Message, Report};
 use crate::ending::{self, Ending, wait_status};
 use crate::error::{Refused, Step};
@@ -162,25 +168,21 @@ pub fn create(
     check_terminal(&plan, options)?;
     let layout = Layout::detect().map_err(Step::on(|| "read `/proc/self/cgroup`"))?;
 
-    let groups = cgroup::plan(&layout, &group_path);
     if !linux.resources.as_ref().is_none_or(|r| r.unified.is_empty()) && !layout.is_unified() {
         let why = "invalid configuration: linux.resources.unified needs a host with cgroup v2 alone";
         return Err(Refused::Invalid(why.to_owned()).into());
     }
-    let occupants = if root.0.join(id.as_str()).exists() { 0 } else { cgroup::occupants(&groups)? };
-    if occupants > 0 {
-        log.warn(&format!(
-            "container's cgroup is not empty: {occupants} process(es) found, which it will share"
-        ));
-    }
-
     let Some((directory, lock)) = root.take(&id)? else { return Err(CreateError::Exists { id }) };
     let record = Record::new(&id, &bundle.spec, &bundle.path, &plan.rootfs.path);
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
     let mut making = Making { directory, record, hooks, child: None };
-    making.record.cgroups = groups;
-    making.record.shares_cgroups = occupants > 0;
-    let request = Request { plan: &plan, bundle: &bundle, options, layout: &layout, log };
+    making.record.cgroups = cgroup::plan(&layout, &group_path);
+    // Until it is known, nobody in them is ours to kill.
+    making.record.shares_cgroups = true;
+    making.record.shares_keyring = options.switches.no_new_keyring;
+    let resources = linux.resources.unwrap_or_default();
+    let request =
+        Request { plan: &plan, bundle: &bundle, options, resources: &resources, layout: &layout, log };
     match making.make(&request, gate, &lock) {
         Ok((process, channel)) => {
             let Making { directory, record, hooks, .. } = making;
@@ -209,6 +211,7 @@ struct Request<'a> {
     plan: &'a init::Plan,
     bundle: &'a Bundle,
     options: &'a Options,
+    resources: &'a Resources,
     layout: &'a Layout,
     log: &'a Log,
 }
@@ -228,7 +231,7 @@ impl Making {
         gate: GateKind,
         lock: &Lock,
     ) -> Result<(OwnedFd, Channel), CreateError> {
-        let Request { plan, bundle, options, layout, log } = *request;
+        let Request { plan, bundle, options, log, .. } = *request;
         // Before anything that would remain after a crash.
         self.directory.keep_config(&bundle.bytes)?;
         self.directory.remember(&self.record)?;
@@ -240,21 +243,18 @@ impl Making {
             }
             None => options.console.clone(),
         };
-        let groups = self.make_groups(bundle, layout, log)?;
-        let privileged = rustix::process::geteuid().is_root();
-        let own_view = plan.namespaces.new.contains(Namespaces::CGROUP);
+        let mut existed = self.make_groups(Version::V2, request)?;
+        let birthplace = cgroup::birthplace(&self.record.cgroups)?;
         // Who is not root may take nothing from the host's mounts; the child may, in a user namespace of its own.
-        let take = || rootfs::sources::open(&plan.rootfs, &groups, own_view);
-        let sources = if privileged { Some(take()?) } else { None };
-        let mut joiner = Joiner::open(&groups)?;
-        let birthplace = joiner.take_birthplace();
+        let privileged = rustix::process::geteuid().is_root();
+        let sources = if privileged { Some(rootfs::sources::open(&plan.rootfs)?) } else { None };
         let (ours, theirs) = Channel::pair().map_err(Step::on(|| "make a socket pair"))?;
         let gate = match gate {
             GateKind::Socket => Gate::Socket(listen(&self.directory)?),
             GateKind::Runtime => Gate::Runtime,
         };
         let join = namespaces::Opened::open(&plan.namespaces)?;
-        let tools = Tools { joiner, sources, groups, join, console };
+        let tools = Tools { sources, groups: self.record.cgroups.clone(), join, console };
         let hands = Hands { channel: theirs, gate, tools };
 
         let without = [ours.as_fd(), lock.0.as_fd()];
@@ -264,9 +264,13 @@ impl Making {
         self.child = Some(child.pidfd.try_clone().map_err(Step::on(|| "copy a descriptor"))?);
         self.record.began =
             state::beginning(self.record.pid).map_err(Step::on(|| "read when the process began"))?;
-        // Known from now on to whoever has to clear up after us.
-        self.directory.remember(&self.record)?;
         child::prepare_child(plan, &child, &ours, log)?;
+        existed |= self.make_groups(Version::V1, request)?;
+        self.look_for_others(existed, child.pid, log)?;
+        self.limit(request)?;
+        // Known from now on to whoever has to clear up after us, and before the process is in the groups of v1.
+        self.directory.remember(&self.record)?;
+        self.hand_over_groups(plan, &ours, privileged)?;
         log.debug(|| milestone::BORN.to_owned());
         self.talk(&ours, bundle, log)?;
         log.debug(|| milestone::READY.to_owned());
@@ -279,28 +283,66 @@ impl Making {
         Ok((child.pidfd, ours))
     }
 
-    /// Makes the cgroups and sets their limits. A user who may not make them does without, unless limits are asked for.
-    fn make_groups(
-        &mut self,
-        bundle: &Bundle,
-        layout: &Layout,
-        log: &Log,
-    ) -> Result<Vec<Group>, CreateError> {
-        let resources = bundle.spec.linux.as_ref().and_then(|l| l.resources.clone()).unwrap_or_default();
-        match cgroup::create(&self.record.cgroups, layout) {
-            Ok(()) => {}
-            Err(step) if !rustix::process::geteuid().is_root() && !has_limits(&resources) => {
-                log.warn(&format!("the container gets no cgroup of its own: {}", sampan_base::chain(&step)));
+    /// Makes the cgroups of one version. Returns whether one existed. A user who may not make them does without all,
+    /// unless limits are asked for.
+    fn make_groups(&mut self, version: Version, request: &Request<'_>) -> Result<bool, CreateError> {
+        let groups = self.record.cgroups.iter().filter(|group| group.version() == version);
+        match cgroup::create(groups, request.layout) {
+            Ok(existed) => Ok(existed),
+            Err(step) if !rustix::process::geteuid().is_root() && !has_limits(request.resources) => {
+                let why = sampan_base::chain(&step);
+                request.log.warn(&format!("the container gets no cgroup of its own: {why}"));
+                // What could be made is of no use alone.
+                let _ = cgroup::remove(&self.record.cgroups);
                 self.record.cgroups.clear();
-                return Ok(Vec::new());
+                Ok(false)
             }
-            Err(step) => return Err(step.into()),
+            Err(step) => Err(step.into()),
         }
-        for warning in cgroup::apply(&self.record.cgroups, &resources)? {
-            log.warn(&warning);
+    }
+
+    /// Finds out whether the cgroups are another container's, too.
+    fn look_for_others(&mut self, existed: bool, child: Pid, log: &Log) -> Result<(), CreateError> {
+        let others = if existed { cgroup::others(&self.record.cgroups, child)? } else { 0 };
+        if others > 0 {
+            log.warn(&format!(
+                "container's cgroup is not empty: {others} process(es) found, which it will share"
+            ));
         }
-        cgroup::apply_devices(&self.record.cgroups, &resources.devices)?;
-        Ok(self.record.cgroups.clone())
+        self.record.shares_cgroups = others > 0;
+        Ok(())
+    }
+
+    /// Sets the limits of the cgroups.
+    fn limit(&self, request: &Request<'_>) -> Result<(), CreateError> {
+        if self.record.cgroups.is_empty() {
+            return Ok(());
+        }
+        for warning in cgroup::apply(&self.record.cgroups, request.resources)? {
+            request.log.warn(&warning);
+        }
+        Ok(cgroup::apply_devices(&self.record.cgroups, &request.resources.devices)?)
+    }
+
+    /// Lets the child join the cgroups, and mount them.
+    fn hand_over_groups(&self, plan: &init::Plan, ours: &Channel, privileged: bool) -> Result<(), Step> {
+        let joiner = Joiner::open(&self.record.cgroups)?;
+        let mounts = plan.rootfs.mounts.iter().any(|mount| mount.what == rootfs::What::Cgroups);
+        let own_view = plan.namespaces.new.contains(Namespaces::CGROUP);
+        let trees = match privileged && mounts {
+            true => rootfs::sources::cgroups(&self.record.cgroups, own_view)?,
+            false => Vec::new(),
+        };
+        let mut fds: Vec<BorrowedFd<'_>> = joiner.tasks().collect();
+        let message = Message::Groups(fds.len() as u8);
+        fds.extend(trees.iter().map(AsFd::as_fd));
+        match ours.send_with_all(&message, &fds) {
+            // It has ended, and said why: that is heard next.
+            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Ok(())
+            }
+            other => other.map_err(Step::on(|| "hand the cgroups to the container's process")),
+        }
     }
 
     /// Answers the child until it is ready.
@@ -316,7 +358,7 @@ impl Making {
                     hooks::run("createRuntime", &self.hooks.create_runtime, &state, &bundle.path)?;
                     ours.send(&Message::Go).map_err(lost())?;
                 }
-                Some((Message::Listener, Some(fd))) => send_listener(&bundle.spec, &self.record, &fd)?,
+                Some((Message::Listener, fds)) => send_listener(&bundle.spec, &self.record, &fds)?,
                 Some((Message::Failed(report), _)) => return Err(CreateError::Init(report)),
                 Some((message, _)) => {
                     let why = format!("it said {message:?} out of turn");
@@ -356,8 +398,8 @@ impl Making {
                 log.warn(&sampan_base::chain(&error));
             }
         }
-        if !self.record.shares_cgroups
-            && let Err(step) = cgroup::remove(&self.record.cgroups)
+        if let Err(step) = cgroup::remove(&self.record.cgroups)
+            && !self.record.shares_cgroups
         {
             told("a cgroup is left behind", &sampan_base::chain(&step));
         }
@@ -381,7 +423,11 @@ fn has_limits(resources: &Resources) -> bool {
 fn listen(directory: &Directory) -> Result<UnixListener, Step> {
     let bind = || {
         let (_open, address) = crate::container::start::short_address(&directory.gate())?;
-        UnixListener::bind(address)
+        // Whoever may write to it may start the container: whatever the caller's mask is, nobody else.
+        let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+        let bound = UnixListener::bind(address);
+        rustix::process::umask(mask);
+        bound
     };
     bind().map_err(Step::on(|| format!("listen at `{}`", directory.gate().display())))
 }
@@ -393,7 +439,10 @@ pub(super) fn hand_over_process(path: &Path, process: &OwnedFd) -> Result<(), St
 }
 
 /// Hands the listener of seccomp's notify to whom config.json names.
-pub(super) fn send_listener(spec: &Spec, record: &Record, fd: &OwnedFd) -> Result<(), Step> {
+pub(super) fn send_listener(spec: &Spec, record: &Record, fds: &[OwnedFd]) -> Result<(), Step> {
+    let [fd] = fds else {
+        return Err(Step::refused("receive the seccomp listener", "it did not come along"));
+    };
     let seccomp = spec.linux.as_ref().and_then(|l| l.seccomp.as_ref());
     let path = seccomp.and_then(|s| s.listener_path.clone()).unwrap_or_default();
     let state = ContainerProcessState {

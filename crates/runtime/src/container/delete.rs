@@ -115,12 +115,17 @@ fn end(record: &Record, process: std::os::fd::BorrowedFd<'_>) -> Result<(), Dele
 /// # Errors
 /// If something can't be removed; it can be tried again then.
 pub fn clear(directory: &Directory, record: &Record, hooks: &Hooks, log: &Log) -> Result<(), DeleteError> {
-    if record.shares_cgroups {
+    if record.pid == 0 {
+        // Its runtime was killed before it could tell more than this. Its process, if it has made one, ends by
+        // itself when it finds that out; whoever else is in the groups is not ours.
+        cgroup::await_empty(&record.cgroups)?;
+        remove_groups(record, log)?;
+    } else if record.shares_cgroups {
         // Whoever was there first clears up; what can't be removed is in use.
         let _ = cgroup::remove(&record.cgroups);
     } else {
-        // A PID namespace has ended with its first process. Else, or if none is known, others live on.
-        if !record.has_own_pids() || record.pid == 0 {
+        // A PID namespace has ended with its first process. Without one, others live on.
+        if !record.has_own_pids() {
             cgroup::kill_all(&record.cgroups)?;
         }
         remove_groups(record, log)?;

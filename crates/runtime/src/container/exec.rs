@@ -12,10 +12,10 @@ use sampan_kernel::process::{self as kernel, Clone, Namespaces};
 use sampan_oci::runtime::{NamespaceKind, Process, Spec, Status};
 
 use super::attach;
-use super::child::{raise_limits, set_oom_score};
+use super::child::{hide_children, raise_limits, set_oom_score};
 use super::create::{hand_over_process, send_listener};
 use super::run::{Console, receive_terminal};
-use crate::cgroup::{Group, Joiner};
+use crate::cgroup::{self, Group, Joiner};
 use crate::channel::{Channel, Message, Report};
 use crate::ending::wait_status;
 use crate::error::{Refused, Step};
@@ -172,6 +172,7 @@ pub fn exec(
     let part = LinuxPart::of(spec.linux.as_ref());
     let mut plan = process::plan(&process, part)?;
     plan.preserve_fds = options.preserve_fds;
+    plan.own_keyring = !record.shares_keyring;
     for warning in &plan.warnings {
         log.warn(warning);
     }
@@ -253,8 +254,9 @@ fn give_birth(
     console: Option<&UnixStream>,
     ours: &Channel,
 ) -> Result<kernel::Child, Step> {
-    let mut joiner = Joiner::open(groups)?;
-    let cgroup = joiner.take_birthplace();
+    hide_children()?;
+    let joiner = Joiner::open(groups)?;
+    let cgroup = cgroup::birthplace(groups)?;
     let to_join = shared_namespaces(record)?;
     if to_join.contains(Namespaces::PID) {
         // This makes our children the container's; we have no other child from here on.
@@ -307,7 +309,7 @@ fn next(ours: &Channel, spec: &Spec, record: &Record, log: &Log) -> Result<Optio
     match ours.receive().map_err(Step::on(|| "talk with the process"))? {
         Some((Message::Failed(report), _)) => return Err(ExecError::Init(report)),
         Some((Message::Warning(text), _)) => log.warn(&text),
-        Some((Message::Listener, Some(fd))) => send_listener(spec, record, &fd)?,
+        Some((Message::Listener, fds)) => send_listener(spec, record, &fds)?,
         other => return Ok(other.map(|(message, _)| message)),
     }
     Ok(Some(Message::Warning(String::new())))
@@ -372,7 +374,7 @@ fn prepare(
         terminal::take(&terminal.process)?;
     }
     kernel::reset_signals().map_err(Step::on(|| "reset the signals"))?;
-    enter::become_process(plan, None, label, talk)
+    enter::become_process(plan, label, None, talk)
 }
 
 struct Talk(Channel);
@@ -393,5 +395,9 @@ impl Tell for Talk {
 
     fn listener(&mut self, fd: OwnedFd) -> std::io::Result<()> {
         self.0.send_with(&Message::Listener, fd.as_fd())
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
     }
 }

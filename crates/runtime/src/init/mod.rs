@@ -1,11 +1,11 @@
 //! The container's first process, between its birth and its program. This code runs in the child.
 //!
 //! The order of [`prepare`], and why: namespaces before mounts (which belong to one), the cgroup before its namespace
-//! (which shows it), mounts before hooks (which look at them), the terminal before the root is sealed (it is made in
+//! (which shows it) and as late as it can be (the runtime makes it meanwhile), mounts before hooks (which look at them), the terminal before the root is sealed (it is made in
 //! the container's devpts), the new root before privileges go.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Signal};
 use sampan_base::Class;
+use sampan_kernel::cgroup::Version;
 use sampan_kernel::process::{self as kernel, Namespaces};
 use sampan_kernel::signals;
 use sampan_oci::runtime::{Hook, NamespaceKind, Spec, State, Status};
@@ -44,8 +45,6 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// Kernel parameters.
     pub sysctl: Vec<sysctl::Parameter>,
-    /// The name of its session keyring, if it gets one.
-    pub keyring: Option<String>,
     /// Whether the root is made `/` by pivot_root.
     pub pivot: bool,
     /// Whether the runtime has hooks to run when the mounts are made.
@@ -97,6 +96,7 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
     let part = process::plan::LinuxPart::of(Some(&linux));
     let mut process = process::plan(process, part)?;
     process.preserve_fds = switches.preserve_fds;
+    process.own_keyring = !switches.no_new_keyring;
     process.env.extend(switches.environment.iter().cloned());
     let sysctl = linux
         .sysctl
@@ -111,7 +111,6 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
         hostname: spec.hostname.clone().filter(|n| !n.is_empty()),
         domainname: spec.domainname.clone().filter(|n| !n.is_empty()),
         sysctl,
-        keyring: (!switches.no_new_keyring).then(|| format!("_ses.{id}")),
         pivot: !switches.no_pivot,
         runtime_hooks: !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty(),
         create_container: hooks.create_container,
@@ -150,11 +149,9 @@ pub struct Hands {
 /// What the container is made with. All of it was opened by the runtime, and is used up.
 #[derive(Debug)]
 pub struct Tools {
-    /// To get into its cgroups.
-    pub joiner: Joiner,
     /// What its root takes from the host; taken by the process itself if the runtime may not.
     pub sources: Option<Sources>,
-    /// Its cgroups, for that case.
+    /// Its cgroups. Those of v1 are made while it makes itself.
     pub groups: Vec<Group>,
     /// Namespaces to join.
     pub join: namespaces::Opened,
@@ -191,7 +188,11 @@ impl InitError {
 pub fn run(plan: &Plan, hands: Hands) -> i32 {
     let Hands { channel, gate, tools } = hands;
     let mut talk = Talk { channel };
-    let ready = match prepare(plan, tools, &mut talk) {
+    let door = match &gate {
+        Gate::Socket(listener) => Some(listener.as_fd()),
+        Gate::Runtime => None,
+    };
+    let ready = match prepare(plan, tools, door, &mut talk) {
         Ok(ready) => ready,
         Err(error) => {
             // If the runtime is gone, nobody is left to tell.
@@ -253,7 +254,12 @@ fn wait(listener: &UnixListener) -> Result<UnixStream, i32> {
     }
 }
 
-fn prepare(plan: &Plan, tools: Tools, talk: &mut Talk) -> Result<Ready, InitError> {
+fn prepare(
+    plan: &Plan,
+    tools: Tools,
+    gate: Option<BorrowedFd<'_>>,
+    talk: &mut Talk,
+) -> Result<Ready, InitError> {
     let lost = || Step::on::<std::io::Error, _>(|| "talk with the runtime");
     if plan.namespaces.new.contains(Namespaces::USER) {
         // Without ids, this process may do nothing in its namespace.
@@ -267,7 +273,6 @@ fn prepare(plan: &Plan, tools: Tools, talk: &mut Talk) -> Result<Ready, InitErro
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(Step::on(|| "hide from ptrace"))?;
     rustix::process::setsid().map_err(Step::on(|| "begin a session"))?;
-    tools.joiner.join()?;
     if !plan.namespaces.needs_intermediate() {
         tools.join.join()?;
     }
@@ -287,14 +292,10 @@ fn prepare(plan: &Plan, tools: Tools, talk: &mut Talk) -> Result<Ready, InitErro
     let label = enter::open_label(&plan.process)?;
     // Modes that config.json gives are meant as they are.
     rustix::process::umask(Mode::empty());
-    let sources = match tools.sources {
-        Some(sources) => sources,
-        None => {
-            let own_view = plan.namespaces.new.contains(Namespaces::CGROUP);
-            rootfs::sources::open(&plan.rootfs, &tools.groups, own_view)?
-        }
-    };
-    let open = rootfs::execute::build(&plan.rootfs, sources)?;
+    let privileged = tools.sources.is_some();
+    let sources = tools.sources.map_or_else(|| rootfs::sources::open(&plan.rootfs), Ok)?;
+    let groups = || enter_groups(plan, &talk.channel, tools.groups, privileged);
+    let open = rootfs::execute::build(&plan.rootfs, sources, groups)?;
     if plan.runtime_hooks || !plan.create_container.is_empty() {
         talk.channel.send(&Message::Mounted).map_err(lost())?;
         match talk.channel.receive().map_err(lost())? {
@@ -317,7 +318,32 @@ fn prepare(plan: &Plan, tools: Tools, talk: &mut Talk) -> Result<Ready, InitErro
     let root = rootfs::execute::seal(&plan.rootfs, open)?;
     rootfs::execute::enter(&plan.rootfs, root, plan.pivot)?;
     kernel::reset_signals().map_err(Step::on(|| "reset the signals"))?;
-    Ok(enter::become_process(&plan.process, plan.keyring.as_deref(), label, talk)?)
+    Ok(enter::become_process(&plan.process, label, gate, talk)?)
+}
+
+/// Joins the cgroups, once the runtime has made them, and then their namespace. Returns what to mount of them.
+fn enter_groups(
+    plan: &Plan,
+    channel: &Channel,
+    mut groups: Vec<Group>,
+    privileged: bool,
+) -> Result<rootfs::execute::Groups, Step> {
+    let (joins, mut fds) = match channel.receive().map_err(Step::on(|| "talk with the runtime"))? {
+        Some((Message::Groups(joins), fds)) => (usize::from(joins), fds),
+        _ => return Err(Step::refused("talk with the runtime", "it is gone")),
+    };
+    if joins == 0 {
+        // An ordinary user may have none.
+        groups.retain(|group| group.version() == Version::V2);
+    }
+    let mut trees = fds.split_off(joins.min(fds.len()));
+    Joiner::from_tasks(&groups, fds).join()?;
+    namespaces::make_cgroup(&plan.namespaces)?;
+    if !privileged && plan.rootfs.mounts.iter().any(|mount| mount.what == rootfs::What::Cgroups) {
+        trees = rootfs::sources::cgroups(&groups, plan.namespaces.new.contains(Namespaces::CGROUP))?;
+    }
+    let trees = groups.into_iter().map(|group| group.controllers).zip(trees).collect();
+    Ok(rootfs::execute::Groups::new(trees))
 }
 
 /// What is left to do when the gate is open. Returns only if the program can't be run.
@@ -358,6 +384,10 @@ impl Tell for Talk {
     fn listener(&mut self, fd: OwnedFd) -> std::io::Result<()> {
         self.channel.send_with(&Message::Listener, fd.as_fd())
     }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.channel.as_fd())
+    }
 }
 
 /// Tells nobody: the runtime is gone when the gate opens.
@@ -368,5 +398,9 @@ impl Tell for Silent {
 
     fn listener(&mut self, _fd: OwnedFd) -> std::io::Result<()> {
         Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 }

@@ -114,20 +114,17 @@ impl Plan {
         self.joins(NamespaceKind::User) || (self.new.contains(Namespaces::USER) && others)
     }
 
-    /// Those the process is born in. With a new user namespace few: the others are made when the ids are mapped, so
-    /// that what the kernel puts into them at once (message queues) belongs to a user who exists there.
+    /// Those the process is born in: the ones that it can't make for itself. With a new user namespace the others
+    /// have to wait until the ids are mapped, so that what the kernel puts into them at once (message queues) belongs
+    /// to a user who exists there. Without one, the process makes them while the runtime makes its cgroups.
     pub fn at_birth(&self) -> Namespaces {
-        if self.new.contains(Namespaces::USER) {
-            return self.new & (Namespaces::USER | Namespaces::PID);
-        }
-        // The cgroup namespace shows the cgroup that its maker is in, so it is made after joining that; clocks have
-        // to be set before anybody is in the time namespace.
-        self.new - Namespaces::CGROUP - Namespaces::TIME
+        self.new & (Namespaces::USER | Namespaces::PID)
     }
 
     /// Those the process makes itself.
     pub fn later(&self) -> Namespaces {
-        self.new - self.at_birth()
+        // The cgroup namespace shows the cgroup that its maker is in, so it is made after joining that.
+        self.new - self.at_birth() - Namespaces::CGROUP
     }
 }
 
@@ -196,6 +193,17 @@ pub fn become_root() -> Result<(), Step> {
     }
 }
 
+/// Makes the cgroup namespace, if there is to be one. The process is in its cgroups.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn make_cgroup(plan: &Plan) -> Result<(), Step> {
+    if !plan.new.contains(Namespaces::CGROUP) {
+        return Ok(());
+    }
+    kernel::unshare(Namespaces::CGROUP).map_err(Step::on(|| "make a cgroup namespace"))
+}
+
 /// Makes the namespaces that are made by the process itself.
 ///
 /// # Errors
@@ -257,7 +265,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(plan.at_birth(), Namespaces::USER | Namespaces::PID);
-        assert_eq!(plan.later(), Namespaces::MOUNT | Namespaces::IPC | Namespaces::CGROUP);
+        assert_eq!(plan.later(), Namespaces::MOUNT | Namespaces::IPC);
         assert_eq!(plan.uid_map, "0 1000 5\n");
         assert!(!plan.needs_intermediate());
     }

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -51,6 +51,8 @@ pub trait Tell {
     /// # Errors
     /// If nobody takes it.
     fn listener(&mut self, fd: OwnedFd) -> io::Result<()>;
+    /// What it tells by, if that is a descriptor.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 }
 
 /// A process that has only its program to run yet.
@@ -92,18 +94,24 @@ pub fn open_label(plan: &Plan) -> Result<Option<File>, Step> {
 }
 
 /// Becomes the process of `plan`, up to its program. This process is in all of the container's namespaces, its root
-/// is the container's, it leads a session, and has its standard streams.
+/// is the container's, it leads a session, and has its standard streams. `gate` is what it still needs until then.
 ///
 /// # Errors
 /// If a step is refused, or the program is not there.
 pub fn become_process(
     plan: &Plan,
-    keyring: Option<&str>,
     label: Option<File>,
+    gate: Option<BorrowedFd<'_>>,
     tell: &mut dyn Tell,
 ) -> Result<Ready, EnterError> {
-    if let Some(name) = keyring {
-        new_keyring(name, tell);
+    // Before any path of the configuration is used, the working directory's or the program's: by `/proc/self/fd/7/..`
+    // a descriptor that only waits to be closed by exec would lead out of the container (CVE-2024-21626).
+    let keep = [tell.descriptor(), gate, label.as_ref().map(AsFd::as_fd)];
+    let keep: Vec<BorrowedFd<'_>> = keep.into_iter().flatten().collect();
+    kernel::close_all_from(3 + plan.preserve_fds, &keep)
+        .map_err(Step::on(|| "close the runtime's descriptors"))?;
+    if plan.own_keyring {
+        new_keyring(tell);
     }
     if let Some(domain) = plan.personality {
         kernel::set_personality(domain).map_err(Step::on(|| "set the personality"))?;
@@ -200,9 +208,8 @@ impl Ready {
     }
 }
 
-fn new_keyring(name: &str, tell: &mut dyn Tell) {
-    let Ok(name) = CString::new(name) else { return };
-    if let Err(error) = kernel::new_session_keyring(&name) {
+fn new_keyring(tell: &mut dyn Tell) {
+    if let Err(error) = kernel::new_session_keyring() {
         // Kernels without keyrings share none; quotas run out with many containers, and all can live with that.
         if error.raw_os_error() != Some(rustix::io::Errno::NOSYS.raw_os_error()) {
             tell.warn(format!("the session keyring is shared with the caller: {error}"));

@@ -56,6 +56,8 @@ pub struct Plan {
     pub terminal: Option<Option<(u32, u32)>>,
     /// How many descriptors from 3 on it gets.
     pub preserve_fds: u32,
+    /// Whether it gets a session keyring of its own, and not the caller's.
+    pub own_keyring: bool,
     /// What is asked for and is done without.
     pub warnings: Vec<String>,
 }
@@ -137,6 +139,7 @@ pub fn plan(process: &Process, linux: LinuxPart<'_>) -> Result<Plan, Refused> {
         apparmor: process.apparmor_profile.clone().filter(|p| !p.is_empty()),
         terminal: process.terminal.then_some(size),
         preserve_fds: 0,
+        own_keyring: true,
         warnings,
     })
 }

@@ -29,11 +29,32 @@ pub struct Open {
     readonly_later: Vec<OwnedFd>,
 }
 
-/// Puts it together, over the `/` of this mount namespace.
+/// The container's control groups, as mounts to attach.
+#[derive(Debug, Default)]
+pub struct Groups {
+    /// Each with its hierarchy's controllers, none for v2.
+    pub trees: Vec<(Vec<String>, OwnedFd)>,
+    /// Whether they are attached somewhere: at another place go copies.
+    attached: bool,
+}
+
+impl Groups {
+    /// Groups that are attached nowhere yet.
+    pub fn new(trees: Vec<(Vec<String>, OwnedFd)>) -> Groups {
+        Groups { trees, attached: false }
+    }
+}
+
+/// Puts it together, over the `/` of this mount namespace. `enter_groups` is called once, as late as can be: it joins
+/// the cgroups, and their namespace, and returns what to mount of them.
 ///
 /// # Errors
 /// If a mount or a device can't be made.
-pub fn build(plan: &Plan, sources: Sources) -> Result<Open, Step> {
+pub fn build(
+    plan: &Plan,
+    sources: Sources,
+    enter_groups: impl FnOnce() -> Result<Groups, Step>,
+) -> Result<Open, Step> {
     // First of all: nothing that happens here may pass to the host.
     let apart = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change(c"/", apart)
@@ -41,8 +62,20 @@ pub fn build(plan: &Plan, sources: Sources) -> Result<Open, Step> {
     attach_at(&sources.rootfs, CWD, c"/")
         .map_err(Step::on(|| format!("mount the root file system `{}`", plan.path.display())))?;
     let mut open = Open { root: Root::new(sources.rootfs), readonly_later: Vec::new() };
+    let mut enter_groups = Some(enter_groups);
+    let mut groups = Groups::default();
     for (mount, source) in plan.mounts.iter().zip(sources.mounts) {
+        if mount.what == What::Cgroups {
+            if let Some(enter) = enter_groups.take() {
+                groups = enter()?;
+            }
+            cgroups(&open, mount, &mut groups).map_err(Step::on(|| doing(mount, "cgroup")))?;
+            continue;
+        }
         make(&mut open, mount, source)?;
+    }
+    if let Some(enter) = enter_groups {
+        enter()?;
     }
     if plan.fill_dev {
         devices::fill(plan, &open.root, sources.devices)?;
@@ -54,22 +87,19 @@ pub fn build(plan: &Plan, sources: Sources) -> Result<Open, Step> {
 }
 
 fn make(open: &mut Open, mount: &MountPlan, source: Source) -> Result<(), Step> {
-    let what = match &mount.what {
-        What::Bind { source, .. } => source.display().to_string(),
-        What::FileSystem { kind, .. } => kind.clone(),
-        What::Cgroups => "cgroup".to_owned(),
-    };
-    let doing = || format!("mount `{what}` at `/{}`", mount.destination.display());
     match (&mount.what, source) {
         (What::FileSystem { kind, source }, _) => {
-            file_system(open, mount, kind, source.as_deref()).map_err(Step::on(doing))
+            file_system(open, mount, kind, source.as_deref()).map_err(Step::on(|| doing(mount, kind)))
         }
-        (What::Bind { .. } | What::Cgroups, Source::Tree(tree)) => {
-            bind(open, mount, &tree).map_err(Step::on(doing))
+        (What::Bind { source, .. }, Source::Tree(tree)) => {
+            bind(open, mount, &tree).map_err(Step::on(|| doing(mount, &source.display().to_string())))
         }
-        (_, Source::Groups(groups)) => cgroups(open, mount, groups).map_err(Step::on(doing)),
-        (_, Source::Nothing) => Ok(()),
+        (What::Bind { .. } | What::Cgroups, _) => Ok(()),
     }
+}
+
+fn doing(mount: &MountPlan, what: &str) -> String {
+    format!("mount `{what}` at `/{}`", mount.destination.display())
 }
 
 fn bind(open: &Open, mount: &MountPlan, tree: &OwnedFd) -> io::Result<()> {
@@ -203,36 +233,44 @@ fn by_mount(
 
 /// The container's control groups: one mount for v2; a directory of one mount per hierarchy for v1, with the names
 /// of hierarchies and of their controllers as the host has them.
-fn cgroups(open: &mut Open, mount: &MountPlan, groups: Vec<(Vec<String>, OwnedFd)>) -> io::Result<()> {
+fn cgroups(open: &Open, mount: &MountPlan, groups: &mut Groups) -> io::Result<()> {
+    let attached = std::mem::replace(&mut groups.attached, true);
+    if attached {
+        let copy = |(controllers, tree): &(Vec<String>, OwnedFd)| {
+            Ok((controllers.clone(), sources::copy(tree.as_fd())?))
+        };
+        groups.trees = groups.trees.iter().map(copy).collect::<io::Result<_>>()?;
+    }
+    // The copies are still the host's peers: what is mounted in the one would show up in the other.
+    let apart = Change { propagation: MountPropagationFlags::PRIVATE, ..mount.options.attributes.change() };
+    if let [(controllers, only)] = groups.trees.as_slice()
+        && controllers.is_empty()
+    {
+        change(only.as_fd(), &apart, false)?;
+        return bind(open, mount, only);
+    }
     let target = target(&open.root, mount, Kind::Directory, Links::Inside)?;
-    let readonly = mount.options.attributes.set.contains(MountAttrFlags::MOUNT_ATTR_RDONLY);
     let attributes = mount.options.attributes.set - MountAttrFlags::MOUNT_ATTR_RDONLY;
     let mode =
         MountOptions { data: vec![("mode".to_owned(), Some("755".to_owned()))], ..MountOptions::default() };
     let directory = create("tmpfs", Some("tmpfs"), &mode, attributes)?;
     attach(&directory, &target)?;
-    for (controllers, tree) in groups {
+    for (controllers, group) in &groups.trees {
         let name = match controllers.as_slice() {
             [] => "unified".to_owned(),
             [one] => one.strip_prefix("name=").unwrap_or(one).to_owned(),
             several => several.join(","),
         };
-        change(tree.as_fd(), &mount.options.attributes.change(), false)?;
+        // In a new file system of ours, nobody else has put anything into our way.
         rustix::fs::mkdirat(&directory, &name, Mode::from_raw_mode(0o755))?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = rustix::fs::openat(&directory, &name, flags, Mode::empty())?;
-        attach(&tree, &place)?;
+        attach_at(group, directory.as_fd(), &name)?;
         if let [_, _, ..] = controllers.as_slice() {
-            for controller in &controllers {
+            for controller in controllers {
                 rustix::fs::symlinkat(&name, &directory, controller)?;
             }
         }
     }
-    if readonly {
-        let set = MountAttrFlags::MOUNT_ATTR_RDONLY;
-        change(directory.as_fd(), &Change { set, ..Change::default() }, false)?;
-    }
-    Ok(())
+    change(directory.as_fd(), &apart, true)
 }
 
 /// A handle on the place of a mount, made if missing, after a look at where it really is.
@@ -269,7 +307,7 @@ pub(super) fn attach(mount: &OwnedFd, at: &OwnedFd) -> io::Result<()> {
     Ok(rustix::mount::move_mount(mount, c"", at, c"", flags)?)
 }
 
-fn attach_at(mount: &OwnedFd, directory: BorrowedFd<'_>, path: &std::ffi::CStr) -> io::Result<()> {
+fn attach_at(mount: &OwnedFd, directory: BorrowedFd<'_>, path: impl rustix::path::Arg) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     Ok(rustix::mount::move_mount(mount, c"", directory, path, flags)?)
 }

@@ -21,5 +21,5 @@ pub mod sources;
 
 pub use beneath::Root;
 pub use devices::bind_console;
-pub use plan::{Plan, plan};
+pub use plan::{Plan, What, plan};
 pub use sources::Sources;

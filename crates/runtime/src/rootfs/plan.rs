@@ -51,7 +51,7 @@ pub struct MountPlan {
 }
 
 /// What is mounted.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum What {
     /// A part of the host's tree, with the mounts below it or not.
     Bind {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use sampan_kernel::cgroup::{MOUNT_POINT, Version};
+use sampan_kernel::cgroup::MOUNT_POINT;
 use sampan_kernel::mount::{Change, change};
 
 use super::idmap::{self, IdMap};
@@ -31,15 +31,13 @@ pub enum Source {
     Nothing,
     /// A tree.
     Tree(OwnedFd),
-    /// The container's control groups, each with its hierarchy's controllers.
-    Groups(Vec<(Vec<String>, OwnedFd)>),
 }
 
-/// Takes from the host what a plan needs. `own_view` tells whether the container sees its own groups as the root.
+/// Takes from the host what a plan needs, but for the control groups, which may not be there yet.
 ///
 /// # Errors
 /// If something is not there.
-pub fn open(plan: &Plan, groups: &[Group], own_view: bool) -> Result<Sources, Step> {
+pub fn open(plan: &Plan) -> Result<Sources, Step> {
     let rootfs = tree(&plan.path, true)
         .map_err(Step::on(|| format!("take the root file system `{}`", plan.path.display())))?;
     let (kind, recursive) = plan.from_host;
@@ -54,7 +52,7 @@ pub fn open(plan: &Plan, groups: &[Group], own_view: bool) -> Result<Sources, St
     let mut mounts = Vec::with_capacity(plan.mounts.len());
     for mount in &plan.mounts {
         mounts.push(match &mount.what {
-            What::FileSystem { .. } => Source::Nothing,
+            What::FileSystem { .. } | What::Cgroups => Source::Nothing,
             What::Bind { source, recursive: below } => {
                 let tree = tree(source, *below)
                     .map_err(Step::on(|| format!("take `{}` for a bind mount", source.display())))?;
@@ -66,7 +64,6 @@ pub fn open(plan: &Plan, groups: &[Group], own_view: bool) -> Result<Sources, St
                 }
                 Source::Tree(tree)
             }
-            What::Cgroups => cgroups(groups, own_view)?,
         });
     }
     let mut devices = Vec::new();
@@ -87,26 +84,20 @@ fn apply(map: &IdMap, tree: &OwnedFd) -> std::io::Result<()> {
     change(tree.as_fd(), &map_ids, map.recursive)
 }
 
-fn cgroups(groups: &[Group], own_view: bool) -> Result<Source, Step> {
-    let take = |path: &Path| {
-        let tree = tree(path, false).map_err(Step::on(|| format!("take the cgroup `{}`", path.display())))?;
-        let inward =
-            Change { propagation: rustix::mount::MountPropagationFlags::PRIVATE, ..Change::default() };
-        change(tree.as_fd(), &inward, false)
-            .map_err(Step::on(|| format!("cut `{}` off from the host's mounts", path.display())))?;
-        Ok::<_, Step>(tree)
-    };
+/// Takes a container's control groups from the host: one mount for v2, or one for each group, in their order.
+/// `own_view` tells whether the container sees its own groups as the root. Whoever attaches them has to cut them off
+/// from the host's mounts.
+///
+/// # Errors
+/// If one is not there.
+pub fn cgroups(groups: &[Group], own_view: bool) -> Result<Vec<OwnedFd>, Step> {
+    let take =
+        |path: &Path| tree(path, false).map_err(Step::on(|| format!("take the cgroup `{}`", path.display())));
     // In the host's view of a unified hierarchy, the container's group is where the host has it.
     if let ([Group { limits: true, .. }], false) = (groups, own_view) {
-        return Ok(Source::Tree(take(Path::new(MOUNT_POINT))?));
+        return Ok(vec![take(Path::new(MOUNT_POINT))?]);
     }
-    if let [group] = groups
-        && group.version() == Version::V2
-    {
-        return Ok(Source::Tree(take(&group.path)?));
-    }
-    let taken = groups.iter().map(|group| Ok((group.controllers.clone(), take(&group.path)?)));
-    Ok(Source::Groups(taken.collect::<Result<_, Step>>()?))
+    groups.iter().map(|group| take(&group.path)).collect()
 }
 
 /// A copy of what is mounted at a path of the host.
