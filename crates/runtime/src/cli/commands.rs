@@ -210,7 +210,7 @@ pub(super) const COMMANDS: [Command; 17] = [
     },
 ];
 
-fn options(parsed: &Parsed) -> Result<Options, Failure> {
+fn options(context: &Context, parsed: &Parsed) -> Result<Options, Failure> {
     let path = |name| parsed.get(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     Ok(Options {
         bundle: path("bundle").unwrap_or_else(|| PathBuf::from(".")),
@@ -218,6 +218,7 @@ fn options(parsed: &Parsed) -> Result<Options, Failure> {
         console_socket: path("console-socket"),
         pidfd_socket: path("pidfd-socket"),
         console: None,
+        systemd_cgroup: context.systemd_cgroup,
         switches: Switches {
             no_pivot: parsed.has("no-pivot"),
             no_new_keyring: parsed.has("no-new-keyring"),
@@ -229,7 +230,7 @@ fn options(parsed: &Parsed) -> Result<Options, Failure> {
 
 fn create(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
     // Before anything is opened: the check is whether the caller's descriptors are there.
-    let options = options(parsed)?;
+    let options = options(context, parsed)?;
     crate::seal::seal()?;
     container::create(&context.root, &parsed.rest[0], &options, GateKind::Socket, &context.log)
         .map_err(|e| Failure::of("create", &e))?;
@@ -242,7 +243,7 @@ fn start(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
 }
 
 fn run(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
-    let options = options(parsed)?;
+    let options = options(context, parsed)?;
     crate::seal::seal()?;
     let mode = match (parsed.has("detach"), parsed.has("keep")) {
         (true, _) => Mode::Detached,

@@ -29,7 +29,7 @@ const GLOBAL: [Known; 9] = [
     value("log-format", "FORMAT", "`text` (default) or `json`"),
     value("root", "DIR", "where containers are remembered (default: /run/sampan-runtime)"),
     value("criu", "FILE", "ignored: checkpoints are not supported"),
-    flag("systemd-cgroup", "not supported: cgroups are made by writing to the cgroup file system"),
+    flag("systemd-cgroup", "let systemd make the cgroups; cgroupsPath is `slice:prefix:name` then"),
     value("rootless", "true|false|auto", "ignored: what the user may do is found out by trying"),
     flag("help", "show this help").or('h'),
     flag("version", "show the version").or('v'),
@@ -41,6 +41,8 @@ struct Context {
     /// Whether `--root` was given.
     root_given: bool,
     log: Log,
+    /// Whether systemd makes the cgroups.
+    systemd_cgroup: bool,
 }
 
 /// How a command failed.
@@ -119,7 +121,8 @@ fn global(args: &[String]) -> Result<(Context, Parsed), Refused> {
     let root = parsed.get("root").filter(|r| !r.is_empty());
     let root_given = root.is_some();
     let root = root.map_or_else(StateRoot::default_for_user, |root| StateRoot(PathBuf::from(root)));
-    Ok((Context { root, root_given, log }, parsed))
+    let systemd_cgroup = parsed.has("systemd-cgroup");
+    Ok((Context { root, root_given, log, systemd_cgroup }, parsed))
 }
 
 fn dispatch(context: &Context, global: &Parsed) -> Result<u8, Failure> {
@@ -138,10 +141,6 @@ fn dispatch(context: &Context, global: &Parsed) -> Result<u8, Failure> {
     let Some(command) = commands::COMMANDS.iter().find(|c| c.name == name) else {
         return Err(Refused::Invalid(format!("unknown command: No help topic for '{name}'")).into());
     };
-    if global.has("systemd-cgroup") {
-        let what = "--systemd-cgroup (cgroups are made by writing to the cgroup file system)";
-        return Err(Refused::Unsupported(what.to_owned()).into());
-    }
     // Behind the first argument they may be those of a container's command.
     let asks = |arg: &String| matches!(arg.as_str(), "--help" | "-h");
     let help = match command.end {

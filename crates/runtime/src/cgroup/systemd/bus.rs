@@ -87,7 +87,10 @@ impl Bus {
                 Ok(stream) => Bus::greet(stream, ""),
                 Err(_) => {
                     let name = given.unwrap_or(bus);
-                    Err(io::Error::new(first.kind(), format!("cannot connect to the bus at `{name}`: {first}")))
+                    Err(io::Error::new(
+                        first.kind(),
+                        format!("cannot connect to the bus at `{name}`: {first}"),
+                    ))
                 }
             },
         }
@@ -111,7 +114,10 @@ impl Bus {
         }
         if !answer.starts_with(b"DATA\r\nOK ") {
             let answer = String::from_utf8_lossy(&answer).trim().to_owned();
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the bus answered `{answer}`")));
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("the bus answered `{answer}`"),
+            ));
         }
         Ok(Bus { stream, serial: 0, destination, signals: Vec::new() })
     }

@@ -138,8 +138,12 @@ impl Call<'_> {
         let mut message = Writer(vec![b'l', METHOD_CALL, 0, PROTOCOL]);
         message.u32(content.0.len() as u32);
         message.u32(serial);
-        let texts =
-            [(1, "o", self.path), (2, "s", self.interface), (3, "s", self.member), (6, "s", self.destination)];
+        let texts = [
+            (1, "o", self.path),
+            (2, "s", self.interface),
+            (3, "s", self.member),
+            (6, "s", self.destination),
+        ];
         message.array(8, |writer| {
             for (code, kind, text) in texts {
                 // systemd's own socket, without a bus, knows no destination.
@@ -344,7 +348,10 @@ mod tests {
     #[test]
     fn values_are_aligned() {
         let mut writer = Writer::default();
-        writer.properties(&[("A".into(), Value::U64(1)), ("B".into(), Value::Array("y", vec![Value::Byte(3)]))]);
+        writer.properties(&[
+            ("A".into(), Value::U64(1)),
+            ("B".into(), Value::Array("y", vec![Value::Byte(3)])),
+        ]);
         let expected: Vec<u8> = [
             &[41, 0, 0, 0, 0, 0, 0, 0][..],
             &[1, 0, 0, 0, b'A', 0, 1, b't', 0, 0, 0, 0, 0, 0, 0, 0],

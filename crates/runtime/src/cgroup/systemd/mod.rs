@@ -8,14 +8,17 @@
 //! systemd makes no scope without a process in it, but the container's process is born in its groups. So a helper is
 //! the first in the scope: it does nothing, and ends when the container's process is there.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
+use sampan_kernel::cgroup::Layout;
 use sampan_kernel::process::{self as kernel, Child, Clone as CloneHow};
 use sampan_oci::runtime::Resources;
 use serde::{Deserialize, Serialize};
 
+use super::{Group, GroupPath};
 use crate::channel::Channel;
 use crate::ending::wait_status;
 use crate::error::{Refused, Step};
@@ -57,13 +60,13 @@ impl Unit {
                     .to_owned(),
             ));
         }
-        let user = !rustix::process::geteuid().is_root() || in_user_namespace();
-        Unit::named(path, id, user)
+        Unit::named(path, id, !super::is_host_root())
     }
 
     fn named(path: Option<&str>, id: &str, user: bool) -> Result<Unit, Refused> {
         let path = path.unwrap_or_default();
-        let parts: Vec<&str> = if path.is_empty() { vec!["", "sampan", id] } else { path.split(':').collect() };
+        let parts: Vec<&str> =
+            if path.is_empty() { vec!["", "sampan", id] } else { path.split(':').collect() };
         let [slice, prefix, name] = parts[..] else {
             return Err(Refused::Invalid(format!(
                 "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got \"{path}\" instead"
@@ -93,8 +96,8 @@ impl Unit {
         Bus::connect(if self.user { Whose::User } else { Whose::System })
     }
 
-    /// Makes the unit, with `extra` properties from annotations, and returns its group's path from the root of the
-    /// hierarchy and what keeps it from ending before a process of the container is in it.
+    /// Makes the unit, and returns its groups and what keeps it from ending before a process of the container is in
+    /// it.
     ///
     /// # Errors
     /// If systemd refuses.
@@ -102,9 +105,10 @@ impl Unit {
         &self,
         id: &str,
         resources: &Resources,
-        annotations: &std::collections::BTreeMap<String, String>,
-        unified: bool,
-    ) -> Result<(PathBuf, Keeper), Step> {
+        annotations: &BTreeMap<String, String>,
+        layout: &Layout,
+    ) -> Result<(Vec<Group>, Keeper), Step> {
+        let unified = layout.is_unified();
         let failed = || Step::on::<io::Error, _>(|| format!("start the systemd unit `{}`", self.name));
         let is_slice = self.name.ends_with(".slice");
         let mut properties = vec![
@@ -138,18 +142,21 @@ impl Unit {
             }
             other => other.map_err(|e| failed()(e.into()))?,
         }
-        let group = self.group(&mut bus).map_err(|e| failed()(e.into()))?;
-        Ok((group, keeper))
+        let group = self.group(&mut bus).inspect_err(|_| {
+            // The first error is the one to report.
+            let _ = self.stop();
+        });
+        let group = group.map_err(|e| failed()(e.into()))?;
+        Ok((super::plan(layout, &GroupPath::given(&group)), keeper))
     }
 
     fn start_transient(&self, bus: &mut Bus, properties: &[properties::Property]) -> Result<(), CallError> {
-        let answer =
-            bus.call(MANAGER_PATH, MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", |body| {
-                body.text(&self.name);
-                body.text("replace");
-                body.properties(properties);
-                body.array(8, |_| {});
-            })?;
+        let answer = bus.call(MANAGER_PATH, MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", |body| {
+            body.text(&self.name);
+            body.text("replace");
+            body.properties(properties);
+            body.array(8, |_| {});
+        })?;
         finish(bus, &answer.body().text()?)
     }
 
@@ -228,8 +235,7 @@ impl Unit {
     }
 
     fn reset(&self, bus: &mut Bus) -> Result<(), Step> {
-        let reset =
-            bus.call(MANAGER_PATH, MANAGER, "ResetFailedUnit", "s", |body| body.text(&self.name));
+        let reset = bus.call(MANAGER_PATH, MANAGER, "ResetFailedUnit", "s", |body| body.text(&self.name));
         match reset {
             Ok(_) => Ok(()),
             Err(CallError::Refused { name, .. }) if name == NO_SUCH_UNIT => Ok(()),
@@ -278,13 +284,7 @@ fn check_slice(slice: &str) -> Result<(), Refused> {
     }
 }
 
-/// Whether this is not the host's own user namespace: root in it is somebody else outside.
-fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    map.split_whitespace().ne(["0", "0", "4294967295"])
-}
-
-/// The first process of a scope. It ends when this is dropped.
+/// The first process of a scope. It ends when this is dropped, or when the runtime ends.
 #[derive(Debug)]
 pub struct Keeper(Option<(Child, Channel)>);
 
@@ -304,9 +304,11 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         if let Some((child, channel)) = self.0.take() {
-            drop(channel);
-            // It is our child, so there is an ending to take.
+            // By a signal, for the container's process may have a copy of the channel's end. It is our child, so it
+            // can be signalled and there is an ending to take.
+            let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);
             let _ = wait_status(&child.pidfd);
+            drop(channel);
         }
     }
 }

@@ -117,9 +117,8 @@ fn bits(list: &str) -> Result<Value, Step> {
 fn of_unified(files: &BTreeMap<String, String>, properties: &mut Vec<Property>) -> Result<(), Step> {
     for (file, value) in files {
         let value = value.trim();
-        let refuse = || {
-            Step::refused("apply linux.resources.unified", format!("`{value}` is no value for `{file}`"))
-        };
+        let refuse =
+            || Step::refused("apply linux.resources.unified", format!("`{value}` is no value for `{file}`"));
         let number = || match value {
             "max" => Ok(Value::U64(u64::MAX)),
             other => other.parse().map(Value::U64).map_err(|_| refuse()),
@@ -263,7 +262,10 @@ mod tests {
     fn limits_become_properties() {
         check(
             r#"{"memory":{"limit":100,"swap":150,"reservation":50},"pids":{"limit":-1}}"#,
-            &format!("MemoryMax U64(100); MemoryLow U64(50); MemorySwapMax U64(50); TasksMax U64({})", u64::MAX),
+            &format!(
+                "MemoryMax U64(100); MemoryLow U64(50); MemorySwapMax U64(50); TasksMax U64({})",
+                u64::MAX
+            ),
         );
         check(r#"{"memory":{"limit":0},"pids":{"limit":0},"cpu":{"shares":0,"quota":0}}"#, "");
         // 1.234 % is rounded up to 2 %.
@@ -271,10 +273,7 @@ mod tests {
             r#"{"cpu":{"shares":1024,"quota":1234,"period":100000}}"#,
             "CPUWeight U64(100); CPUQuotaPeriodUSec U64(100000); CPUQuotaPerSecUSec U64(20000)",
         );
-        check(
-            r#"{"cpu":{"cpus":"0-2,9"}}"#,
-            r#"AllowedCPUs Array("y", [Byte(7), Byte(2)])"#,
-        );
+        check(r#"{"cpu":{"cpus":"0-2,9"}}"#, r#"AllowedCPUs Array("y", [Byte(7), Byte(2)])"#);
         check(
             r#"{"unified":{"memory.high":"max","cpu.max":"50000 100000","io.max":"8:0 rbps=1"}}"#,
             &format!(
@@ -282,7 +281,9 @@ mod tests {
                 u64::MAX
             ),
         );
-        for wrong in [r#"{"cpu":{"cpus":"2-1"}}"#, r#"{"cpu":{"cpus":"x"}}"#, r#"{"unified":{"pids.max":"-"}}"#] {
+        for wrong in
+            [r#"{"cpu":{"cpus":"2-1"}}"#, r#"{"cpu":{"cpus":"x"}}"#, r#"{"unified":{"pids.max":"-"}}"#]
+        {
             assert!(of_resources(&serde_json::from_str(wrong).unwrap(), true).is_err(), "{wrong}");
         }
     }
@@ -302,9 +303,14 @@ mod tests {
         let units = Value::Array("s", vec![Value::Text("a.slice".into()), Value::Text("b, c".into())]);
         assert_eq!(of("After", "['a.slice', 'b, c']"), named("After", units));
         assert_eq!(of("SendSIGHUP", "true"), named("SendSIGHUP", Value::Bool(true)));
-        for (name, value) in
-            [("x", "1"), ("Name1", "1"), ("Wants", "['a', 1]"), ("Some", "'a"), ("SomeSec", "'x'"), ("Some", "moon 1")]
-        {
+        for (name, value) in [
+            ("x", "1"),
+            ("Name1", "1"),
+            ("Wants", "['a', 1]"),
+            ("Some", "'a"),
+            ("SomeSec", "'x'"),
+            ("Some", "moon 1"),
+        ] {
             assert_eq!(of(name, value), None, "{name}={value}");
         }
         assert_eq!(of_annotations(&BTreeMap::from([("other".into(), "x".into())])).unwrap(), []);

@@ -1,0 +1,61 @@
+//! The runtime on hosts of a certain kind: cgroup v2 alone, systemd as init, CRIU, ordinary users. What this host has
+//! not is told, and counts as ignored. `make test-vm` has all of it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use libtest_mimic::{Arguments, Trial};
+
+#[path = "../it/harness.rs"]
+#[allow(dead_code, reason = "shared with other tests")]
+mod harness;
+mod systemd;
+mod unified;
+
+/// Why tests of a module can't run here.
+fn missing(module: &str) -> Option<String> {
+    let absent = |path: &str, what: &str| (!Path::new(path).exists()).then(|| what.to_owned());
+    match module {
+        "systemd" => absent("/run/systemd/system", "systemd is not the init here"),
+        "unified" => absent("/sys/fs/cgroup/cgroup.subtree_control", "cgroup v2 is not all there is here"),
+        _ => None,
+    }
+}
+
+macro_rules! tests {
+    ($($module:ident: $($name:ident)+;)+) => {
+        vec![$($((stringify!($module), stringify!($name), $module::$name as fn())),+),+]
+    };
+}
+
+fn main() {
+    let tests = tests! {
+        systemd:
+            a_unit_comes_and_goes_with_the_container
+            limits_are_the_units_and_outlive_a_reload
+            update_changes_the_unit
+            annotations_are_properties
+            the_unit_is_like_runcs
+            stopping_the_unit_ends_the_container
+            a_failure_leaves_no_unit
+            a_unit_is_nobody_elses
+            processes_of_all_kinds_are_in_the_unit;
+        unified:
+            limits_are_in_the_files
+            a_group_of_inner_groups_takes_more_processes
+            whatever_unified_says_is_written
+            controllers_are_handed_on_to_a_container_with_its_own_namespace;
+    };
+    let trial = |(module, name, test): (&'static str, &'static str, fn())| {
+        let trial = Trial::test(format!("{module}::{name}"), move || {
+            test();
+            Ok(())
+        });
+        match missing(module) {
+            Some(reason) => trial.with_ignored_flag(true).with_kind(reason),
+            None => trial,
+        }
+    };
+    libtest_mimic::run(&Arguments::from_args(), tests.into_iter().map(trial).collect()).exit();
+}
