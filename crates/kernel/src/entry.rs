@@ -23,11 +23,14 @@ macro_rules! entry {
 pub fn run(main: fn() -> u8) -> ! {
     // What Rust does at this place: a file that is opened must never get the number of standard error. A closed
     // one is filled with `/dev/null`.
-    for number in 0..3 {
-        // SAFETY: asks for a descriptor's flags; there is no memory behind it.
-        let is_closed = unsafe { libc::fcntl(number, libc::F_GETFD) } < 0;
-        // SAFETY: the path is a terminated string. The lowest free number is `number`, since those before are open.
-        if is_closed && unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) } != number {
+    let mut streams = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
+    // SAFETY: the kernel reads and writes three structures, which live through the call. It fails only if memory is
+    // short, and then `revents` stays 0.
+    unsafe { libc::poll(streams.as_mut_ptr(), 3, 0) };
+    for stream in streams.iter().filter(|stream| stream.revents & libc::POLLNVAL != 0) {
+        // SAFETY: the path is a terminated string. The lowest free number is taken, which is the one looked at, since
+        // those before are open.
+        if unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) } != stream.fd {
             crate::process::exit_now(1);
         }
     }

@@ -21,6 +21,7 @@ pub mod inherit;
 pub mod mount;
 pub mod netns;
 pub mod process;
+pub mod seal;
 pub mod seccomp;
 pub mod signals;
 

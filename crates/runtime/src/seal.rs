@@ -4,7 +4,9 @@
 //! its program. Either way somebody in the container can get hold of this executable's file, and write to it when it
 //! does not run (CVE-2019-5736). So the commands that make such processes run from a copy of the mount that the
 //! executable is on: read-only, attached nowhere, and gone with the last process that uses it. It costs a second exec,
-//! a third of a millisecond, and no copy of the file.
+//! and no copy of the file.
+//!
+//! As a rule that has happened before `main` ([`sampan_kernel::seal`]), and here it is only seen to be so.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -12,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
-use rustix::fs::{CWD, Mode, OFlags, SealFlags, StatVfsMountFlags};
+use rustix::fs::{CWD, SealFlags, StatVfsMountFlags};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 use sampan_kernel::mount::{Change, change};
 use sampan_kernel::process::{StringArray, execute_file};
@@ -43,9 +45,7 @@ pub(crate) fn seal() -> Result<(), Step> {
 
 /// Whether nobody can write to the executable by way of this process: its mount is read-only, or its memory is sealed.
 fn is_sealed() -> io::Result<bool> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let own = rustix::fs::open(SELF, flags, Mode::empty())?;
-    if rustix::fs::fstatvfs(&own)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    if rustix::fs::statvfs(SELF)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Ok(true);
     }
     let own = File::open(SELF)?;

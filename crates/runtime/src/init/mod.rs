@@ -295,7 +295,7 @@ fn prepare(
     let privileged = tools.sources.is_some();
     let sources = tools.sources.map_or_else(|| rootfs::sources::open(&plan.rootfs), Ok)?;
     let groups = || enter_groups(plan, &talk.channel, tools.groups, privileged);
-    let open = rootfs::execute::build(&plan.rootfs, sources, groups)?;
+    let mut open = rootfs::execute::build(&plan.rootfs, sources, groups)?;
     if plan.runtime_hooks || !plan.create_container.is_empty() {
         talk.channel.send(&Message::Mounted).map_err(lost())?;
         match talk.channel.receive().map_err(lost())? {
@@ -304,6 +304,8 @@ fn prepare(
         }
         let state = plan.state_with_pid();
         hooks::run("createContainer", &plan.create_container, &state, &plan.state.bundle)?;
+        // Whatever they have mounted, and wherever.
+        open.root.forget_own();
     }
     if let Some(size) = plan.process.terminal {
         let terminal = terminal::open(&open.root, size)?;

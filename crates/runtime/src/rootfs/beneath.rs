@@ -13,7 +13,21 @@ use rustix::io::Errno;
 
 /// The directory that is the container's `/`.
 #[derive(Debug)]
-pub struct Root(OwnedFd);
+pub struct Root {
+    directory: OwnedFd,
+    /// File systems that were made for the container and are mounted at these paths, none of which leads over a link.
+    /// Nobody else has put anything into them: what is directly inside is found by its name.
+    own: Vec<(PathBuf, OwnedFd)>,
+}
+
+/// A place to mount something at.
+#[derive(Debug)]
+pub enum Place<'a> {
+    /// A handle on it.
+    At(OwnedFd),
+    /// The name of it, in a file system of the container's own.
+    In(BorrowedFd<'a>, &'a OsStr),
+}
 
 /// What is done with symbolic links on the way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,7 +57,39 @@ const MAX_PARTS: usize = 4096;
 impl Root {
     /// The root that a descriptor is open on.
     pub fn new(directory: OwnedFd) -> Root {
-        Root(directory)
+        Root { directory, own: Vec::new() }
+    }
+
+    /// Remembers a file system that was made for the container and mounted at `path`.
+    pub fn add_own(&mut self, path: &Path, root: OwnedFd) {
+        self.own.push((path.to_owned(), root));
+    }
+
+    /// Something else was mounted at `path`, which may cover what is remembered.
+    pub fn cover(&mut self, path: &Path) {
+        self.own.retain(|(own, _)| !own.starts_with(path));
+    }
+
+    /// All that is open.
+    pub fn into_descriptors(self) -> impl Iterator<Item = OwnedFd> {
+        self.own.into_iter().map(|(_, root)| root).chain([self.directory])
+    }
+
+    /// Nobody knows any more what is where: paths are resolved from the root again.
+    pub fn forget_own(&mut self) {
+        self.own.clear();
+    }
+
+    /// The file system of the container's own that `path` is directly inside of, and its name there.
+    pub fn in_own<'a>(&'a self, path: &'a Path) -> Option<(BorrowedFd<'a>, &'a OsStr)> {
+        let (parent, name) = (path.parent()?, path.file_name()?);
+        let own = self.own.iter().rfind(|(own, _)| own == parent);
+        own.map(|(_, root)| (root.as_fd(), name))
+    }
+
+    /// The file system of the container's own that is mounted at `path`.
+    pub fn own_at(&self, path: &Path) -> Option<BorrowedFd<'_>> {
+        self.own.iter().rfind(|(own, _)| own == path).map(|(_, root)| root.as_fd())
     }
 
     /// A handle on what is at `path`.
@@ -64,7 +110,8 @@ impl Root {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let mut tries = 0;
         loop {
-            match rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            match rustix::fs::openat2(&self.directory, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+            {
                 Err(Errno::AGAIN | Errno::INTR) if tries < MAX_TRIES => tries += 1,
                 other => return Ok(other?),
             }
@@ -76,9 +123,17 @@ impl Root {
     /// # Errors
     /// If it can't be made.
     pub fn ensure(&self, path: &Path, kind: Kind, links: Links) -> io::Result<OwnedFd> {
+        Ok(self.ensure_known(path, kind, links)?.0)
+    }
+
+    /// As [`Root::ensure`]; tells, too, whether it was there.
+    ///
+    /// # Errors
+    /// As [`Root::ensure`].
+    pub fn ensure_known(&self, path: &Path, kind: Kind, links: Links) -> io::Result<(OwnedFd, bool)> {
         match self.open(path, links) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => self.make(path, kind, links),
-            other => other,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok((self.make(path, kind, links)?, false)),
+            other => Ok((other?, true)),
         }
     }
 
@@ -158,7 +213,7 @@ impl Root {
 
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.directory.as_fd()
     }
 }
 

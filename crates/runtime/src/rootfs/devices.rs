@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use super::beneath::{Kind, Links, Root};
+use super::beneath::{Kind, Links, Place, Root};
 use super::execute::attach;
 use super::plan::{DevicePlan, Plan};
 use super::sources;
@@ -30,7 +30,7 @@ pub(super) fn fill(plan: &Plan, root: &Root, bound: Vec<OwnedFd>) -> Result<(), 
         for (device, source) in plan.devices.iter().zip(bound) {
             // A link here could make us write a node's contents elsewhere; none is followed.
             root.ensure(&device.path, Kind::File, Links::Refused)
-                .and_then(|place| attach(&source, &place))
+                .and_then(|place| attach(&source, Place::At(place)))
                 .map_err(Step::on(|| doing(device)))?;
         }
     } else {
@@ -42,13 +42,20 @@ pub(super) fn fill(plan: &Plan, root: &Root, bound: Vec<OwnedFd>) -> Result<(), 
 }
 
 fn make(root: &Root, device: &DevicePlan) -> io::Result<()> {
-    let (parent, name) = root.parent(&device.path, Links::Refused)?;
+    let found;
+    let (parent, name) = match root.in_own(&device.path) {
+        Some((parent, name)) => (parent, name),
+        None => {
+            found = root.parent(&device.path, Links::Refused)?;
+            (found.0.as_fd(), found.1.as_os_str())
+        }
+    };
     let mode = Mode::from_raw_mode(device.mode);
-    match rustix::fs::mknodat(&parent, &name, device.kind, mode, device.number) {
+    match rustix::fs::mknodat(parent, name, device.kind, mode, device.number) {
         Ok(()) => {}
         // One that came with the image is as good, if it is the same.
         Err(Errno::EXIST) => {
-            let stat = rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
             let same = FileType::from_raw_mode(stat.st_mode) == device.kind
                 && (device.kind == FileType::Fifo || stat.st_rdev == device.number);
             return if same { Ok(()) } else { Err(io::Error::other("something else is at its place")) };
@@ -57,22 +64,27 @@ fn make(root: &Root, device: &DevicePlan) -> io::Result<()> {
     }
     if device.owner != (0, 0) {
         let (uid, gid) = (Uid::from_raw(device.owner.0), Gid::from_raw(device.owner.1));
-        rustix::fs::chownat(&parent, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
 }
 
 fn link(root: &Root) -> io::Result<()> {
-    let dev = root.ensure(Path::new("dev"), Kind::Directory, Links::Refused)?;
-    for (name, target) in LINKS {
-        if name == "ptmx" {
-            // A node of this name that came with the image would open a terminal of the host.
-            match rustix::fs::unlinkat(&dev, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(e) => return Err(e.into()),
-            }
+    let found;
+    let dev = match root.own_at(Path::new("dev")) {
+        Some(dev) => dev,
+        None => {
+            found = root.ensure(Path::new("dev"), Kind::Directory, Links::Refused)?;
+            found.as_fd()
         }
-        match rustix::fs::symlinkat(target, &dev, name) {
+    };
+    for (name, target) in LINKS {
+        match rustix::fs::symlinkat(target, dev, name) {
+            // A node of this name that came with the image would open a terminal of the host.
+            Err(Errno::EXIST) if name == "ptmx" => {
+                rustix::fs::unlinkat(dev, name, AtFlags::empty())?;
+                rustix::fs::symlinkat(target, dev, name)?;
+            }
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e.into()),
         }
@@ -96,5 +108,5 @@ pub fn bind_console(root: &Root, terminal: BorrowedFd<'_>) -> io::Result<()> {
     if FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode) == FileType::Symlink {
         return Err(io::Error::other("`/dev/console` is a link"));
     }
-    attach(&sources::copy(terminal.as_fd())?, &place)
+    attach(&sources::copy(terminal.as_fd())?, Place::At(place))
 }

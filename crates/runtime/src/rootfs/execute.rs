@@ -1,17 +1,19 @@
 //! Puts a root file system together in the child's mount namespace.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
     UnmountFlags,
 };
 use sampan_kernel::mount::{Change, change};
 
-use super::beneath::{Kind, Links, Root, is_directory};
+use super::beneath::{Kind, Links, Place, Root, is_directory};
 use super::options::MountOptions;
 use super::plan::{MountPlan, Plan, What, mountable_in_proc};
 use super::sources::{self, Source, Sources};
@@ -69,7 +71,7 @@ pub fn build(
             if let Some(enter) = enter_groups.take() {
                 groups = enter()?;
             }
-            cgroups(&open, mount, &mut groups).map_err(Step::on(|| doing(mount, "cgroup")))?;
+            cgroups(&mut open, mount, &mut groups).map_err(Step::on(|| doing(mount, "cgroup")))?;
             continue;
         }
         make(&mut open, mount, source)?;
@@ -80,9 +82,11 @@ pub fn build(
     if plan.fill_dev {
         devices::fill(plan, &open.root, sources.devices)?;
     }
-    open.root
-        .ensure(&plan.cwd, Kind::Directory, Links::Inside)
-        .map_err(Step::on(|| format!("make the working directory `/{}`", plan.cwd.display())))?;
+    if !plan.cwd.as_os_str().is_empty() {
+        open.root
+            .ensure(&plan.cwd, Kind::Directory, Links::Inside)
+            .map_err(Step::on(|| format!("make the working directory `/{}`", plan.cwd.display())))?;
+    }
     Ok(open)
 }
 
@@ -102,14 +106,14 @@ fn doing(mount: &MountPlan, what: &str) -> String {
     format!("mount `{what}` at `/{}`", mount.destination.display())
 }
 
-fn bind(open: &Open, mount: &MountPlan, tree: &OwnedFd) -> io::Result<()> {
+fn bind(open: &mut Open, mount: &MountPlan, tree: &OwnedFd) -> io::Result<()> {
     let kind = if is_directory(tree.as_fd())? { Kind::Directory } else { Kind::File };
-    let target = target(&open.root, mount, kind, Links::Inside)?;
+    let target = target(&mut open.root, mount, kind, Links::Inside)?;
     if mount.destination == Path::new("proc") && file_system_type(tree.as_fd())? != PROC_SUPER_MAGIC {
         return Err(io::Error::other("only a proc file system may be mounted there"));
     }
     set_options(tree.as_fd(), &mount.options)?;
-    attach(tree, &target)
+    attach(tree, target.place)
 }
 
 fn file_system(open: &mut Open, mount: &MountPlan, kind: &str, source: Option<&str>) -> io::Result<()> {
@@ -118,16 +122,7 @@ fn file_system(open: &mut Open, mount: &MountPlan, kind: &str, source: Option<&s
     if mount.destination == Path::new("proc") && kind != "proc" {
         return Err(io::Error::other("only a proc file system may be mounted there"));
     }
-    // A tmpfs has the permissions of what it hides, if nothing else is asked for.
-    let hidden =
-        open.root.open(&mount.destination, links).and_then(|at| Ok(rustix::fs::fstat(&at)?.st_mode)).ok();
-    let target =
-        target(&open.root, mount, Kind::Directory, links).map_err(|e| match (links, e.raw_os_error()) {
-            (Links::Refused, Some(40)) => {
-                io::Error::other("the place must be an ordinary directory, not a link")
-            }
-            _ => e,
-        })?;
+    let Target { place, was_there, plain } = target(&mut open.root, mount, Kind::Directory, links)?;
     // Other mounts may have to go into a tmpfs.
     let later = kind == "tmpfs" && mount.options.attributes.set.contains(MountAttrFlags::MOUNT_ATTR_RDONLY);
     let mut attributes = mount.options.attributes.set | mount.options.recursive.set;
@@ -136,32 +131,57 @@ fn file_system(open: &mut Open, mount: &MountPlan, kind: &str, source: Option<&s
     }
     let mut options = mount.options.clone();
     let says_mode = options.data.iter().any(|(key, _)| key == "mode");
-    if let (Some(mode), "tmpfs", false) = (hidden, kind, says_mode) {
-        options.data.push(("mode".to_owned(), Some(format!("{:o}", mode & 0o7777))));
+    // A tmpfs has the permissions of what it hides, if nothing else is asked for.
+    if kind == "tmpfs" && !says_mode && was_there {
+        options.data.push(("mode".to_owned(), Some(format!("{:o}", mode_of(&place)? & 0o7777))));
     }
     let options = &options;
-    let long = options.data.iter().any(|(_, value)| value.as_ref().is_some_and(|v| v.len() > MAX_VALUE));
-    let fs = if long {
-        by_mount(kind, source, options, &target)?
-    } else {
-        let fs = create(kind, source, options, attributes)?;
-        if options.copy_up {
-            copy_up::copy(target.as_fd(), fs.as_fd(), !says_mode)?;
+    let fs = match place {
+        Place::At(target) if options.data.iter().any(is_long) => by_mount(kind, source, options, &target)?,
+        place => {
+            let fs = create(kind, source, options, attributes)?;
+            if let (true, Place::At(target)) = (options.copy_up, &place) {
+                copy_up::copy(target.as_fd(), fs.as_fd(), !says_mode)?;
+            }
+            attach(&fs, place)?;
+            fs
         }
-        attach(&fs, &target)?;
-        fs
     };
     for (propagation, recursive) in &options.propagation {
         change(fs.as_fd(), &Change { propagation: *propagation, ..Change::default() }, *recursive)?;
     }
     if later {
-        open.readonly_later.push(fs);
+        open.readonly_later.push(fs.try_clone()?);
+    }
+    if matches!(kind, "proc" | "sysfs" | "tmpfs") && !options.copy_up && plain {
+        open.root.add_own(&mount.destination, fs);
+    } else {
+        leave_open(fs);
     }
     Ok(())
 }
 
+fn mode_of(place: &Place<'_>) -> io::Result<u32> {
+    let (directory, name) = match place {
+        Place::At(handle) => (handle.as_fd(), OsStr::new("")),
+        Place::In(directory, name) => (*directory, *name),
+    };
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    Ok(rustix::fs::statat(directory, name, flags)?.st_mode)
+}
+
+/// Leaves a descriptor open: before the process uses any path of the container's, it closes all that there are at
+/// once ([`crate::process::enter`]), where each by itself would take a call.
+pub(super) fn leave_open(fd: OwnedFd) {
+    std::mem::forget(fd);
+}
+
 /// The longest value that the new interface takes.
 const MAX_VALUE: usize = 255;
+
+fn is_long((_, value): &(String, Option<String>)) -> bool {
+    value.as_ref().is_some_and(|value| value.len() > MAX_VALUE)
+}
 
 /// A new file system, attached nowhere.
 fn create(
@@ -233,7 +253,7 @@ fn by_mount(
 
 /// The container's control groups: one mount for v2; a directory of one mount per hierarchy for v1, with the names
 /// of hierarchies and of their controllers as the host has them.
-fn cgroups(open: &Open, mount: &MountPlan, groups: &mut Groups) -> io::Result<()> {
+fn cgroups(open: &mut Open, mount: &MountPlan, groups: &mut Groups) -> io::Result<()> {
     let attached = std::mem::replace(&mut groups.attached, true);
     if attached {
         let copy = |(controllers, tree): &(Vec<String>, OwnedFd)| {
@@ -249,12 +269,12 @@ fn cgroups(open: &Open, mount: &MountPlan, groups: &mut Groups) -> io::Result<()
         change(only.as_fd(), &apart, false)?;
         return bind(open, mount, only);
     }
-    let target = target(&open.root, mount, Kind::Directory, Links::Inside)?;
+    let target = target(&mut open.root, mount, Kind::Directory, Links::Inside)?;
     let attributes = mount.options.attributes.set - MountAttrFlags::MOUNT_ATTR_RDONLY;
     let mode =
         MountOptions { data: vec![("mode".to_owned(), Some("755".to_owned()))], ..MountOptions::default() };
     let directory = create("tmpfs", Some("tmpfs"), &mode, attributes)?;
-    attach(&directory, &target)?;
+    attach(&directory, target.place)?;
     for (controllers, group) in &groups.trees {
         let name = match controllers.as_slice() {
             [] => "unified".to_owned(),
@@ -270,17 +290,63 @@ fn cgroups(open: &Open, mount: &MountPlan, groups: &mut Groups) -> io::Result<()
             }
         }
     }
-    change(directory.as_fd(), &apart, true)
+    change(directory.as_fd(), &apart, true)?;
+    leave_open(directory);
+    Ok(())
 }
 
-/// A handle on the place of a mount, made if missing, after a look at where it really is.
-fn target(root: &Root, mount: &MountPlan, kind: Kind, links: Links) -> io::Result<OwnedFd> {
-    let target = root.ensure(&mount.destination, kind, links)?;
-    let at_proc = mount.destination == Path::new("proc") || mountable_in_proc(&mount.destination);
-    if !at_proc && file_system_type(target.as_fd())? == PROC_SUPER_MAGIC {
+/// Where a mount goes.
+struct Target<'a> {
+    place: Place<'a>,
+    /// Whether it was there before.
+    was_there: bool,
+    /// Whether its path leads over no link.
+    plain: bool,
+}
+
+/// The place of a mount, made if missing, after a look at where it really is.
+fn target<'a>(root: &'a mut Root, mount: &'a MountPlan, kind: Kind, links: Links) -> io::Result<Target<'a>> {
+    let destination = &mount.destination;
+    root.cover(destination);
+    let by_handle = mount.options.copy_up || mount.options.data.iter().any(is_long);
+    if !by_handle && root.in_own(destination).is_some() {
+        return in_own(root, destination, kind);
+    }
+    let mut plain = true;
+    let (handle, was_there) = match root.ensure_known(destination, kind, Links::Refused) {
+        Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            if links == Links::Refused {
+                return Err(io::Error::other("the place must be an ordinary directory, not a link"));
+            }
+            // It may be over anything.
+            root.forget_own();
+            plain = false;
+            root.ensure_known(destination, kind, Links::Inside)
+        }
+        other => other,
+    }?;
+    let at_proc = destination == Path::new("proc") || mountable_in_proc(destination);
+    if !at_proc && file_system_type(handle.as_fd())? == PROC_SUPER_MAGIC {
         return Err(io::Error::other("the place leads into proc, where nothing may be mounted"));
     }
-    Ok(target)
+    Ok(Target { place: Place::At(handle), was_there, plain })
+}
+
+fn in_own<'a>(root: &'a Root, path: &'a Path, kind: Kind) -> io::Result<Target<'a>> {
+    let Some((directory, name)) = root.in_own(path) else { return Err(io::ErrorKind::NotFound.into()) };
+    let made = match kind {
+        Kind::Directory => rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o755)),
+        Kind::File => {
+            rustix::fs::mknodat(directory, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
+        }
+    };
+    let was_there = match made {
+        Ok(()) => false,
+        // In proc and sysfs nothing can be made.
+        Err(Errno::EXIST | Errno::PERM | Errno::NOENT | Errno::ACCESS | Errno::ROFS) => true,
+        Err(e) => return Err(e.into()),
+    };
+    Ok(Target { place: Place::In(directory, name), was_there, plain: true })
 }
 
 #[allow(clippy::unnecessary_cast, reason = "i64 here, not everywhere")]
@@ -301,12 +367,20 @@ fn set_options(tree: BorrowedFd<'_>, options: &MountOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// Attaches a mount at the very place that a handle is on.
-pub(super) fn attach(mount: &OwnedFd, at: &OwnedFd) -> io::Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    Ok(rustix::mount::move_mount(mount, c"", at, c"", flags)?)
+/// Attaches a mount at the very place that is meant.
+pub(super) fn attach(mount: &OwnedFd, place: Place<'_>) -> io::Result<()> {
+    match place {
+        Place::At(handle) => {
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            rustix::mount::move_mount(mount, c"", &handle, c"", flags)?;
+            leave_open(handle);
+        }
+        Place::In(directory, name) => attach_at(mount, directory, name)?,
+    }
+    Ok(())
 }
 
+/// Attaches a mount at a path, whose last part is not followed if it is a link.
 fn attach_at(mount: &OwnedFd, directory: BorrowedFd<'_>, path: impl rustix::path::Arg) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     Ok(rustix::mount::move_mount(mount, c"", directory, path, flags)?)
@@ -320,23 +394,35 @@ pub fn seal(plan: &Plan, open: Open) -> Result<Root, Step> {
     let readonly = Change { set: MountAttrFlags::MOUNT_ATTR_RDONLY, ..Change::default() };
     let root = open.root;
     for path in &plan.readonly_paths {
-        let protect = |place: OwnedFd| {
-            let tree = sources::copy_with_mounts(place.as_fd())?;
+        let protect = || {
+            let Some((place, tree)) = copy_of(&root, path)? else { return Ok::<(), io::Error>(()) };
             change(tree.as_fd(), &readonly, true)?;
-            attach(&tree, &place)
+            attach(&tree, place)?;
+            leave_open(tree);
+            Ok(())
         };
-        if let Some(place) = if_there(root.open(path, Links::Inside), path)? {
-            protect(place).map_err(Step::on(|| format!("make `/{}` read-only", path.display())))?;
-        }
+        protect().map_err(Step::on(|| format!("make `/{}` read-only", path.display())))?;
     }
     mask(plan, &root)?;
     for mount in open.readonly_later {
         change(mount.as_fd(), &readonly, false).map_err(Step::on(|| "make a tmpfs read-only"))?;
+        leave_open(mount);
     }
     if plan.readonly {
         change(root.as_fd(), &readonly, false).map_err(Step::on(|| "make `/` read-only"))?;
     }
     Ok(root)
+}
+
+/// A place and a copy of what is there, with the mounts below it; nothing if nothing is there.
+fn copy_of<'a>(root: &'a Root, path: &'a Path) -> io::Result<Option<(Place<'a>, OwnedFd)>> {
+    if let Some((directory, name)) = root.in_own(path) {
+        let tree = if_there(sources::copy_at(directory, name))?;
+        return Ok(tree.map(|tree| (Place::In(directory, name), tree)));
+    }
+    let Some(handle) = if_there(root.open(path, Links::Inside))? else { return Ok(None) };
+    let tree = sources::copy_with_mounts(handle.as_fd())?;
+    Ok(Some((Place::At(handle), tree)))
 }
 
 /// Lays nothing over what may not be read: the host's null device over files, one empty tmpfs over all directories.
@@ -347,34 +433,51 @@ fn mask(plan: &Plan, root: &Root) -> Result<(), Step> {
     let null = trusted_null().map_err(Step::on(|| "open the host's `/dev/null`"))?;
     let mut empty: Option<OwnedFd> = None;
     for path in &plan.masked {
-        let Some(place) = if_there(root.open(path, Links::Inside), path)? else { continue };
         let mut cover = || {
-            if !is_directory(place.as_fd())? {
-                return attach(&sources::copy(null.as_fd())?, &place);
-            }
-            if let Some(empty) = &empty {
-                return attach(&sources::copy(empty.as_fd())?, &place);
-            }
-            let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-                | MountAttrFlags::MOUNT_ATTR_NOSUID
-                | MountAttrFlags::MOUNT_ATTR_NODEV
-                | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-            let first = create("tmpfs", Some("tmpfs"), &MountOptions::default(), attributes)?;
-            attach(&first, &place)?;
-            empty = Some(first);
+            let Some((place, is_directory)) = existing(root, path)? else { return Ok::<(), io::Error>(()) };
+            let nothing = match (&empty, is_directory) {
+                (_, false) => sources::copy(null.as_fd())?,
+                (Some(empty), true) => sources::copy(empty.as_fd())?,
+                (None, true) => {
+                    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+                        | MountAttrFlags::MOUNT_ATTR_NOSUID
+                        | MountAttrFlags::MOUNT_ATTR_NODEV
+                        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+                    let first = create("tmpfs", Some("tmpfs"), &MountOptions::default(), attributes)?;
+                    attach(&first, place)?;
+                    empty = Some(first);
+                    return Ok(());
+                }
+            };
+            attach(&nothing, place)?;
+            leave_open(nothing);
             Ok(())
         };
         cover().map_err(Step::on(|| format!("mask `/{}`", path.display())))?;
     }
+    leave_open(null);
+    if let Some(empty) = empty {
+        leave_open(empty);
+    }
     Ok(())
 }
 
+/// A place, and whether a directory is there; nothing if nothing is.
+fn existing<'a>(root: &'a Root, path: &'a Path) -> io::Result<Option<(Place<'a>, bool)>> {
+    let is_directory = |mode| FileType::from_raw_mode(mode) == FileType::Directory;
+    let place = match root.in_own(path) {
+        Some((directory, name)) => Some(Place::In(directory, name)),
+        None => if_there(root.open(path, Links::Inside))?.map(Place::At),
+    };
+    let Some(place) = place else { return Ok(None) };
+    Ok(if_there(mode_of(&place))?.map(|mode| (place, is_directory(mode))))
+}
+
 /// What is not there needs no protection.
-fn if_there(opened: io::Result<OwnedFd>, path: &Path) -> Result<Option<OwnedFd>, Step> {
-    match opened {
-        Ok(place) => Ok(Some(place)),
+fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(e) => Err(Step::on(|| format!("open `/{}`", path.display()))(e)),
+        other => other.map(Some),
     }
 }
 
@@ -413,7 +516,7 @@ pub fn enter(plan: &Plan, root: Root, pivot: bool) -> Result<(), Step> {
         let pass = Change { propagation, ..Change::default() };
         change(root.as_fd(), &pass, recursive).map_err(Step::on(|| "set the propagation of `/`"))?;
     }
-    drop(root);
+    root.into_descriptors().for_each(leave_open);
     rustix::process::chdir(c"/").map_err(Step::on(|| "change into `/`"))
 }
 

@@ -115,6 +115,11 @@ pub(super) fn copy_with_mounts(of: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
     Ok(open_tree(of, c"", flags(true) | OpenTreeFlags::AT_EMPTY_PATH)?)
 }
 
+/// As [`copy_with_mounts`], of what has this name in a directory. A link is not followed.
+pub(super) fn copy_at(directory: BorrowedFd<'_>, name: &std::ffi::OsStr) -> std::io::Result<OwnedFd> {
+    Ok(open_tree(directory, name, flags(true) | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)?)
+}
+
 fn flags(recursive: bool) -> OpenTreeFlags {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
