@@ -48,6 +48,11 @@ impl Group {
         if self.controllers.is_empty() { Version::V2 } else { Version::V1 }
     }
 
+    /// Whether it can freeze what is in it.
+    pub fn freezes(&self) -> bool {
+        self.has("freezer") || self.limits
+    }
+
     fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|c| c == controller)
     }

@@ -12,6 +12,7 @@ use crate::state::StateRoot;
 
 pub mod arguments;
 mod commands;
+mod criu;
 mod events;
 mod features;
 mod list;
@@ -28,7 +29,7 @@ const GLOBAL: [Known; 9] = [
     value("log", "FILE", "write the log to FILE instead of standard error"),
     value("log-format", "FORMAT", "`text` (default) or `json`"),
     value("root", "DIR", "where containers are remembered (default: /run/sampan-runtime)"),
-    value("criu", "FILE", "ignored: checkpoints are not supported"),
+    value("criu", "FILE", "the CRIU that checkpoint and restore use (default: the one in PATH)"),
     flag("systemd-cgroup", "let systemd make the cgroups; cgroupsPath is `slice:prefix:name` then"),
     value("rootless", "true|false|auto", "ignored: what the user may do is found out by trying"),
     flag("help", "show this help").or('h'),
@@ -43,6 +44,8 @@ struct Context {
     log: Log,
     /// Whether systemd makes the cgroups.
     systemd_cgroup: bool,
+    /// The CRIU of `--criu`.
+    criu: Option<PathBuf>,
 }
 
 /// How a command failed.
@@ -122,7 +125,8 @@ fn global(args: &[String]) -> Result<(Context, Parsed), Refused> {
     let root_given = root.is_some();
     let root = root.map_or_else(StateRoot::default_for_user, |root| StateRoot(PathBuf::from(root)));
     let systemd_cgroup = parsed.has("systemd-cgroup");
-    Ok((Context { root, root_given, log, systemd_cgroup }, parsed))
+    let criu = parsed.get("criu").filter(|path| !path.is_empty()).map(PathBuf::from);
+    Ok((Context { root, root_given, log, systemd_cgroup, criu }, parsed))
 }
 
 fn dispatch(context: &Context, global: &Parsed) -> Result<u8, Failure> {
