@@ -91,7 +91,8 @@ pub fn sync_directory(directory: &Path) -> Result<(), FileError> {
 pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     let read = || {
         let file = File::open(path)?;
-        let mut bytes = Vec::new();
+        // Most are read in one go.
+        let mut bytes = Vec::with_capacity(8192);
         file.take(limit + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {limit} bytes")));
@@ -99,6 +100,17 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
         Ok(bytes)
     };
     read().map_err(FileError::on("read", path))
+}
+
+/// Reads a short file that the kernel makes up as it is read, of proc or a control group: one read returns it whole, up
+/// to a page.
+///
+/// # Errors
+/// If it can't be read.
+pub fn read_page(path: &Path) -> io::Result<Vec<u8>> {
+    let mut page = [0; 4096];
+    let length = File::open(path)?.read(&mut page)?;
+    Ok(page[..length].to_vec())
 }
 
 /// Makes `path` and its parents; each one that is new gets `mode`.

@@ -4,6 +4,8 @@
 //! * [`beneath`]: paths inside a tree that someone else filled.
 //! * [`inherit`]: descriptors that a child program finds at fixed numbers.
 //! * [`netns`]: network namespaces that live by a file.
+//! * [`landlock`]: what a process may still do with files and ports.
+//! * [`links`]: network devices that move between network namespaces.
 //! * [`signals`]: signals as a descriptor to poll.
 //! * [`process`]: children in new namespaces, exec, what only the calling process can do to itself.
 //! * [`mount`]: attributes of mounts; the rest of the new mount API is in rustix.
@@ -18,6 +20,8 @@ pub mod cgroup;
 pub mod devices;
 pub mod entry;
 pub mod inherit;
+pub mod landlock;
+pub mod links;
 pub mod mount;
 pub mod netns;
 pub mod process;

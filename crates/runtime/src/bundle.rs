@@ -38,7 +38,7 @@ pub enum BundleError {
         source: serde_json::Error,
     },
     /// It is written for another version of the specification.
-    #[error("`{}` is for version `{version}` of the runtime specification; versions 1.x are supported", path.display())]
+    #[error("`{}` is for version `{version}` of the runtime specification; versions 1.x.y are supported", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -68,7 +68,7 @@ impl Bundle {
         let file = path.join("config.json");
         let bytes = read(&file)?;
         let spec: Spec = parse(&file, &bytes)?;
-        if spec.oci_version != "1" && !spec.oci_version.starts_with("1.") {
+        if !crate::check::version(&spec.oci_version) {
             return Err(BundleError::Version { path: file, version: spec.oci_version });
         }
         Ok(Bundle { path, spec, bytes })

@@ -6,6 +6,7 @@
 //! * [`init`]: the container's first process, between its birth and its program; [`process`]: what every process of a
 //!   container does to itself; [`rootfs`]: the root file system; [`cgroup`]: the control groups.
 //! * [`state`]: what is remembered between commands; [`channel`]: how runtime and child talk; [`bundle`], [`hooks`].
+//! * [`net_devices`], [`resctrl`]: what else of the host a container may be given; [`check`]: what config.json may not say.
 //! * [`cli`]: runc's command line.
 //!
 //! The program has one thread, always: its children are copies of it and run ordinary code.
@@ -13,6 +14,7 @@
 pub mod bundle;
 pub mod cgroup;
 pub mod channel;
+pub mod check;
 pub mod cli;
 pub mod container;
 pub mod criu;
@@ -21,7 +23,9 @@ pub mod error;
 pub mod hooks;
 pub mod init;
 pub mod log;
+pub mod net_devices;
 pub mod process;
+pub mod resctrl;
 pub mod rootfs;
 mod seal;
 pub mod state;

@@ -3,13 +3,16 @@
 //! ```text
 //! <root>/                 0711, made at the first create
 //!   <id>/                 0711; exists = the id is taken. Locked (flock) by create, start, delete, update
-//!     state.json          [`Record`], version 1: replaced as a whole (write beside, rename)
-//!     config.json         the bundle's config.json as it was at create
+//!     origin.json         a line: the [`Record`] as it was before there was a process; after it, the bundle's
+//!                         config.json as it was at create. Written once
+//!     state.json          a line: the [`Record`], version 2, once there is a process. To change it, it is replaced as a
+//!                         whole (write beside, rename)
 //!     gate.sock           the container's process waits here for `start`; exists = not started yet
 //! ```
-//! All of it lies in a file system that a reboot forgets, so nothing is synced. The record is written first with pid
-//! 0, before anything else of the container is made: whatever `create` leaves behind when it is killed is named
-//! there, and `delete` can clear it away.
+//! All of it lies in a file system that a reboot forgets, so nothing is synced. The origin is written before anything
+//! else of the container is made: whatever `create` leaves behind when it is killed is named there, and `delete` can
+//! clear it away. Both files are made under their own names, since renaming has its price on a disk: a record that
+//! does not end with a line feed is being written, and not there yet.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -26,12 +29,14 @@ use crate::cgroup::{Group, systemd::Unit};
 /// Where containers are remembered if `--root` is not given.
 pub const DEFAULT_ROOT: &str = "/run/sampan-runtime";
 /// The format of [`Record`].
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The longest state.json or config.json in bytes.
 pub const MAX_DOCUMENT: u64 = 16 * 1024 * 1024;
 
 const RECORD: &str = "state.json";
-const CONFIG: &str = "config.json";
+const ORIGIN: &str = "origin.json";
+/// The longest record in bytes.
+const MAX_RECORD: u64 = 1024 * 1024;
 const GATE: &str = "gate.sock";
 
 /// What state.json holds.
@@ -69,6 +74,9 @@ pub struct Record {
     /// Whether processes that are not its own were in them before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shares_cgroups: bool,
+    /// What it has in resctrl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<crate::resctrl::Held>,
     /// Whether its processes have the session keyring of whoever starts them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shares_keyring: bool,
@@ -92,6 +100,7 @@ impl Record {
             cgroups: Vec::new(),
             unit: None,
             shares_cgroups: false,
+            resctrl: None,
             shares_keyring: false,
         }
     }
@@ -273,42 +282,47 @@ impl Directory {
     /// # Errors
     /// If there is none or it can't be understood.
     pub fn record(&self) -> Result<Record, LookupError> {
-        let path = self.0.join(RECORD);
-        let bytes = match files::read_limited(&path, MAX_DOCUMENT) {
-            Err(e) if e.source.kind() == io::ErrorKind::NotFound => {
-                let id = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                return Err(LookupError::NotFound { id });
-            }
-            other => other?,
-        };
-        match serde_json::from_slice::<Record>(&bytes) {
-            Ok(record) if record.format == FORMAT => Ok(record),
-            Ok(record) => Err(LookupError::Format { path, format: record.format }),
-            Err(source) => Err(LookupError::Malformed { path, source }),
+        for name in [RECORD, ORIGIN] {
+            let path = self.0.join(name);
+            let bytes = match files::read_limited(&path, MAX_DOCUMENT + MAX_RECORD) {
+                Err(e) if e.source.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let Some((line, _)) = split(&bytes) else { continue };
+            return match serde_json::from_slice::<Record>(line) {
+                Ok(record) if record.format == FORMAT => Ok(record),
+                Ok(record) => Err(LookupError::Format { path, format: record.format }),
+                Err(source) => Err(LookupError::Malformed { path, source }),
+            };
         }
+        let id = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Err(LookupError::NotFound { id })
     }
 
-    /// Replaces the record.
+    /// Keeps what a container is to be made from: the record so far, and config.json as it is now.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn begin(&self, record: &Record, config: &[u8]) -> Result<(), FileError> {
+        let path = self.0.join(ORIGIN);
+        let mut bytes = line(record).map_err(FileError::on("write", &path))?;
+        bytes.extend(config);
+        write_new(&path, &bytes).map_err(FileError::on("write", &path))
+    }
+
+    /// Writes the record, or replaces it.
     ///
     /// # Errors
     /// If it can't be written.
     pub fn remember(&self, record: &Record) -> Result<(), FileError> {
         let path = self.0.join(RECORD);
-        let bytes = serde_json::to_vec(record).map_err(io::Error::other);
-        let bytes = bytes.map_err(FileError::on("write", &path))?;
-        files::write_atomic_volatile(&path, &bytes, 0o600)
-    }
-
-    /// Keeps config.json as it is now.
-    ///
-    /// # Errors
-    /// If it can't be written.
-    pub fn keep_config(&self, bytes: &[u8]) -> Result<(), FileError> {
-        use std::os::unix::fs::OpenOptionsExt;
-        // Nobody reads it before there is a record beside it, so it need not appear at once.
-        let path = self.0.join(CONFIG);
-        let open = || fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        open().and_then(|mut file| file.write_all(bytes)).map_err(FileError::on("write", &path))
+        let bytes = line(record).map_err(FileError::on("write", &path))?;
+        match write_new(&path, &bytes) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                files::write_atomic_volatile(&path, &bytes, 0o600)
+            }
+            other => other.map_err(FileError::on("write", &path)),
+        }
     }
 
     /// The config.json that the container was made with.
@@ -316,9 +330,10 @@ impl Directory {
     /// # Errors
     /// If it can't be read or understood.
     pub fn config(&self) -> Result<Spec, LookupError> {
-        let path = self.0.join(CONFIG);
-        let bytes = files::read_limited(&path, MAX_DOCUMENT)?;
-        serde_json::from_slice(&bytes).map_err(|source| LookupError::Malformed { path, source })
+        let path = self.0.join(ORIGIN);
+        let bytes = files::read_limited(&path, MAX_DOCUMENT + MAX_RECORD)?;
+        let (_, config) = split(&bytes).unwrap_or_default();
+        serde_json::from_slice(config).map_err(|source| LookupError::Malformed { path, source })
     }
 
     /// Where the container's process waits for `start`.
@@ -331,8 +346,8 @@ impl Directory {
     /// # Errors
     /// If something can't be removed.
     pub fn forget(&self) -> Result<(), FileError> {
-        // The record goes last: until then, delete finds what is left.
-        for name in [GATE, CONFIG, RECORD] {
+        // The origin goes last: until then, delete finds what is left.
+        for name in [GATE, RECORD, ORIGIN] {
             let path = self.0.join(name);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -348,10 +363,15 @@ impl Directory {
 
     /// Where in its life the container is.
     pub fn status(&self, record: &Record) -> Status {
+        self.status_of(record, is_alive(record))
+    }
+
+    /// As [`Directory::status`], if it is known already whether the process has not ended.
+    pub fn status_of(&self, record: &Record, is_alive: bool) -> Status {
         if record.pid == 0 {
             return Status::Creating;
         }
-        if !is_alive(record) {
+        if !is_alive {
             return Status::Stopped;
         }
         if crate::cgroup::is_frozen(&record.cgroups) {
@@ -359,6 +379,24 @@ impl Directory {
         }
         if self.gate().exists() { Status::Created } else { Status::Running }
     }
+}
+
+/// A record as a line.
+fn line(record: &Record) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(record)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// The line of a record, and what follows it; nothing if it has no end yet.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
 }
 
 /// Whether the container's process has not ended: of its number, begun when it began, and no zombie.
@@ -390,7 +428,7 @@ pub fn beginning(pid: i32) -> io::Result<u64> {
 
 /// A process's state letter and beginning, from `/proc/PID/stat`.
 fn process_times(pid: i32) -> Option<(u8, u64)> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    parse_stat(&files::read_page(Path::new(&format!("/proc/{pid}/stat"))).ok()?)
 }
 
 fn parse_stat(stat: &[u8]) -> Option<(u8, u64)> {
@@ -424,9 +462,17 @@ mod tests {
         assert!(root.take(&id).unwrap().is_none());
         assert!(matches!(root.find("x"), Err(LookupError::NotFound { .. })));
         let record = Record::new(&id, &Spec::default(), Path::new("/b"), Path::new("/b/r"));
-        directory.remember(&record).unwrap();
+        directory.begin(&record, b"{\n\"ociVersion\":\"1.0\"}").unwrap();
+        assert_eq!(directory.config().unwrap().oci_version, "1.0");
         assert_eq!(root.find("x").unwrap().1.bundle, Path::new("/b"));
         assert_eq!(directory.status(&record), Status::Creating);
+        // Being written.
+        fs::write(directory.path().join(RECORD), "{").unwrap();
+        assert_eq!(root.find("x").unwrap().1.pid, 0);
+        for pid in [7, 8] {
+            directory.remember(&Record { pid, ..record.clone() }).unwrap();
+            assert_eq!(root.find("x").unwrap().1.pid, pid);
+        }
         assert_eq!(root.ids().unwrap(), ["x"]);
         directory.forget().unwrap();
         assert!(root.ids().unwrap().is_empty());
@@ -438,10 +484,10 @@ mod tests {
         let directory = Directory(temporary.path().to_owned());
         let id: ContainerId = "x".parse().unwrap();
         let mut record = Record::new(&id, &Spec::default(), Path::new("/b"), Path::new("/b/r"));
-        record.format = 2;
+        record.format = 3;
         directory.remember(&record).unwrap();
-        assert!(matches!(directory.record(), Err(LookupError::Format { format: 2, .. })));
-        fs::write(temporary.path().join(RECORD), "{").unwrap();
+        assert!(matches!(directory.record(), Err(LookupError::Format { format: 3, .. })));
+        fs::write(temporary.path().join(RECORD), "{\n").unwrap();
         assert!(matches!(directory.record(), Err(LookupError::Malformed { .. })));
     }
 }

@@ -65,7 +65,7 @@ pub enum Architecture {
 
 impl Architecture {
     /// The names that config.json uses, and what they are here.
-    pub const NAMES: [(&str, Architecture); 22] = [
+    pub const NAMES: [(&str, Architecture); 23] = [
         ("SCMP_ARCH_X86", Architecture::X86),
         ("SCMP_ARCH_X86_64", Architecture::X86_64),
         ("SCMP_ARCH_X32", Architecture::X32),
@@ -88,6 +88,7 @@ impl Architecture {
         ("SCMP_ARCH_S390", Architecture::Foreign),
         ("SCMP_ARCH_S390X", Architecture::Foreign),
         ("SCMP_ARCH_SH", Architecture::Foreign),
+        ("SCMP_ARCH_SHEB", Architecture::Foreign),
     ];
 
     /// The architecture of this name.

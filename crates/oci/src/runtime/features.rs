@@ -102,11 +102,20 @@ pub type ApparmorFeature = SwitchFeature;
 pub type SelinuxFeature = SwitchFeature;
 /// Id-mapped mounts.
 pub type IdmapFeature = SwitchFeature;
-/// Intel RDT.
-pub type IntelRdtFeature = SwitchFeature;
 /// Moving network devices.
 pub type NetDevicesFeature = SwitchFeature;
 
+/// Intel RDT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IntelRdtFeature {
+    /// Whether it is there.
+    pub enabled: bool,
+    /// Whether `schemata` is understood.
+    pub schemata: bool,
+    /// Whether `enableMonitoring` is understood.
+    pub monitoring: bool,
+}
 /// The NUMA memory policy's modes and flags.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

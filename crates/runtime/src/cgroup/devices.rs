@@ -45,8 +45,40 @@ fn rule(rule: &runtime::DeviceRule) -> Result<DeviceRule, Step> {
     Ok(DeviceRule { allow: rule.allow, kind, major: number(rule.major)?, minor: number(rule.minor)?, access })
 }
 
-/// The rules as writes to the files of v1, in order.
-fn writes(rules: &[DeviceRule]) -> Vec<(&'static str, String)> {
+/// What v1 keeps beside its default: a kind, numbers (all if absent), and for which access.
+#[derive(Clone, Copy)]
+struct Exception {
+    kind: char,
+    numbers: (Option<u32>, Option<u32>),
+    access: Access,
+}
+
+impl Exception {
+    fn line(&self) -> String {
+        let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
+        let letters = [(Access::READ, 'r'), (Access::WRITE, 'w'), (Access::MAKE, 'm')];
+        let access: String =
+            letters.iter().filter(|(bit, _)| self.access.contains(*bit)).map(|(_, letter)| letter).collect();
+        format!("{} {}:{} {access}", self.kind, number(self.numbers.0), number(self.numbers.1))
+    }
+
+    /// Whether all that `other` is about is in this, and whether anything is.
+    fn meets(&self, other: &Exception) -> (bool, bool) {
+        let one = |own: Option<u32>, other: Option<u32>| match (own, other) {
+            (None, _) => (true, true),
+            (Some(_), None) => (false, true),
+            (own, other) => (own == other, own == other),
+        };
+        let (major, minor) = (one(self.numbers.0, other.numbers.0), one(self.numbers.1, other.numbers.1));
+        let alike = self.kind == other.kind && self.access.intersects(other.access);
+        (alike && major.0 && minor.0, alike && major.1 && minor.1)
+    }
+}
+
+/// The rules as writes to the files of v1, in order. v1 has a default and a list of exceptions from it; an exception is
+/// taken back by its very numbers only. A device that is denied and could be used all the same is an error; one that is
+/// allowed again and stays denied is not.
+fn writes(rules: &[DeviceRule]) -> Result<Vec<(&'static str, String)>, Step> {
     // A rule about all devices makes everything before it void; v1 takes it for all access, whatever it says.
     let whole = |r: &DeviceRule| r.kind == DeviceKind::Any && r.major.is_none() && r.minor.is_none();
     let last_whole = rules.iter().rposition(|r| whole(r) && (r.allow || r.access == Access::all()));
@@ -56,26 +88,45 @@ fn writes(rules: &[DeviceRule]) -> Vec<(&'static str, String)> {
     };
     let file = |allow| if allow { "devices.allow" } else { "devices.deny" };
     let mut writes = vec![(file(everything), "a".to_owned())];
-    for rule in rest.iter().filter(|r| r.allow != everything) {
-        let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
-        let (major, minor) = (number(rule.major), number(rule.minor));
-        let letters = [(Access::READ, 'r'), (Access::WRITE, 'w'), (Access::MAKE, 'm')];
-        let access: String =
-            letters.iter().filter(|(bit, _)| rule.access.contains(*bit)).map(|(_, letter)| letter).collect();
+    let mut exceptions: Vec<Exception> = Vec::new();
+    for rule in rest {
         let kinds: &[char] = match rule.kind {
             DeviceKind::Any => &['b', 'c'],
             DeviceKind::Block => &['b'],
             DeviceKind::Character => &['c'],
         };
-        writes
-            .extend(kinds.iter().map(|kind| (file(rule.allow), format!("{kind} {major}:{minor} {access}"))));
+        for &kind in kinds {
+            let one = Exception { kind, numbers: (rule.major, rule.minor), access: rule.access };
+            if rule.allow != everything {
+                writes.push((file(rule.allow), one.line()));
+                exceptions.push(one);
+                continue;
+            }
+            for earlier in &exceptions {
+                match one.meets(earlier) {
+                    (true, _) => {
+                        let access = one.access & earlier.access;
+                        writes.push((file(rule.allow), Exception { access, ..*earlier }.line()));
+                    }
+                    // To make a node is not to use it.
+                    (false, true)
+                        if !rule.allow && one.access.intersection(earlier.access) != Access::MAKE =>
+                    {
+                        let doing = format!("deny the devices `{}` (linux.resources.devices)", one.line());
+                        let why = format!("cgroup v1 can't deny a part of what `{}` allows", earlier.line());
+                        return Err(Step::refused(doing, why));
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
-    writes
+    Ok(writes)
 }
 
 pub(super) fn apply_v1(directory: &Path, rules: &[DeviceRule]) -> Result<(), Step> {
     // Their order counts, so only neighbours go together.
-    for run in writes(rules).chunk_by(|(one, _), (next, _)| one == next) {
+    for run in writes(rules)?.chunk_by(|(one, _), (next, _)| one == next) {
         write_each(directory, run[0].0, run.iter().map(|(_, line)| line.as_str()))?;
     }
     Ok(())
@@ -97,7 +148,7 @@ mod tests {
         let rules: Vec<runtime::DeviceRule> = serde_json::from_str(rules).unwrap();
         let rules: Vec<DeviceRule> = rules.iter().map(|r| rule(r).unwrap()).collect();
         let lines: Vec<String> =
-            writes(&rules).into_iter().map(|(f, l)| format!("{} {l}", &f[8..])).collect();
+            writes(&rules).unwrap().into_iter().map(|(f, l)| format!("{} {l}", &f[8..])).collect();
         assert_eq!(lines.join("; "), expected);
     }
 
@@ -113,6 +164,26 @@ mod tests {
             r#"[{"allow":true,"type":"c","major":1},{"allow":true,"type":"a","access":"rwm"},
                 {"allow":true,"type":"c","major":5},{"allow":false,"type":"c","major":10,"minor":229}]"#,
             "allow a; deny c 10:229 rwm",
+        );
+    }
+
+    #[test]
+    fn what_was_allowed_is_denied_again() {
+        check(
+            r#"[{"allow":true,"type":"c","major":10,"minor":229},{"allow":true,"type":"c","major":10,"minor":200},
+                {"allow":false,"type":"c","major":10,"minor":229,"access":"w"},{"allow":false,"type":"c","major":10,"access":"m"},
+                {"allow":false,"type":"b","major":8}]"#,
+            "deny a; allow c 10:229 rwm; allow c 10:200 rwm; deny c 10:229 w; deny c 10:229 m; deny c 10:200 m",
+        );
+        let rules =
+            r#"[{"allow":true,"type":"c","major":10},{"allow":false,"type":"c","major":10,"minor":229}]"#;
+        let rules: Vec<runtime::DeviceRule> = serde_json::from_str(rules).unwrap();
+        let rules: Vec<DeviceRule> = rules.iter().map(|r| rule(r).unwrap()).collect();
+        assert!(writes(&rules).unwrap_err().doing.contains("c 10:229 rwm"));
+        check(
+            r#"[{"allow":true},{"allow":false,"type":"c","major":10},{"allow":true,"type":"c","major":10,"minor":229},
+                {"allow":false,"type":"b","major":8,"minor":1},{"allow":true,"type":"b","major":8,"minor":1}]"#,
+            "allow a; deny c 10:* rwm; deny b 8:1 rwm; allow b 8:1 rwm",
         );
     }
 

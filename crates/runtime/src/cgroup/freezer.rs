@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -22,13 +22,13 @@ fn freezing(groups: &[Group]) -> Option<&Group> {
 
 /// Whether the processes are frozen, or about to be.
 pub fn is_frozen(groups: &[Group]) -> bool {
-    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    // A group that is gone meanwhile is not frozen.
+    let says = |group: &Group, file| super::read(&group.path, file).unwrap_or_default();
     match freezing(groups) {
-        // A group that is gone meanwhile is not frozen.
         Some(group) if group.version() == Version::V1 => {
-            matches!(read(group.path.join("freezer.state")).trim(), "FROZEN" | "FREEZING")
+            matches!(says(group, "freezer.state").trim(), "FROZEN" | "FREEZING")
         }
-        Some(group) => read(group.path.join("cgroup.freeze")).trim() == "1",
+        Some(group) => says(group, "cgroup.freeze").trim() == "1",
         None => false,
     }
 }

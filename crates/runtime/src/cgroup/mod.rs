@@ -7,12 +7,13 @@
 //! of several milliseconds. Into the v2 group it is born (`CLONE_INTO_CGROUP`), for the same reason.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
+use sampan_base::files;
 use sampan_kernel::cgroup::{Hierarchy, Layout, Version};
 use sampan_oci::runtime::{DeviceRule, Resources};
 use serde::{Deserialize, Serialize};
@@ -492,15 +493,11 @@ fn write_each<'a>(
     Ok(())
 }
 
-/// What one read of a group's file returns: the kernel hands these out whole, up to a page.
+/// Reads a file of a group.
 fn read(directory: &Path, file: &str) -> Result<String, Step> {
     let path = directory.join(file);
-    let read = || -> io::Result<String> {
-        let mut buffer = [0; 4096];
-        let length = File::open(&path)?.read(&mut buffer)?;
-        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
-    };
-    read().map_err(Step::on(|| format!("read `{}`", path.display())))
+    let text = files::read_page(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    text.map_err(Step::on(|| format!("read `{}`", path.display())))
 }
 
 /// As [`write`], but a file that this kernel does not have is told and done without.

@@ -43,7 +43,7 @@ pub(super) const DETACH: Known = flag("detach", "do not wait for the process").o
 const FORMAT: Known = value("format", "FORMAT", "`table` (default) or `json`").or('f');
 
 /// All commands, in the order of the help.
-pub(super) const COMMANDS: [Command; 17] = [
+pub(super) const COMMANDS: [Command; 18] = [
     Command {
         name: "create",
         help: "create a container",
@@ -176,6 +176,15 @@ pub(super) const COMMANDS: [Command; 17] = [
         run: events::events,
     },
     Command {
+        name: "mounts",
+        help: "add mounts to a container, or remove mounts from it",
+        usage: "add|remove ID FILE",
+        options: &[],
+        end: End::Nowhere,
+        arguments: (3, 3),
+        run: mounts,
+    },
+    Command {
         name: "spec",
         help: "write a config.json to begin with",
         usage: "[options]",
@@ -293,6 +302,23 @@ pub(super) fn exit_code(code: i32) -> u8 {
 fn kill(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
     let signal = parsed.rest.get(1).map_or("TERM", String::as_str);
     container::kill(&context.root, &parsed.rest[0], signal, parsed.has("all"))?;
+    Ok(0)
+}
+
+fn mounts(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
+    let [what, id, file] = parsed.rest.as_slice() else {
+        return Err(Refused::Invalid("mounts takes add or remove, an id and a file".to_owned()).into());
+    };
+    crate::seal::seal()?;
+    let mounts = container::mounts::load(std::path::Path::new(file))?;
+    match what.as_str() {
+        "add" => container::add_mounts(&context.root, id, &mounts)?,
+        "remove" => {
+            let destinations: Vec<String> = mounts.into_iter().map(|mount| mount.destination).collect();
+            container::remove_mounts(&context.root, id, &destinations)?;
+        }
+        other => return Err(Refused::Invalid(format!("mounts: `{other}` is neither add nor remove")).into()),
+    }
     Ok(0)
 }
 

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use sampan_kernel::capabilities;
 use sampan_kernel::seccomp::Architecture;
 use sampan_oci::runtime::{
-    CgroupFeature, Features, LinuxFeatures, MemoryPolicyFeature, MountExtensions, NamespaceKind,
-    SeccompFeature, SwitchFeature, VERSION,
+    CgroupFeature, Features, IntelRdtFeature, LinuxFeatures, MemoryPolicyFeature, MountExtensions,
+    NamespaceKind, SeccompFeature, SwitchFeature, VERSION,
 };
 
 use super::arguments::Parsed;
 use super::{Context, Failure, print};
-use crate::process::plan as numa;
+use crate::process::{landlock, plan as numa};
 use crate::rootfs::options;
+use crate::rootfs::plan::ROOT_IDMAP;
 
 pub(super) fn features(_: &Context, _: &Parsed) -> Result<u8, Failure> {
     print(&format!("{}\n", serde_json::to_string_pretty(&all())?))?;
@@ -21,6 +22,11 @@ pub(super) fn features(_: &Context, _: &Parsed) -> Result<u8, Failure> {
 
 fn strings(list: &[&str]) -> Vec<String> {
     list.iter().map(|&s| s.to_owned()).collect()
+}
+
+fn sorted(mut list: Vec<String>) -> Vec<String> {
+    list.sort();
+    list
 }
 
 fn all() -> Features {
@@ -68,24 +74,24 @@ fn all() -> Features {
                     "SCMP_CMP_MASKED_EQ",
                     "SCMP_CMP_NE",
                 ]),
-                archs: Architecture::NAMES.map(|(name, _)| name.to_owned()).to_vec(),
+                archs: sorted(Architecture::NAMES.map(|(name, _)| name.to_owned()).to_vec()),
                 known_flags: strings(&flags),
                 supported_flags: strings(&flags),
             },
             apparmor: SwitchFeature { enabled: true },
-            selinux: SwitchFeature { enabled: false },
-            intel_rdt: SwitchFeature { enabled: false },
+            selinux: SwitchFeature { enabled: true },
+            intel_rdt: IntelRdtFeature { enabled: true, schemata: true, monitoring: true },
             memory_policy: Some(MemoryPolicyFeature {
                 modes: strings(&numa::MODES),
                 flags: numa::FLAGS.map(|(name, _)| name.to_owned()).to_vec(),
             }),
             mount_extensions: MountExtensions { idmap: SwitchFeature { enabled: true } },
-            net_devices: SwitchFeature { enabled: false },
+            net_devices: SwitchFeature { enabled: true },
         }),
         annotations: BTreeMap::from([(
             "org.sampan.runtime.version".to_owned(),
             env!("CARGO_PKG_VERSION").to_owned(),
         )]),
-        potentially_unsafe_config_annotations: Vec::new(),
+        potentially_unsafe_config_annotations: strings(&[ROOT_IDMAP, landlock::ANNOTATION]),
     }
 }

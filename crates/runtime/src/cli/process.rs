@@ -73,6 +73,9 @@ pub(super) fn from_options(spec: &Spec, parsed: &Parsed) -> Result<Process, Refu
     let mut process = spec.process.clone().unwrap_or_default();
     process.args = args;
     process.console_size = None;
+    if process.cwd.is_empty() {
+        process.cwd = "/".to_owned();
+    }
     process.terminal = parsed.has("tty");
     if let Some(cwd) = parsed.get("cwd") {
         process.cwd = cwd.to_owned();

@@ -45,6 +45,7 @@ use crate::log::{Log, milestone};
 use crate::process::terminal;
 use crate::rootfs;
 use crate::state::{self, Directory, Lock, Record, StateRoot};
+use crate::{net_devices, resctrl};
 
 /// What `create` and `run` are told.
 #[derive(Clone, Debug, Default)]
@@ -182,7 +183,7 @@ pub fn create(
     let Some((directory, lock)) = root.take(&id)? else { return Err(CreateError::Exists { id }) };
     let record = Record::new(&id, &bundle.spec, &bundle.path, &plan.rootfs.path);
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
-    let mut making = Making { directory, record, hooks, child: None };
+    let mut making = Making { directory, record, hooks, child: None, net_devices: Default::default() };
     making.record.unit = unit;
     making.record.cgroups = group_path.map(|path| cgroup::plan(&layout, &path)).unwrap_or_default();
     // Until it is known, nobody in them is ours to kill.
@@ -230,6 +231,7 @@ struct Making {
     record: Record,
     hooks: Hooks,
     child: Option<OwnedFd>,
+    net_devices: net_devices::Moved,
 }
 
 impl Making {
@@ -241,8 +243,7 @@ impl Making {
     ) -> Result<(OwnedFd, Channel), CreateError> {
         let Request { plan, bundle, options, log, .. } = *request;
         // Before anything that would remain after a crash.
-        self.directory.keep_config(&bundle.bytes)?;
-        self.directory.remember(&self.record)?;
+        self.directory.begin(&self.record, &bundle.bytes)?;
         let console = match &options.console_socket {
             Some(path) => {
                 let connected = UnixStream::connect(path);
@@ -252,6 +253,9 @@ impl Making {
             None => options.console.clone(),
         };
         let keeper = self.start_unit(request)?;
+        if let Some(resctrl) = &plan.resctrl {
+            self.record.resctrl = Some(resctrl.apply(&resctrl::mount_point()?, &self.record.id)?);
+        }
         let mut existed = self.make_groups(Version::V2, request)?;
         let birthplace = cgroup::birthplace(&self.record.cgroups)?;
         // Who is not root may take nothing from the host's mounts; the child may, in a user namespace of its own.
@@ -273,6 +277,9 @@ impl Making {
         self.child = Some(child.pidfd.try_clone().map_err(Step::on(|| "copy a descriptor"))?);
         self.record.began =
             state::beginning(self.record.pid).map_err(Step::on(|| "read when the process began"))?;
+        if let Some(resctrl) = &self.record.resctrl {
+            resctrl.join(self.record.pid)?;
+        }
         child::prepare_child(plan, &child, &ours, log)?;
         if let (Some(unit), None) = (&self.record.unit, birthplace) {
             unit.attach(child.pid)?;
@@ -285,7 +292,7 @@ impl Making {
         self.directory.remember(&self.record)?;
         self.hand_over_groups(plan, &ours, privileged)?;
         log.debug(|| milestone::BORN.to_owned());
-        self.talk(&ours, bundle, log)?;
+        self.talk(&ours, plan, bundle, log)?;
         log.debug(|| milestone::READY.to_owned());
         if let Some(path) = &options.pidfd_socket {
             hand_over_process(path, &child.pidfd)?;
@@ -376,13 +383,20 @@ impl Making {
     }
 
     /// Answers the child until it is ready.
-    fn talk(&self, ours: &Channel, bundle: &Bundle, log: &Log) -> Result<(), CreateError> {
+    fn talk(
+        &mut self,
+        ours: &Channel,
+        plan: &init::Plan,
+        bundle: &Bundle,
+        log: &Log,
+    ) -> Result<(), CreateError> {
         let lost = || Step::on::<io::Error, _>(|| "talk with the container's process");
         loop {
             match ours.receive().map_err(lost())? {
                 Some((Message::Ready, _)) => return Ok(()),
                 Some((Message::Warning(text), _)) => log.warn(&text),
                 Some((Message::Mounted, _)) => {
+                    self.net_devices.move_all(&plan.net_devices, self.record.pid)?;
                     let state = self.record.state(Status::Creating);
                     hooks::run("prestart", &self.hooks.prestart, &state, &bundle.path)?;
                     hooks::run("createRuntime", &self.hooks.create_runtime, &state, &bundle.path)?;
@@ -412,6 +426,9 @@ impl Making {
     /// Leaves nothing behind. What can't be undone is told: the error that brought us here is the one to report.
     fn undo(mut self, log: &Log) {
         let told = |what: &str, error: &dyn std::fmt::Display| log.warn(&format!("{what}: {error}"));
+        for step in self.net_devices.give_back() {
+            told("a network device goes with the container", &sampan_base::chain(&step));
+        }
         if let Some(child) = self.child.take() {
             // One that has ended already needs no signal.
             let _ = rustix::process::pidfd_send_signal(&child, Signal::KILL);
@@ -435,6 +452,9 @@ impl Making {
             && !self.record.shares_cgroups
         {
             told("a cgroup is left behind", &sampan_base::chain(&step));
+        }
+        if let Some(Err(step)) = self.record.resctrl.as_ref().map(resctrl::Held::release) {
+            told("a class of service is left behind", &sampan_base::chain(&step));
         }
         if let Err(error) = self.directory.forget() {
             told("the state is left behind", &sampan_base::chain(&error));

@@ -135,9 +135,14 @@ pub fn clear(directory: &Directory, record: &Record, hooks: &Hooks, log: &Log) -
         }
         remove_groups(record, log)?;
     }
+    if let Some(resctrl) = &record.resctrl {
+        resctrl.release()?;
+    }
+    directory.forget()?;
+    // The container is gone now, and its id free: that is what these hooks are to see.
     let state = record.state(Status::Stopped);
     for error in hooks::run_all("poststop", &hooks.poststop, &state, &record.bundle) {
         log.warn(&sampan_base::chain(&error));
     }
-    Ok(directory.forget()?)
+    Ok(())
 }

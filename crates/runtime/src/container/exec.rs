@@ -160,7 +160,8 @@ pub fn exec(
     log: &Log,
 ) -> Result<i32, ExecError> {
     let (directory, record) = root.find(id)?;
-    let status = directory.status(&record);
+    let init = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
+    let status = directory.status_of(&record, init.is_some());
     match status {
         Status::Running | Status::Created => {}
         Status::Paused if options.ignore_paused => {}
@@ -169,7 +170,7 @@ pub fn exec(
     }
     let spec = directory.config()?;
     let process = process(&spec)?;
-    let part = LinuxPart::of(spec.linux.as_ref());
+    let part = LinuxPart::of(&spec);
     let mut plan = process::plan(&process, part)?;
     plan.preserve_fds = options.preserve_fds;
     plan.own_keyring = !record.shares_keyring;
@@ -185,7 +186,6 @@ pub fn exec(
         true => None,
         false => Some(attach::take_signals().map_err(Step::on(|| "take signals"))?),
     };
-    let init = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
     let Some(init) = init else { return Err(ExecError::WrongState { status: Status::Stopped }) };
     let (ours, theirs) = Channel::pair().map_err(Step::on(|| "make a socket pair"))?;
     let mut groups = record.cgroups.clone();
@@ -195,6 +195,9 @@ pub fn exec(
     log.debug(|| milestone::BORN.to_owned());
     let pid = child.pid.as_raw_nonzero().get();
     let talked = (|| {
+        if let Some(resctrl) = &record.resctrl {
+            resctrl.join(pid)?;
+        }
         if let Some(score) = plan.oom_score_adj {
             set_oom_score(pid, score, log)?;
         }
@@ -274,7 +277,7 @@ fn give_birth(
 }
 
 /// Which namespaces the container does not share with us.
-fn shared_namespaces(record: &Record) -> Result<Namespaces, Step> {
+pub(super) fn shared_namespaces(record: &Record) -> Result<Namespaces, Step> {
     let mut all = Namespaces::empty();
     for namespace in &record.namespaces {
         if namespace.kind == NamespaceKind::User {
@@ -359,7 +362,7 @@ fn prepare(
     enter::set_affinity(plan.affinity[0].as_ref())?;
     joiner.join()?;
     enter::set_affinity(plan.affinity[1].as_ref())?;
-    let label = enter::open_label(plan)?;
+    let label = process::label::open(plan)?;
     // All at once and by the process itself: nothing can be swapped in between.
     let others = to_join - Namespaces::PID;
     kernel::join(init, others)

@@ -168,8 +168,7 @@ struct Restoring {
 impl Restoring {
     fn make(&mut self, request: &Source<'_>) -> Result<OwnedFd, RestoreError> {
         let Source { bundle, options, how, log, .. } = *request;
-        self.directory.keep_config(&bundle.bytes)?;
-        self.directory.remember(&self.record)?;
+        self.directory.begin(&self.record, &bundle.bytes)?;
         let opened = Opened::open(how)?;
         let mut criu = opened.options(how, true)?;
         let keeper = self.make_groups(request)?;

@@ -2,10 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use sampan_base::{Class, FileError};
 use sampan_oci::runtime::{Hooks, Status};
 
@@ -13,7 +14,7 @@ use crate::channel::{Message, Report};
 use crate::container::create::Created;
 use crate::ending;
 use crate::error::Step;
-use crate::hooks;
+use crate::hooks::{self, HookError};
 use crate::log::{Log, milestone};
 use crate::state::{self, Directory, LookupError, Record, StateRoot};
 
@@ -35,6 +36,9 @@ pub enum StartError {
     /// A step failed.
     #[error(transparent)]
     Step(#[from] Step),
+    /// A hook failed.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// Its process reported an error.
     #[error("unable to start container process")]
     Init(#[source] Report),
@@ -48,6 +52,7 @@ impl StartError {
             StartError::WrongState { .. } => Class::Conflict,
             StartError::File(error) => error.class(),
             StartError::Step(error) => error.class(),
+            StartError::Hook(_) => Class::Internal,
             StartError::Init(report) => report.class,
         }
     }
@@ -61,21 +66,24 @@ pub fn start(root: &StateRoot, id: &str, log: &Log) -> Result<(), StartError> {
     let (directory, _) = root.find(id)?;
     let _lock = directory.lock()?;
     let record = directory.record()?;
-    let status = directory.status(&record);
+    let process = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
+    let status = directory.status_of(&record, process.is_some());
     if status != Status::Created {
         return Err(StartError::WrongState { status });
     }
     log.debug(|| milestone::INIT.to_owned());
-    let process = state::open_process(&record).map_err(Step::on(|| "open the container's process"))?;
     if let Err(error) = open_gate(&directory) {
-        if let (StartError::Init(_), Some(process)) = (&error, process) {
+        if let (StartError::Init(_), Some(process)) = (&error, &process) {
             // It has told why, and ends: who deletes it next must find it stopped.
             let _ = ending::wait_for(process.as_fd(), ending::KILL_DEADLINE);
         }
         return Err(error);
     }
-    poststart(&directory.config()?.hooks.unwrap_or_default(), &record, log);
-    Ok(())
+    let hooks = directory.config()?.hooks.unwrap_or_default();
+    if hooks.poststart.is_empty() {
+        return Ok(());
+    }
+    poststart(&hooks, &record, process.as_ref().map(AsFd::as_fd))
 }
 
 /// Starts a container that this very command created.
@@ -95,16 +103,19 @@ pub fn start_created(created: &Created, log: &Log) -> Result<(), StartError> {
             Some(_) => {}
         }
     }
-    poststart(&created.hooks, &created.record, log);
-    Ok(())
+    poststart(&created.hooks, &created.record, Some(created.process.as_fd()))
 }
 
-fn poststart(hooks: &Hooks, record: &Record, log: &Log) {
-    // The specification wants a failure told, and the container to go on.
-    let state = record.state(Status::Running);
-    for error in hooks::run_all("poststart", &hooks.poststart, &state, &record.bundle) {
-        log.warn(&sampan_base::chain(&error));
+/// Runs the poststart hooks. Since version 1.3 of the specification (and in runc always), the container ends if one
+/// fails.
+fn poststart(hooks: &Hooks, record: &Record, process: Option<BorrowedFd<'_>>) -> Result<(), StartError> {
+    let failed = hooks::run("poststart", &hooks.poststart, &record.state(Status::Running), &record.bundle);
+    if let (Err(_), Some(process)) = (&failed, process) {
+        // One that has ended already needs no signal.
+        let _ = rustix::process::pidfd_send_signal(process, Signal::KILL);
+        let _ = ending::wait_for(process, ending::KILL_DEADLINE);
     }
+    Ok(failed?)
 }
 
 fn open_gate(directory: &Directory) -> Result<(), StartError> {

@@ -275,8 +275,8 @@ fn failed(program: &Path, options: &Options<'_>, why: &str) -> Step {
     let errors =
         text.lines().filter_map(|line| line.split_once("Error (")?.1.split_once("): ").map(|(_, what)| what));
     let mut reasons: Vec<&str> = errors.take(LINES).collect();
-    if !why.is_empty() {
-        reasons.insert(0, why);
+    if reasons.is_empty() && !why.trim().is_empty() {
+        reasons.push(why.trim());
     }
     if reasons.iter().any(|reason| reason.contains("vdso")) {
         reasons.push("this version of CRIU does not know this kernel's vDSO: a newer CRIU or an older kernel is needed");

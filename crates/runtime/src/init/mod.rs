@@ -26,6 +26,7 @@ use crate::hooks::{self, HookError};
 use crate::process::enter::{self, EnterError, Ready, Tell};
 use crate::process::{self, terminal};
 use crate::rootfs::{self, Sources};
+use crate::{net_devices, resctrl};
 
 pub mod namespaces;
 pub mod sysctl;
@@ -47,7 +48,11 @@ pub struct Plan {
     pub sysctl: Vec<sysctl::Parameter>,
     /// Whether the root is made `/` by pivot_root.
     pub pivot: bool,
-    /// Whether the runtime has hooks to run when the mounts are made.
+    /// Network devices to move.
+    pub net_devices: Vec<net_devices::Device>,
+    /// Shares of the processor's caches.
+    pub resctrl: Option<resctrl::Plan>,
+    /// Whether the runtime has something to do when the mounts are made: devices to move, or hooks to run.
     pub runtime_hooks: bool,
     /// Hooks to run in the container before its root is sealed.
     pub create_container: Vec<Hook>,
@@ -76,25 +81,20 @@ pub struct Switches {
 /// If config.json asks for what makes no sense or is not supported.
 pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches) -> Result<Plan, Refused> {
     let linux = spec.linux.clone().unwrap_or_default();
-    let Some(process) = &spec.process else {
-        return Err(Refused::Unsupported("config.json without `process`".to_owned()));
-    };
-    for (present, what) in
-        [(linux.intel_rdt.is_some(), "linux.intelRdt"), (!linux.net_devices.is_empty(), "linux.netDevices")]
-    {
-        if present {
-            return Err(Refused::Unsupported(what.to_owned()));
-        }
-    }
+    crate::check::spec(spec)?;
     let namespaces = namespaces::plan(&linux)?;
+    let net_devices = net_devices::plan(&linux, &namespaces)?;
     for (name, what) in [(&spec.hostname, "hostname"), (&spec.domainname, "domainname")] {
         let given = name.as_deref().is_some_and(|n| !n.is_empty());
         if given && !namespaces.has(NamespaceKind::Uts) {
             return Err(Refused::Invalid(format!("`{what}` needs a uts namespace of the container's own")));
         }
     }
-    let part = process::plan::LinuxPart::of(Some(&linux));
-    let mut process = process::plan(process, part)?;
+    let part = process::plan::LinuxPart::of(spec);
+    let mut process = match &spec.process {
+        Some(process) => process::plan(process, part)?,
+        None => process::plan::without_program(part)?,
+    };
     process.preserve_fds = switches.preserve_fds;
     process.own_keyring = !switches.no_new_keyring;
     process.env.extend(switches.environment.iter().cloned());
@@ -112,7 +112,11 @@ pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches
         domainname: spec.domainname.clone().filter(|n| !n.is_empty()),
         sysctl,
         pivot: !switches.no_pivot,
-        runtime_hooks: !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty(),
+        runtime_hooks: !hooks.prestart.is_empty()
+            || !hooks.create_runtime.is_empty()
+            || !net_devices.is_empty(),
+        net_devices,
+        resctrl: resctrl::plan(linux.intel_rdt.as_ref())?,
         create_container: hooks.create_container,
         start_container: hooks.start_container,
         state: State {
@@ -289,7 +293,7 @@ fn prepare(
             .map_err(Step::on(|| format!("set the domain name `{name}`")))?;
     }
     sysctl::apply(&plan.sysctl)?;
-    let label = enter::open_label(&plan.process)?;
+    let label = process::label::open(&plan.process)?;
     // Modes that config.json gives are meant as they are.
     rustix::process::umask(Mode::empty());
     let privileged = tools.sources.is_some();
@@ -319,6 +323,10 @@ fn prepare(
     drop(tools.console);
     let root = rootfs::execute::seal(&plan.rootfs, open)?;
     rootfs::execute::enter(&plan.rootfs, root, plan.pivot)?;
+    if plan.rootfs.fill_dev && plan.process.terminal.is_none() {
+        // A container whose /dev somebody has changed meanwhile keeps the host's.
+        let _ = process::stdio::replace_null();
+    }
     kernel::reset_signals().map_err(Step::on(|| "reset the signals"))?;
     Ok(enter::become_process(&plan.process, label, gate, talk)?)
 }

@@ -2,8 +2,8 @@
 //! to those that it is to have. The order is the point; each step says why it is where it is.
 
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,6 +18,7 @@ use sampan_kernel::process::{self as kernel, StringArray};
 use sampan_kernel::seccomp;
 
 use super::command::{self, CommandError};
+use super::label::Labels;
 use super::plan::{Plan, Seccomp};
 use crate::error::Step;
 
@@ -80,19 +81,6 @@ pub fn set_affinity(cpus: Option<&CpuSet>) -> Result<(), Step> {
     }
 }
 
-/// A handle on where this process's AppArmor profile is set. Opened while `/proc` is still the host's: the container's
-/// may be a fake.
-///
-/// # Errors
-/// If this host has no AppArmor.
-pub fn open_label(plan: &Plan) -> Result<Option<File>, Step> {
-    let Some(profile) = &plan.apparmor else { return Ok(None) };
-    let open = |path: &str| OpenOptions::new().write(true).open(path);
-    let file = open("/proc/self/attr/apparmor/exec").or_else(|_| open("/proc/self/attr/exec"));
-    let doing = || format!("set the AppArmor profile `{profile}`: this host has no AppArmor");
-    file.map(Some).map_err(Step::on(doing))
-}
-
 /// Becomes the process of `plan`, up to its program. This process is in all of the container's namespaces, its root
 /// is the container's, it leads a session, and has its standard streams. `gate` is what it still needs until then.
 ///
@@ -100,14 +88,14 @@ pub fn open_label(plan: &Plan) -> Result<Option<File>, Step> {
 /// If a step is refused, or the program is not there.
 pub fn become_process(
     plan: &Plan,
-    label: Option<File>,
+    label: Option<Labels>,
     gate: Option<BorrowedFd<'_>>,
     tell: &mut dyn Tell,
 ) -> Result<Ready, EnterError> {
     // Before any path of the configuration is used, the working directory's or the program's: by `/proc/self/fd/7/..`
     // a descriptor that only waits to be closed by exec would lead out of the container (CVE-2024-21626).
-    let keep = [tell.descriptor(), gate, label.as_ref().map(AsFd::as_fd)];
-    let keep: Vec<BorrowedFd<'_>> = keep.into_iter().flatten().collect();
+    let keep = [tell.descriptor(), gate].into_iter().flatten();
+    let keep: Vec<BorrowedFd<'_>> = keep.chain(label.iter().flat_map(Labels::descriptors)).collect();
     kernel::close_all_from(3 + plan.preserve_fds, &keep)
         .map_err(Step::on(|| "close the runtime's descriptors"))?;
     if plan.own_keyring {
@@ -135,9 +123,8 @@ pub fn become_process(
     rustix::process::umask(Mode::from_raw_mode(plan.umask));
     // As the superuser, who may enter every directory; if it is one that only the user may enter, again below.
     let entered = rustix::process::chdir(plan.cwd.as_str());
-    if let (Some(profile), Some(mut file)) = (&plan.apparmor, label) {
-        file.write_all(format!("exec {profile}").as_bytes())
-            .map_err(Step::on(|| format!("set the AppArmor profile `{profile}`")))?;
+    if let Some(labels) = label {
+        labels.set()?;
     }
     if plan.no_new_privileges {
         rustix::thread::set_no_new_privs(true).map_err(Step::on(|| "set no_new_privs"))?;
@@ -152,6 +139,9 @@ pub fn become_process(
             .map_err(Step::on(|| format!("change into `{}`", plan.cwd)))?;
     }
     check_directory(plan)?;
+    if let Some(rules) = &plan.landlock {
+        rules.apply(tell)?;
+    }
     let mut filter = plan.seccomp.clone();
     // A listener has to be handed over while the runtime is there to take it. Any other filter is loaded last of all,
     // so that it need not allow what is done until then.
@@ -162,6 +152,14 @@ pub fn become_process(
     }
     let have = capabilities::permitted().map_err(Step::on(|| "read the capabilities"))?;
     let sets = final_sets(&plan.capabilities, have);
+    let missing = plan.capabilities.permitted.without(have);
+    if !missing.is_empty() {
+        let names: Vec<_> = missing.names().collect();
+        tell.warn(format!(
+            "the runtime has not all capabilities that it is to give; left out: {}",
+            names.join(", ")
+        ));
+    }
     let keep = match &filter {
         // Without no_new_privs, only who has CAP_SYS_ADMIN may load a filter. It is kept for that, not in force.
         Some(_) if !plan.no_new_privileges => Set::named("CAP_SYS_ADMIN").unwrap_or_default(),
@@ -169,7 +167,10 @@ pub fn become_process(
     };
     let for_now = Sets { permitted: sets.permitted.union(keep.intersection(have)), ..sets };
     capabilities::apply(&for_now).map_err(Step::on(|| "drop capabilities"))?;
-    let path = command::find(&plan.args[0], &env)?;
+    let path = match plan.args.first() {
+        Some(name) => command::find(name, &env)?,
+        None => PathBuf::new(),
+    };
     kernel::close_from_on_exec(3 + plan.preserve_fds)
         .map_err(Step::on(|| "make the runtime's descriptors close on exec"))?;
     let args = StringArray::new(plan.args.iter().map(String::as_str));
@@ -196,6 +197,9 @@ impl Ready {
     pub fn execute(mut self, tell: &mut dyn Tell) -> EnterError {
         if let Err(error) = self.filter(tell) {
             return error;
+        }
+        if self.path.as_os_str().is_empty() {
+            return Step::refused("start the container", "its config.json has no `process`").into();
         }
         let path = match CString::new(self.path.as_os_str().as_bytes()) {
             Ok(path) => path,

@@ -1,16 +1,18 @@
 //! Decides how a process is started: every name is looked up, the seccomp program compiled.
 
+use std::collections::BTreeMap;
+
 use rustix::process::Resource;
 use rustix::thread::CpuSet;
 use sampan_kernel::capabilities::{Set, Sets};
 use sampan_kernel::process::Scheduling;
 use sampan_kernel::seccomp::{self, Action, Architecture, Condition, Flags, Operator, Policy, Program, Rule};
 use sampan_oci::runtime::{
-    Capabilities, ExecCpuAffinity, Linux, LinuxSeccomp, MemoryPolicy, Personality, Process, Rlimit,
-    Scheduler, SeccompAction, SeccompArg, SeccompOperator,
+    Capabilities, ExecCpuAffinity, LinuxSeccomp, MemoryPolicy, Personality, Process, Rlimit, Scheduler,
+    SeccompAction, SeccompArg, SeccompOperator, Spec,
 };
 
-use super::numbers;
+use super::{landlock, numbers};
 use crate::error::Refused;
 
 /// How a process is started.
@@ -52,6 +54,10 @@ pub struct Plan {
     pub affinity: [Option<CpuSet>; 2],
     /// AppArmor profile.
     pub apparmor: Option<String>,
+    /// SELinux context.
+    pub selinux: Option<String>,
+    /// What it may still do with files and ports.
+    pub landlock: Option<landlock::Rules>,
     /// Whether it gets a terminal, and of what size.
     pub terminal: Option<Option<(u32, u32)>>,
     /// How many descriptors from 3 on it gets.
@@ -71,7 +77,7 @@ pub struct Seccomp {
     pub flags: Flags,
 }
 
-/// What of config.json's `linux` is about processes.
+/// What of config.json is about all processes of a container.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinuxPart<'a> {
     /// The filter.
@@ -80,17 +86,30 @@ pub struct LinuxPart<'a> {
     pub personality: Option<&'a Personality>,
     /// The NUMA memory policy.
     pub memory_policy: Option<&'a MemoryPolicy>,
+    /// The annotations, of which one is about processes.
+    pub annotations: Option<&'a BTreeMap<String, String>>,
 }
 
 impl<'a> LinuxPart<'a> {
     /// The part of a configuration.
-    pub fn of(linux: Option<&'a Linux>) -> LinuxPart<'a> {
+    pub fn of(spec: &'a Spec) -> LinuxPart<'a> {
+        let linux = spec.linux.as_ref();
         LinuxPart {
+            annotations: Some(&spec.annotations),
             seccomp: linux.and_then(|l| l.seccomp.as_ref()),
             personality: linux.and_then(|l| l.personality.as_ref()),
             memory_policy: linux.and_then(|l| l.memory_policy.as_ref()),
         }
     }
+}
+
+/// Plans the first process of a container that has none to run: it can be created, but not started.
+///
+/// # Errors
+/// As [`plan`].
+pub fn without_program(linux: LinuxPart<'_>) -> Result<Plan, Refused> {
+    let process = Process { args: vec!["-".to_owned()], cwd: "/".to_owned(), ..Process::default() };
+    Ok(Plan { args: Vec::new(), ..plan(&process, linux)? })
 }
 
 /// Plans a process.
@@ -110,13 +129,10 @@ pub fn plan(process: &Process, linux: LinuxPart<'_>) -> Result<Plan, Refused> {
         }
     }
     let mut warnings = Vec::new();
-    if process.selinux_label.as_deref().is_some_and(|label| !label.is_empty()) {
-        warnings.push("this host has no SELinux: process.selinuxLabel is not applied".to_owned());
-    }
     let size = process.console_size.map(|size| (size.height, size.width));
     Ok(Plan {
         args: process.args.clone(),
-        env: process.env.clone(),
+        env: environment(&process.env)?,
         cwd: process.cwd.clone(),
         uid: process.user.uid,
         gid: process.user.gid,
@@ -137,11 +153,32 @@ pub fn plan(process: &Process, linux: LinuxPart<'_>) -> Result<Plan, Refused> {
         memory_policy: linux.memory_policy.map(memory_policy).transpose()?,
         affinity: affinity(process.exec_cpu_affinity.as_ref())?,
         apparmor: process.apparmor_profile.clone().filter(|p| !p.is_empty()),
+        selinux: process.selinux_label.clone().filter(|l| !l.is_empty()),
+        landlock: linux.annotations.map(landlock::plan).transpose()?.flatten(),
         terminal: process.terminal.then_some(size),
         preserve_fds: 0,
         own_keyring: true,
         warnings,
     })
+}
+
+/// The environment, in which every name stands once: who looks one up would find the first, and means the last.
+fn environment(given: &[String]) -> Result<Vec<String>, Refused> {
+    let mut env: Vec<String> = Vec::with_capacity(given.len() + 1);
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for variable in given {
+        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(Refused::Invalid(format!("process.env: `{variable}` is not of the form NAME=value")));
+        };
+        match places.get(name) {
+            Some(&at) => env[at].clone_from(variable),
+            None => {
+                places.insert(name, env.len());
+                env.push(variable.clone());
+            }
+        }
+    }
+    Ok(env)
 }
 
 /// Names become sets. Names that nobody knows are told and left out: a newer caller may know more of them than this

@@ -17,10 +17,10 @@ use super::beneath::{Kind, Links, Place, Root, is_directory};
 use super::options::MountOptions;
 use super::plan::{MountPlan, Plan, What, mountable_in_proc};
 use super::sources::{self, Source, Sources};
-use super::{copy_up, devices};
+use super::{copy_up, devices, live};
 use crate::error::Step;
 
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+pub(super) const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// A root file system that is put together, but open: places in it can still be written.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Open {
     /// Its root, mounted over the host's.
     pub root: Root,
     /// Mounts that become read-only when it is sealed: other mounts had to be made inside of them.
-    readonly_later: Vec<OwnedFd>,
+    pub(super) readonly_later: Vec<OwnedFd>,
 }
 
 /// The container's control groups, as mounts to attach.
@@ -90,13 +90,17 @@ pub fn build(
     Ok(open)
 }
 
-fn make(open: &mut Open, mount: &MountPlan, source: Source) -> Result<(), Step> {
+pub(super) fn make(open: &mut Open, mount: &MountPlan, source: Source) -> Result<(), Step> {
     match (&mount.what, source) {
         (What::FileSystem { kind, source }, _) => {
             file_system(open, mount, kind, source.as_deref()).map_err(Step::on(|| doing(mount, kind)))
         }
         (What::Bind { source, .. }, Source::Tree(tree)) => {
             bind(open, mount, &tree).map_err(Step::on(|| doing(mount, &source.display().to_string())))
+        }
+        (What::Change { bind }, _) => {
+            let doing = || format!("change the mount at `/{}`", mount.destination.display());
+            live::change(&open.root, mount, *bind).map_err(Step::on(doing))
         }
         (What::Bind { .. } | What::Cgroups, _) => Ok(()),
     }
@@ -217,7 +221,7 @@ fn create(
 }
 
 /// The kernel explains in the context's log what it did not like.
-fn with_explanation(error: io::Error, context: BorrowedFd<'_>) -> io::Error {
+pub(super) fn with_explanation(error: io::Error, context: BorrowedFd<'_>) -> io::Error {
     let mut buffer = [0u8; 512];
     match rustix::io::read(context, &mut buffer) {
         Ok(length) if length > 2 => {
@@ -308,12 +312,18 @@ struct Target<'a> {
 fn target<'a>(root: &'a mut Root, mount: &'a MountPlan, kind: Kind, links: Links) -> io::Result<Target<'a>> {
     let destination = &mount.destination;
     root.cover(destination);
-    let by_handle = mount.options.copy_up || mount.options.data.iter().any(is_long);
+    let nofollow = mount.options.destination_nofollow;
+    let by_handle = nofollow || mount.options.copy_up || mount.options.data.iter().any(is_long);
     if !by_handle && root.in_own(destination).is_some() {
         return in_own(root, destination, kind);
     }
     let mut plain = true;
     let (handle, was_there) = match root.ensure_known(destination, kind, Links::Refused) {
+        _ if nofollow => {
+            root.forget_own();
+            plain = false;
+            Ok((live::link_itself(root, destination, kind)?, true))
+        }
         Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             if links == Links::Refused {
                 return Err(io::Error::other("the place must be an ordinary directory, not a link"));
@@ -350,11 +360,11 @@ fn in_own<'a>(root: &'a Root, path: &'a Path, kind: Kind) -> io::Result<Target<'
 }
 
 #[allow(clippy::unnecessary_cast, reason = "i64 here, not everywhere")]
-fn file_system_type(of: BorrowedFd<'_>) -> io::Result<i64> {
+pub(super) fn file_system_type(of: BorrowedFd<'_>) -> io::Result<i64> {
     Ok(rustix::fs::fstatfs(of)?.f_type as i64)
 }
 
-fn set_options(tree: BorrowedFd<'_>, options: &MountOptions) -> io::Result<()> {
+pub(super) fn set_options(tree: BorrowedFd<'_>, options: &MountOptions) -> io::Result<()> {
     if options.recursive != Default::default() {
         change(tree, &options.recursive.change(), true)?;
     }

@@ -9,12 +9,15 @@
 //!    swaps in meanwhile is either inside or an error.
 //! 4. [`execute::seal`] hides and write-protects, after the hooks have had their say.
 //! 5. [`execute::enter`] makes it `/`, and lets go of the host's tree.
+//!
+//! [`live`] changes the mounts of a container that has been put together long ago.
 
 pub mod beneath;
 mod copy_up;
 mod devices;
 pub mod execute;
 pub mod idmap;
+pub mod live;
 pub mod options;
 pub mod plan;
 pub mod sources;

@@ -83,11 +83,15 @@ const PROPAGATIONS: [(&str, Propagation); 4] = [
 ];
 
 /// Words about the file system as a whole, handed on as they are.
-const SUPERBLOCK: [&str; 8] =
-    ["sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand", "silent"];
+const SUPERBLOCK: [&str; 7] = ["sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand"];
 
 /// Words that change nothing here: they are the default, or a matter of mount(8).
-const WITHOUT_EFFECT: [&str; 5] = ["defaults", "loud", "iversion", "noiversion", "_netdev"];
+const WITHOUT_EFFECT: [&str; 7] =
+    ["defaults", "loud", "silent", "iversion", "noiversion", "_netdev", "nofail"];
+
+/// Words with a meaning of their own.
+const OTHERS: [&str; 8] =
+    ["bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup", "src-nofollow", "dest-nofollow"];
 
 /// Every word that has a meaning, for `features`.
 pub fn known() -> Vec<String> {
@@ -95,8 +99,8 @@ pub fn known() -> Vec<String> {
     let recursive = |word: &&str| [(*word).to_owned(), format!("r{word}")];
     words.extend(ATTRIBUTES.iter().map(|(word, _)| word).flat_map(recursive));
     words.extend(PROPAGATIONS.iter().map(|(word, _)| word).flat_map(recursive));
-    words.extend(["bind", "rbind", "idmap", "ridmap", "tmpcopyup"].map(str::to_owned));
-    words.extend(SUPERBLOCK.iter().chain(&WITHOUT_EFFECT[..4]).map(|&word| word.to_owned()));
+    words.extend(OTHERS.map(str::to_owned));
+    words.extend(SUPERBLOCK.iter().chain(&WITHOUT_EFFECT[..5]).map(|&word| word.to_owned()));
     words.sort();
     words
 }
@@ -118,24 +122,27 @@ pub struct MountOptions {
     pub data: Vec<(String, Option<String>)>,
     /// Whether a tmpfs begins as a copy of what it hides.
     pub copy_up: bool,
+    /// Whether it changes what is mounted there already, instead of mounting something.
+    pub remount: bool,
+    /// Whether a bind mount's source that is a link is itself what is mounted.
+    pub source_nofollow: bool,
+    /// Whether a place that is a link is itself mounted over.
+    pub destination_nofollow: bool,
     /// Whether ids are mapped, and if so whether for the mounts below, too.
     pub idmap: Option<bool>,
 }
 
 impl MountOptions {
-    /// Sorts words.
-    ///
-    /// # Errors
-    /// If one asks for what is not supported.
-    pub fn parse(words: &[String]) -> Result<MountOptions, Refused> {
+    /// Sorts words. Words that mean nothing to us are the file system's own.
+    pub fn parse(words: &[String]) -> MountOptions {
         let mut options = MountOptions::default();
         for word in words {
-            options.take(word)?;
+            options.take(word);
         }
-        Ok(options)
+        options
     }
 
-    fn take(&mut self, word: &str) -> Result<(), Refused> {
+    fn take(&mut self, word: &str) {
         let attribute = |word: &str| ATTRIBUTES.iter().find(|(known, _)| *known == word).map(|(_, w)| *w);
         let propagation = |word: &str| PROPAGATIONS.iter().find(|(known, _)| *known == word).map(|(_, p)| *p);
         let stripped = word.strip_prefix('r').unwrap_or("");
@@ -157,14 +164,15 @@ impl MountOptions {
                 "tmpcopyup" => self.copy_up = true,
                 "idmap" => self.idmap = Some(false),
                 "ridmap" => self.idmap = Some(true),
-                "remount" => return Err(Refused::Unsupported("the mount option `remount`".to_owned())),
+                "remount" => self.remount = true,
+                "src-nofollow" => self.source_nofollow = true,
+                "dest-nofollow" => self.destination_nofollow = true,
                 _ => self.data.push(match word.split_once('=') {
                     Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                     None => (word.to_owned(), None),
                 }),
             }
         }
-        Ok(())
     }
 }
 
@@ -175,7 +183,7 @@ impl MountOptions {
 pub fn rootfs_propagation(word: Option<&str>) -> Result<Option<(Propagation, bool)>, Refused> {
     let Some(word) = word.filter(|w| !w.is_empty()) else { return Ok(None) };
     let mut options = MountOptions::default();
-    options.take(word)?;
+    options.take(word);
     match options.propagation.pop() {
         Some(propagation) => Ok(Some(propagation)),
         None => Err(Refused::Invalid(format!(
@@ -190,7 +198,7 @@ mod tests {
 
     fn parse(words: &str) -> MountOptions {
         let words: Vec<String> = words.split(',').map(str::to_owned).collect();
-        MountOptions::parse(&words).unwrap()
+        MountOptions::parse(&words)
     }
 
     #[test]
@@ -224,6 +232,5 @@ mod tests {
         assert_eq!(rootfs_propagation(Some("rslave")).unwrap(), Some((Propagation::DOWNSTREAM, true)));
         assert_eq!(rootfs_propagation(None).unwrap(), None);
         assert!(rootfs_propagation(Some("ro")).is_err());
-        assert!(MountOptions::parse(&["remount".to_owned()]).is_err());
     }
 }

@@ -15,6 +15,8 @@ use crate::error::Refused;
 pub struct Plan {
     /// Its directory on the host, absolute.
     pub path: PathBuf,
+    /// Which ids of its files are shown as which.
+    pub idmap: Option<IdMap>,
     /// Whether it is read-only at last.
     pub readonly: bool,
     /// How mount events pass between host and container: what everything taken from the host gets first.
@@ -69,6 +71,11 @@ pub enum What {
     },
     /// The container's own control groups.
     Cgroups,
+    /// Nothing: what is mounted there is changed.
+    Change {
+        /// Whether only the mount, not the file system as a whole.
+        bind: bool,
+    },
 }
 
 /// A device node.
@@ -138,6 +145,7 @@ pub fn plan(spec: &Spec, bundle: &Path) -> Result<Plan, Refused> {
     };
     Ok(Plan {
         path: bundle.join(&root.path),
+        idmap: plan_root_idmap(spec, linux)?,
         readonly: root.readonly,
         from_host,
         propagation,
@@ -151,12 +159,12 @@ pub fn plan(spec: &Spec, bundle: &Path) -> Result<Plan, Refused> {
     })
 }
 
-fn plan_mount(mount: &Mount, bundle: &Path, linux: &Linux) -> Result<MountPlan, Refused> {
+pub(super) fn plan_mount(mount: &Mount, bundle: &Path, linux: &Linux) -> Result<MountPlan, Refused> {
     let refuse = |why: &str| Refused::Invalid(format!("mount at `{}`: {why}", mount.destination));
     if mount.destination.is_empty() {
         return Err(refuse("it needs a destination"));
     }
-    let options = MountOptions::parse(&mount.options)?;
+    let mut options = MountOptions::parse(&mount.options);
     let idmap = plan_idmap(mount, &options, linux)?;
     let kind = mount.kind.as_deref().unwrap_or_default();
     let bind = match (kind, options.bind) {
@@ -166,7 +174,15 @@ fn plan_mount(mount: &Mount, bundle: &Path, linux: &Linux) -> Result<MountPlan, 
         _ => None,
     };
     let destination = relative(&mount.destination);
+    let labelled = !matches!(kind, "" | "proc" | "sysfs" | "mqueue" | "cgroup" | "cgroup2");
+    if let (Some(label), true, None) =
+        (linux.mount_label.as_deref().filter(|l| !l.is_empty()), labelled, bind)
+        && options.data.iter().all(|(key, _)| key != "context")
+    {
+        options.data.push(("context".to_owned(), Some(label.to_owned())));
+    }
     let what = match (bind, kind) {
+        (bind, _) if options.remount => What::Change { bind: bind.is_some() },
         (Some(recursive), _) => match mount.source.as_deref() {
             None | Some("") => return Err(refuse("a bind mount needs a source")),
             Some(source) => What::Bind { source: bundle.join(source), recursive },
@@ -204,6 +220,28 @@ fn plan_idmap(mount: &Mount, options: &MountOptions, linux: &Linux) -> Result<Op
     Ok(Some(IdMap { uids: idmap::lines(uids), gids: idmap::lines(gids), recursive }))
 }
 
+/// An annotation of ours: the root file system's files are shown with the ids that the container's mappings give them.
+/// The specification has no word for that yet.
+pub const ROOT_IDMAP: &str = "org.sampan.root.idmap";
+
+fn plan_root_idmap(spec: &Spec, linux: &Linux) -> Result<Option<IdMap>, Refused> {
+    let recursive = match spec.annotations.get(ROOT_IDMAP).map(String::as_str) {
+        None | Some("" | "false") => return Ok(None),
+        Some("idmap" | "true") => false,
+        Some("ridmap") => true,
+        Some(other) => {
+            let why = format!("the annotation {ROOT_IDMAP} is `{other}`, not idmap, ridmap or false");
+            return Err(Refused::Invalid(why));
+        }
+    };
+    let (uids, gids) = (&linux.uid_mappings, &linux.gid_mappings);
+    if uids.is_empty() || gids.is_empty() {
+        let why = format!("the annotation {ROOT_IDMAP} needs linux.uidMappings and linux.gidMappings");
+        return Err(Refused::Invalid(why));
+    }
+    Ok(Some(IdMap { uids: idmap::lines(uids), gids: idmap::lines(gids), recursive }))
+}
+
 fn plan_devices(linux: &Linux) -> Result<Vec<DevicePlan>, Refused> {
     let mut devices = Vec::new();
     for device in &linux.devices {
@@ -238,7 +276,7 @@ fn plan_devices(linux: &Linux) -> Result<Vec<DevicePlan>, Refused> {
 }
 
 /// A path of the container without a leading slash, `.`, and `..` resolved by name, as every runtime does.
-fn relative(path: &str) -> PathBuf {
+pub(super) fn relative(path: &str) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in Path::new(path).components() {
         match part {

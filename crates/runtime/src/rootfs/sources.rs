@@ -9,7 +9,7 @@ use sampan_kernel::cgroup::MOUNT_POINT;
 use sampan_kernel::mount::{Change, change};
 
 use super::idmap::{self, IdMap};
-use super::plan::{Plan, What};
+use super::plan::{MountPlan, Plan, What};
 use crate::cgroup::Group;
 use crate::error::Step;
 
@@ -40,6 +40,9 @@ pub enum Source {
 pub fn open(plan: &Plan) -> Result<Sources, Step> {
     let rootfs = tree(&plan.path, true)
         .map_err(Step::on(|| format!("take the root file system `{}`", plan.path.display())))?;
+    if let Some(map) = &plan.idmap {
+        apply(map, &rootfs).map_err(Step::on(|| format!("map the ids of `{}`", plan.path.display())))?;
+    }
     let (kind, recursive) = plan.from_host;
     let pass = Change { propagation: kind, ..Change::default() };
     // Mounts in the container must never show up on the host by way of its root.
@@ -51,20 +54,7 @@ pub fn open(plan: &Plan) -> Result<Sources, Step> {
         .map_err(Step::on(|| format!("cut `{}` off from the host's mounts", plan.path.display())))?;
     let mut mounts = Vec::with_capacity(plan.mounts.len());
     for mount in &plan.mounts {
-        mounts.push(match &mount.what {
-            What::FileSystem { .. } | What::Cgroups => Source::Nothing,
-            What::Bind { source, recursive: below } => {
-                let tree = tree(source, *below)
-                    .map_err(Step::on(|| format!("take `{}` for a bind mount", source.display())))?;
-                change(tree.as_fd(), &pass, recursive)
-                    .map_err(Step::on(|| format!("cut `{}` off from the host's mounts", source.display())))?;
-                if let Some(map) = &mount.idmap {
-                    apply(map, &tree)
-                        .map_err(Step::on(|| format!("map the ids of `{}`", source.display())))?;
-                }
-                Source::Tree(tree)
-            }
-        });
+        mounts.push(open_one(mount, (&pass, recursive))?);
     }
     let mut devices = Vec::new();
     if plan.bind_devices && plan.fill_dev {
@@ -76,6 +66,23 @@ pub fn open(plan: &Plan) -> Result<Sources, Step> {
         }
     }
     Ok(Sources { rootfs, mounts, devices })
+}
+
+/// Takes from the host what one mount needs. `pass` tells how mount events pass between host and container.
+pub(super) fn open_one(mount: &MountPlan, pass: (&Change<'_>, bool)) -> Result<Source, Step> {
+    let What::Bind { source, recursive } = &mount.what else { return Ok(Source::Nothing) };
+    let link = match mount.options.source_nofollow {
+        true => OpenTreeFlags::AT_SYMLINK_NOFOLLOW,
+        false => OpenTreeFlags::empty(),
+    };
+    let tree = open_tree(CWD, source, flags(*recursive) | link)
+        .map_err(Step::on(|| format!("take `{}` for a bind mount", source.display())))?;
+    change(tree.as_fd(), pass.0, pass.1)
+        .map_err(Step::on(|| format!("cut `{}` off from the host's mounts", source.display())))?;
+    if let Some(map) = &mount.idmap {
+        apply(map, &tree).map_err(Step::on(|| format!("map the ids of `{}`", source.display())))?;
+    }
+    Ok(Source::Tree(tree))
 }
 
 fn apply(map: &IdMap, tree: &OwnedFd) -> std::io::Result<()> {

@@ -87,7 +87,7 @@ fn what_config_json_asks_in_vain_is_named() {
         &with(|c| c["process"]["rlimits"] = json!([{"type": "RLIMIT_MOON", "soft": 1, "hard": 1}])),
         "RLIMIT_MOON",
     );
-    check(&with(|c| c["linux"]["intelRdt"] = json!({})), "linux.intelRdt is not supported");
+    check(&with(|c| c["linux"]["intelRdt"] = json!({})), "no resctrl file system is mounted on this host");
     check(&with(|c| c["process"]["apparmorProfile"] = "x".into()), "AppArmor");
     check(
         &with(|c| c["process"]["terminal"] = true.into()).with(|c| c["process"]["args"] = json!([])),

@@ -68,12 +68,17 @@ fn a_hook_that_fails_ends_the_container() {
         f.run().fails(1, &format!("the {kind} hook `/bin/sh` failed: exit status: 3: no moon"));
         f.assert_gone();
     }
-    for kind in ["poststart", "poststop"] {
-        let f = Fixture::new("true").with(|c| c["hooks"][kind] = json!([{"path": "/bin/false"}]));
-        let output = f.run();
-        assert!(output.code == 0 && output.err.contains(&format!("the {kind} hook")), "{output:?}");
-        f.assert_gone();
-    }
+    let f = Fixture::new("sleep 60").with(|c| c["hooks"]["poststart"] = json!([{"path": "/bin/false"}]));
+    f.run().fails(1, "the poststart hook `/bin/false` failed");
+    f.assert_gone();
+    f.call(&["create", "c"]).ok();
+    f.call(&["start", "c"]).fails(1, "the poststart hook `/bin/false` failed");
+    assert_eq!(f.status(), "stopped");
+    f.call(&["delete", "c"]).ok();
+    let f = Fixture::new("true").with(|c| c["hooks"]["poststop"] = json!([{"path": "/bin/false"}]));
+    let output = f.run();
+    assert!(output.code == 0 && output.err.contains("the poststop hook"), "{output:?}");
+    f.assert_gone();
 }
 
 #[test]
