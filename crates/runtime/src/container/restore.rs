@@ -1,7 +1,6 @@
 //! Makes a container again from the files that [`super::checkpoint`] wrote.
 //!
-//! The groups are made and limited as for any container; CRIU is put into them and into a mount namespace in which the
-//! root file system is a mount, and what it makes there becomes our child. The program's state comes from the files,
+//! The groups are made and limited as for any container; CRIU is put into them and finds the root file system mounted, and what it makes there becomes our child. The program's state comes from the files,
 //! what is the host's (bind mounts, the standard streams, namespaces joined by path) from config.json and from us.
 
 use std::fs::{self, File};
@@ -15,6 +14,7 @@ use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use sampan_base::{Class, ContainerId, FileError, files};
 use sampan_kernel::cgroup::{Layout, Version};
+use sampan_kernel::process::{self as kernel, Namespaces};
 use sampan_oci::runtime::{Hooks, NamespaceKind, Resources, Status};
 
 use super::attach;
@@ -169,19 +169,23 @@ impl Restoring {
     fn make(&mut self, request: &Source<'_>) -> Result<OwnedFd, RestoreError> {
         let Source { bundle, options, how, log, .. } = *request;
         self.directory.begin(&self.record, &bundle.bytes)?;
-        let opened = Opened::open(how)?;
-        let mut criu = opened.options(how, true)?;
         let keeper = self.make_groups(request)?;
         let binds = checkpoint::binds(&bundle.spec, &bundle.path)?;
         make_places(&self.record.rootfs, &binds)?;
+        let failed = || Step::on::<io::Error, _>(|| "make a mount namespace for CRIU");
+        let mounts = PrivateMounts::enter(&self.record.rootfs).map_err(failed())?;
+        // In that namespace: CRIU mounts something beside its files.
+        let opened = Opened::open(how)?;
+        let mut criu = opened.options(how, true)?;
         criu.root = self.record.rootfs.display().to_string();
         criu.external = external(bundle, &binds);
         criu.cgroup_roots = self.cgroup_roots(request.layout, how.cgroups_mode);
         let joined = self.join(&mut criu)?;
         criu.inherit.extend(streams(&how.images)?);
-        let place = Place { groups: &self.record.cgroups, root: &self.record.rootfs, keep: &joined };
-        let told = |notification| self.notified(notification, request);
+        let place = Place { groups: &self.record.cgroups, keep: &joined };
+        let told = |notification| self.notified(notification, request, &mounts);
         let pid = criu::call(how.criu.as_deref(), Request::Restore, &criu, Some(place), told)?;
+        drop(mounts);
         drop(keeper);
         let process = Pid::from_raw(pid).map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
         let process = match process {
@@ -258,14 +262,22 @@ impl Restoring {
         Ok(joined)
     }
 
-    fn notified(&self, notification: Notification, request: &Source<'_>) -> Result<(), RestoreError> {
+    fn notified(
+        &self,
+        notification: Notification,
+        request: &Source<'_>,
+        mounts: &PrivateMounts,
+    ) -> Result<(), RestoreError> {
         match notification.point.as_str() {
             "setup-namespaces" => {
                 let mut state = self.record.state(Status::Creating);
                 state.pid = notification.pid;
                 let bundle = &self.record.bundle;
-                hooks::run("prestart", &self.hooks.prestart, &state, bundle)?;
-                hooks::run("createRuntime", &self.hooks.create_runtime, &state, bundle)?;
+                // What they mount is for the host.
+                mounts.outside(|| {
+                    hooks::run("prestart", &self.hooks.prestart, &state, bundle)?;
+                    hooks::run("createRuntime", &self.hooks.create_runtime, &state, bundle)
+                })??;
             }
             "orphan-pts-master" => {
                 if let (Some(socket), Some(controller)) = (&request.console, notification.fds.first()) {
@@ -299,6 +311,49 @@ impl Restoring {
         if let Err(error) = self.directory.forget() {
             told("the state is left behind", &sampan_base::chain(&error));
         }
+    }
+}
+
+/// A mount namespace of this process's own, in which the root file system is a mount: CRIU takes nothing else for one.
+/// Nothing of it is seen on the host, and nothing remains. Left when dropped.
+struct PrivateMounts {
+    host: File,
+    own: File,
+    directory: File,
+}
+
+impl PrivateMounts {
+    fn enter(root: &Path) -> io::Result<PrivateMounts> {
+        use rustix::mount::{MountPropagationFlags as Propagation, mount_bind_recursive, mount_change};
+        const OWN: &str = "/proc/self/ns/mnt";
+        let (host, directory) = (File::open(OWN)?, File::open(".")?);
+        kernel::unshare(Namespaces::MOUNT)?;
+        let mounts = PrivateMounts { host, own: File::open(OWN)?, directory };
+        mount_change(c"/", Propagation::DOWNSTREAM | Propagation::REC)?;
+        mount_bind_recursive(root, root)?;
+        Ok(mounts)
+    }
+
+    /// Does something in the host's.
+    fn outside<T>(&self, work: impl FnOnce() -> T) -> Result<T, Step> {
+        let failed = || Step::on::<io::Error, _>(|| "change the mount namespace");
+        self.join(&self.host).map_err(failed())?;
+        let done = work();
+        self.join(&self.own).map_err(failed())?;
+        Ok(done)
+    }
+
+    fn join(&self, namespace: &File) -> io::Result<()> {
+        kernel::join(namespace.as_fd(), Namespaces::MOUNT)?;
+        // Who joins one finds himself at its root.
+        Ok(rustix::process::fchdir(&self.directory)?)
+    }
+}
+
+impl Drop for PrivateMounts {
+    fn drop(&mut self) {
+        // One who could leave it can come back.
+        let _ = self.join(&self.host);
     }
 }
 

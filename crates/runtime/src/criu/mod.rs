@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
-use sampan_kernel::process::{self as kernel, Child, Clone as CloneHow, Namespaces, StringArray};
+use sampan_kernel::process::{self as kernel, Child, Clone as CloneHow, StringArray};
 
 use crate::cgroup::{self, Group, Joiner};
 use crate::channel::receive_descriptors;
@@ -97,13 +97,11 @@ impl Response {
     }
 }
 
-/// The root file system that CRIU finds mounted, in a mount namespace of its own.
+/// Where CRIU makes processes.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
     /// The groups that CRIU, and so what it makes, is in.
     pub groups: &'a [Group],
-    /// The directory that becomes a mount.
-    pub root: &'a Path,
     /// Files that CRIU finds open under the same numbers.
     pub keep: &'a [File],
 }
@@ -202,7 +200,6 @@ fn start(program: &Path, place: Option<Place<'_>>) -> Result<(OwnedFd, Child), S
     let birthplace = place.map(|place| cgroup::birthplace(place.groups)).transpose()?.flatten();
     let joiner = place.map(|place| Joiner::open(place.groups)).transpose()?;
     let how = CloneHow {
-        namespaces: if place.is_some() { Namespaces::MOUNT } else { Namespaces::empty() },
         cgroup: birthplace.as_ref().map(AsFd::as_fd),
         without: &[ours.as_fd()],
         ..CloneHow::default()
@@ -210,9 +207,6 @@ fn start(program: &Path, place: Option<Place<'_>>) -> Result<(OwnedFd, Child), S
     let child = kernel::clone(&how, || {
         let prepare = || -> Result<(), Step> {
             joiner.map_or(Ok(()), Joiner::join)?;
-            if let Some(place) = place {
-                make_mount(place.root).map_err(Step::on(|| "mount the root file system for CRIU"))?;
-            }
             let kept = place.iter().flat_map(|place| place.keep).map(AsFd::as_fd);
             for fd in kept.chain([theirs.as_fd()]) {
                 rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
@@ -229,15 +223,6 @@ fn start(program: &Path, place: Option<Place<'_>>) -> Result<(OwnedFd, Child), S
         1
     });
     Ok((ours, child.map_err(failed())?))
-}
-
-/// Makes a directory a mount in this process's own mount namespace: CRIU takes nothing else for a root.
-fn make_mount(root: &Path) -> io::Result<()> {
-    use rustix::mount::{MountPropagationFlags as Propagation, mount_bind_recursive, mount_change};
-    mount_change(c"/", Propagation::DOWNSTREAM | Propagation::REC)?;
-    mount_bind_recursive(root, root)?;
-    mount_change(root, Propagation::PRIVATE | Propagation::REC)?;
-    Ok(())
 }
 
 /// Takes CRIU's end, whatever comes.
