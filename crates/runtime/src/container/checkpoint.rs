@@ -228,25 +228,25 @@ fn note_descriptors(record: &Record, images: &Path) -> Result<(), FileError> {
     files::write_atomic_volatile(&path, &text.map_err(FileError::on("write", &path))?, 0o600)
 }
 
-/// Where in the container something of the host's is mounted, and what.
-pub(super) fn binds(spec: &Spec, bundle: &Path) -> Result<Vec<(PathBuf, PathBuf)>, Refused> {
+/// Where in the container something of the host's is mounted.
+fn binds(spec: &Spec, bundle: &Path) -> Result<Vec<PathBuf>, Refused> {
     let plan = rootfs::plan(spec, bundle)?;
     let bind = |mount: rootfs::plan::MountPlan| match mount.what {
-        What::Bind { source, .. } => Some((Path::new("/").join(mount.destination), source)),
+        What::Bind { .. } => Some(Path::new("/").join(mount.destination)),
         _ => None,
     };
     Ok(plan.mounts.into_iter().filter_map(bind).collect())
 }
 
 /// What of the container is the host's: it is named in the files, not written to them.
-fn external(record: &Record, binds: &[(PathBuf, PathBuf)]) -> Result<Vec<String>, Step> {
+fn external(record: &Record, binds: &[PathBuf]) -> Result<Vec<String>, Step> {
     let info = format!("/proc/{}/mountinfo", record.pid);
     let text = fs::read_to_string(&info).map_err(Step::on(|| format!("read `{info}`")))?;
     let mut external = Vec::new();
     for (place, kind) in text.lines().filter_map(parse_mount) {
         // What is masked is the host's /dev/null.
         let masked = kind == "devtmpfs";
-        if masked || kind == "cgroup" || binds.iter().any(|(destination, _)| *destination == place) {
+        if masked || kind == "cgroup" || binds.contains(&place) {
             let place = place.display();
             external.push(format!("mnt[{place}]:{place}"));
         }

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use rustix::fs::OFlags;
@@ -32,8 +32,8 @@ use crate::hooks::{self, HookError};
 use crate::init;
 use crate::log::Log;
 use crate::process::terminal;
-use crate::rootfs::Root;
 use crate::rootfs::beneath::{Kind, Links};
+use crate::rootfs::{self, Root, What};
 use crate::state::{self, Directory, Record, StateRoot};
 
 /// A container that can't be restored.
@@ -120,6 +120,7 @@ pub fn restore(
     let mut restoring = Restoring { directory, record, hooks, child: None };
     let request = Source {
         bundle: &bundle,
+        plan: &plan.rootfs,
         resources: &linux.resources.unwrap_or_default(),
         layout: &layout,
         options,
@@ -149,6 +150,7 @@ pub fn restore(
 /// What a container is restored from.
 struct Source<'a> {
     bundle: &'a Bundle,
+    plan: &'a rootfs::Plan,
     resources: &'a Resources,
     layout: &'a Layout,
     options: &'a CreateOptions,
@@ -167,18 +169,17 @@ struct Restoring {
 
 impl Restoring {
     fn make(&mut self, request: &Source<'_>) -> Result<OwnedFd, RestoreError> {
-        let Source { bundle, options, how, log, .. } = *request;
+        let Source { bundle, plan, options, how, log, .. } = *request;
         self.directory.begin(&self.record, &bundle.bytes)?;
         let keeper = self.make_groups(request)?;
-        let binds = checkpoint::binds(&bundle.spec, &bundle.path)?;
-        make_places(&self.record.rootfs, &binds)?;
+        make_places(plan)?;
         let failed = || Step::on::<io::Error, _>(|| "make a mount namespace for CRIU");
         let mounts = PrivateMounts::enter(&self.record.rootfs).map_err(failed())?;
         // In that namespace: CRIU mounts something beside its files.
         let opened = Opened::open(how)?;
         let mut criu = opened.options(how, true)?;
         criu.root = self.record.rootfs.display().to_string();
-        criu.external = external(bundle, &binds);
+        criu.external = external(bundle, plan);
         criu.cgroup_roots = self.cgroup_roots(request.layout, how.cgroups_mode);
         let joined = self.join(&mut criu)?;
         criu.inherit.extend(streams(&how.images)?);
@@ -274,11 +275,12 @@ impl Restoring {
                 state.pid = notification.pid;
                 let bundle = &self.record.bundle;
                 // What they mount is for the host.
-                mounts.outside(|| {
+                mounts.inside(&mounts.host, || {
                     hooks::run("prestart", &self.hooks.prestart, &state, bundle)?;
                     hooks::run("createRuntime", &self.hooks.create_runtime, &state, bundle)
                 })??;
             }
+            "post-restore" => set_options_again(request.plan, notification.pid, mounts)?,
             "orphan-pts-master" => {
                 if let (Some(socket), Some(controller)) = (&request.console, notification.fds.first()) {
                     terminal::hand_over(socket, controller)?;
@@ -334,10 +336,10 @@ impl PrivateMounts {
         Ok(mounts)
     }
 
-    /// Does something in the host's.
-    fn outside<T>(&self, work: impl FnOnce() -> T) -> Result<T, Step> {
+    /// Does something in another one.
+    fn inside<T>(&self, namespace: &File, work: impl FnOnce() -> T) -> Result<T, Step> {
         let failed = || Step::on::<io::Error, _>(|| "change the mount namespace");
-        self.join(&self.host).map_err(failed())?;
+        kernel::join(namespace.as_fd(), Namespaces::MOUNT).map_err(failed())?;
         let done = work();
         self.join(&self.own).map_err(failed())?;
         Ok(done)
@@ -358,26 +360,55 @@ impl Drop for PrivateMounts {
 }
 
 /// What is the host's and is mounted again: what config.json binds, and what hides files.
-fn external(bundle: &Bundle, binds: &[(PathBuf, PathBuf)]) -> Vec<String> {
-    let bound = binds.iter().map(|(place, source)| format!("mnt[{}]:{}", place.display(), source.display()));
+fn external(bundle: &Bundle, plan: &rootfs::Plan) -> Vec<String> {
+    let bound = plan.mounts.iter().filter_map(|mount| match &mount.what {
+        What::Bind { source, .. } => {
+            Some(format!("mnt[/{}]:{}", mount.destination.display(), source.display()))
+        }
+        _ => None,
+    });
     let masked = bundle.spec.linux.iter().flat_map(|linux| &linux.masked_paths);
     // Those of directories are not the host's; that they are named here, too, is of no effect.
     bound.chain(masked.map(|path| format!("mnt[{path}]:/dev/null"))).collect()
 }
 
+/// Sets the options of bind mounts in a restored container whose processes do not run yet. CRIU keeps most of them, but
+/// 3.17 forgets the `ro` of a second read-only mount of one file system.
+fn set_options_again(plan: &rootfs::Plan, pid: i32, mounts: &PrivateMounts) -> Result<(), Step> {
+    let path = format!("/proc/{pid}/ns/mnt");
+    let namespace = File::open(&path).map_err(Step::on(|| format!("open `{path}`")))?;
+    mounts.inside(&namespace, || -> Result<(), Step> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(c"/", flags, rustix::fs::Mode::empty())
+            .map_err(Step::on(|| "open the container's root"))?;
+        let root = Root::new(root);
+        for mount in plan.mounts.iter().filter(|mount| matches!(mount.what, What::Bind { .. })) {
+            let set = || {
+                rootfs::execute::set_options(
+                    root.open(&mount.destination, Links::Inside)?.as_fd(),
+                    &mount.options,
+                )
+            };
+            set().map_err(Step::on(|| format!("set the options of `/{}`", mount.destination.display())))?;
+        }
+        Ok(())
+    })?
+}
+
 /// Makes the places of bind mounts in a root file system that the container was not in before.
-fn make_places(rootfs: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<(), Step> {
+fn make_places(plan: &rootfs::Plan) -> Result<(), Step> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(rootfs, flags, rustix::fs::Mode::empty())
-        .map_err(Step::on(|| format!("open the root file system `{}`", rootfs.display())))?;
+    let root = rustix::fs::open(&plan.path, flags, rustix::fs::Mode::empty())
+        .map_err(Step::on(|| format!("open the root file system `{}`", plan.path.display())))?;
     let root = Root::new(root);
-    for (place, source) in binds {
+    for mount in &plan.mounts {
+        let What::Bind { source, .. } = &mount.what else { continue };
         let metadata =
             fs::metadata(source).map_err(Step::on(|| format!("look at `{}`", source.display())))?;
         let kind = if metadata.is_dir() { Kind::Directory } else { Kind::File };
-        let relative = place.strip_prefix("/").unwrap_or(place);
-        root.ensure(relative, kind, Links::Inside)
-            .map_err(Step::on(|| format!("make a place for the mount at `{}`", place.display())))?;
+        root.ensure(&mount.destination, kind, Links::Inside).map_err(Step::on(|| {
+            format!("make a place for the mount at `/{}`", mount.destination.display())
+        }))?;
     }
     Ok(())
 }

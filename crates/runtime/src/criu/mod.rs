@@ -206,6 +206,8 @@ fn start(program: &Path, place: Option<Place<'_>>) -> Result<(OwnedFd, Child), S
     };
     let child = kernel::clone(&how, || {
         let prepare = || -> Result<(), Step> {
+            // Those that we have taken for ourselves.
+            kernel::reset_signals().map_err(Step::on(|| "reset the signals"))?;
             joiner.map_or(Ok(()), Joiner::join)?;
             let kept = place.iter().flat_map(|place| place.keep).map(AsFd::as_fd);
             for fd in kept.chain([theirs.as_fd()]) {

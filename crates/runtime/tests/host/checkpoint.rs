@@ -127,8 +127,10 @@ pub(crate) fn in_the_foreground_output_and_exit_code_are_the_programs() {
     assert_eq!(&text, b"before\n");
     checkpoint(&f, &[]);
     first.0.wait().unwrap();
-    let second = piped(f.command(&["restore", "--image-path", &images(&f), "c"]));
-    eventually("it runs", || f.call(&["state", "c"]).out.contains("running"));
+    let mut second = piped(f.command(&["restore", "--image-path", &images(&f), "c"]));
+    eventually("it runs", || {
+        second.try_wait().unwrap().is_some() || f.call(&["state", "c"]).out.contains("running")
+    });
     fs::write(f.rootfs().join("tmp/go"), "").unwrap();
     let output = second.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(7), &b"after\n"[..]), "{output:?}");
