@@ -1,4 +1,4 @@
-# make demo: the main job, on real input.      make test: all tests.      make bench: speed beside docker and podman.
+# make demo: the main job, on real input.      make test: all tests.      make bench: speed beside docker and podman; make bench-runtime: the OCI runtime beside runc and crun.
 # make test-vm: the runtime's tests in a virtual machine with Debian's kernel, cgroup v2 and systemd.
 # Each installs the Debian packages that it needs and that are missing, and says so. Root is needed for containers.
 
@@ -7,7 +7,7 @@ BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
 PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
 PREFIX ?= /usr/local
 
-.PHONY: build release demo test test-vm lint bench install clean
+.PHONY: build release demo test test-vm lint conformance-oci bench install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -20,7 +20,7 @@ demo: release
 	@scripts/demo $(TARGET)/release
 
 test: packages-build
-	@scripts/install-packages curl busybox-static runc containerd docker.io nftables iptables iproute2 procps skopeo util-linux
+	@scripts/install-packages curl busybox-static runc crun containerd docker.io podman buildah nftables iptables iproute2 procps skopeo util-linux
 	cargo build $(PACKAGES)
 	cargo test --workspace --no-fail-fast
 
@@ -33,9 +33,19 @@ lint:
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny --log-level error check licenses bans sources
 
+# The OCI runtime specification, asked of ours, runc and crun: docs/conformance-oci.md.
+conformance-oci: packages-build
+	@scripts/install-packages runc crun busybox-static iproute2 util-linux
+	cargo build -p sampan-runtime
+	OCI_MATRIX=$(CURDIR)/docs/conformance-oci.md cargo test -p sampan-oci-tests --test oci
+
 bench: release
 	@scripts/install-packages docker.io runc crun podman busybox-static
 	@benches/run $(TARGET)/release
+
+bench-runtime: packages-build
+	@scripts/install-packages runc crun busybox-static strace time util-linux
+	cargo bench -q -p sampan-runtime --bench compare
 
 install: release
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/release/,$(BINARIES))

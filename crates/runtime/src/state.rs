@@ -61,6 +61,10 @@ pub struct Record {
     pub pid: i32,
     /// When the process began, in ticks since boot: another process of the same number began later.
     pub began: u64,
+    /// The inode of handles on it, where the kernel (6.9) has one for each process; else 0. Ticks are long: two processes
+    /// of one number may begin in the same.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub inode: u64,
     /// config.json's annotations.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub annotations: std::collections::BTreeMap<String, String>,
@@ -95,6 +99,7 @@ impl Record {
             owner: rustix::process::getuid().as_raw(),
             pid: 0,
             began: 0,
+            inode: 0,
             annotations: spec.annotations.clone(),
             namespaces: spec.linux.as_ref().map(|l| l.namespaces.clone()).unwrap_or_default(),
             cgroups: Vec::new(),
@@ -412,10 +417,28 @@ pub fn open_process(record: &Record) -> io::Result<Option<std::os::fd::OwnedFd>>
     let Some(pid) = Pid::from_raw(record.pid) else { return Ok(None) };
     match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         // Only now is it known that the number can't come to mean another process meanwhile.
-        Ok(fd) if is_alive(record) => Ok(Some(fd)),
+        Ok(fd) if is_alive(record) && inode(&fd)? == record.inode => Ok(Some(fd)),
         Ok(_) | Err(rustix::io::Errno::SRCH) => Ok(None),
         Err(e) => Err(e.into()),
     }
+}
+
+/// The number that only handles on this process have, or 0 if this kernel gives none.
+///
+/// # Errors
+/// If it is no handle.
+pub fn inode(handle: &std::os::fd::OwnedFd) -> io::Result<u64> {
+    const PID_FS_MAGIC: i64 = 0x5049_4446;
+    #[allow(clippy::unnecessary_cast, reason = "i64 here, not everywhere")]
+    if rustix::fs::fstatfs(handle)?.f_type as i64 != PID_FS_MAGIC {
+        return Ok(0);
+    }
+    Ok(rustix::fs::fstat(handle)?.st_ino)
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// When a process began.

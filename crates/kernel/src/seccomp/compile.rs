@@ -105,6 +105,16 @@ pub fn compile(policy: &Policy<'_>) -> Result<Program, CompileError> {
     Ok(Program(program))
 }
 
+/// The names of all calls that policies can have rules for.
+pub fn call_names() -> impl Iterator<Item = &'static str> {
+    ROWS.iter().map(|row| row.0)
+}
+
+/// The number of a call, if the architecture has it; for x32 without the bit that marks it.
+pub fn call_number(architecture: Architecture, name: &str) -> Option<u32> {
+    number(architecture, row(name)?)
+}
+
 /// The row of a call.
 fn row(name: &str) -> Option<&'static Row> {
     ROWS.binary_search_by(|row| row.0.cmp(name)).ok().map(|at| &ROWS[at])
@@ -297,8 +307,11 @@ fn ret(action: Action) -> Instruction {
 
 #[cfg(test)]
 mod tests {
-    use super::super::evaluate::run;
     use super::*;
+
+    fn run(program: &Program, number: u32, architecture: u32, arguments: [u64; 6]) -> u32 {
+        super::super::evaluate(program, number, architecture, arguments).unwrap()
+    }
 
     const ALL: [Architecture; 3] = [Architecture::X86_64, Architecture::X86, Architecture::X32];
 

@@ -8,11 +8,11 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 mod compile;
-#[cfg(test)]
 mod evaluate;
 mod x86;
 
-pub use compile::{CompileError, compile};
+pub use compile::{CompileError, call_names, call_number, compile};
+pub use evaluate::evaluate;
 
 /// What a filter does with a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,7 +36,8 @@ pub enum Action {
 }
 
 impl Action {
-    fn code(self) -> u32 {
+    /// The number that a program returns for it.
+    pub fn code(self) -> u32 {
         match self {
             Action::KillProcess => 0x8000_0000,
             Action::KillThread => 0,

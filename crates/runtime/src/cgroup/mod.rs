@@ -25,6 +25,7 @@ mod devices;
 pub mod freezer;
 pub mod stats;
 pub mod systemd;
+mod tree;
 mod v1;
 mod v2;
 
@@ -126,7 +127,7 @@ pub fn others(groups: &[Group], newcomer: Pid) -> Result<usize, Refused> {
     }
     let newcomer = newcomer.as_raw_nonzero().get();
     let count = |group: &Group| {
-        let pids = list(&group.path).unwrap_or_default();
+        let pids = tree::processes(&group.path).unwrap_or_default();
         pids.into_iter().filter(|pid| *pid != newcomer).count()
     };
     Ok(groups.iter().map(count).max().unwrap_or(0))
@@ -336,7 +337,7 @@ impl Joiner {
 pub fn processes(groups: &[Group]) -> Result<Vec<i32>, Step> {
     // All hierarchies hold the same processes; the first that is there tells.
     for group in groups.iter().rev() {
-        match list(&group.path) {
+        match tree::processes(&group.path) {
             Ok(mut pids) => {
                 pids.sort_unstable();
                 pids.dedup();
@@ -355,23 +356,6 @@ pub fn processes(groups: &[Group]) -> Result<Vec<i32>, Step> {
 fn is_gone(error: &io::Error) -> bool {
     use rustix::io::Errno;
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NODEV))
-}
-
-fn list(directory: &Path) -> io::Result<Vec<i32>> {
-    let text = fs::read_to_string(directory.join("cgroup.procs"))?;
-    // 0 stands for a process outside of our PID namespace: it can't be named.
-    let mut pids: Vec<i32> = text.lines().filter_map(|l| l.parse().ok()).filter(|pid| *pid > 0).collect();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            match list(&entry.path()) {
-                Ok(below) => pids.extend(below),
-                Err(e) if is_gone(&e) => {}
-                Err(e) => return Err(e),
-            }
-        }
-    }
-    Ok(pids)
 }
 
 /// Sends a signal to every process in groups.
@@ -435,38 +419,12 @@ pub fn kill_all(groups: &[Group]) -> Result<(), Step> {
 pub fn remove(groups: &[Group]) -> Result<(), Step> {
     let mut failed = None;
     for group in groups {
-        if let Err(e) = remove_tree(&group.path) {
+        if let Err(e) = tree::remove(&group.path) {
             let step = Step::on(|| format!("remove the cgroup `{}`", group.path.display()))(e);
             failed.get_or_insert(step);
         }
     }
     failed.map_or(Ok(()), Err)
-}
-
-fn remove_tree(directory: &Path) -> io::Result<()> {
-    match remove_children(directory) {
-        // systemd removes the groups of a unit that has ended, too.
-        Err(e) if is_gone(&e) => Ok(()),
-        other => other,
-    }
-}
-
-fn remove_children(directory: &Path) -> io::Result<()> {
-    match fs::remove_dir(directory) {
-        Ok(()) => return Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) if !matches!(e.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty) => {
-            return Err(e);
-        }
-        Err(_) => {}
-    }
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_tree(&entry.path())?;
-        }
-    }
-    fs::remove_dir(directory)
 }
 
 /// Writes to a file of a group. The file must be there: the kernel makes it.

@@ -277,6 +277,8 @@ impl Making {
         self.child = Some(child.pidfd.try_clone().map_err(Step::on(|| "copy a descriptor"))?);
         self.record.began =
             state::beginning(self.record.pid).map_err(Step::on(|| "read when the process began"))?;
+        self.record.inode =
+            state::inode(&child.pidfd).map_err(Step::on(|| "look at the process's handle"))?;
         if let Some(resctrl) = &self.record.resctrl {
             resctrl.join(self.record.pid)?;
         }

@@ -64,8 +64,8 @@ pub struct Ready {
     env: StringArray,
     /// Loaded last, if it may be.
     seccomp: Option<Seccomp>,
-    /// What is left of the capabilities then.
-    sets: Sets,
+    /// What is left of the capabilities then, if one more was kept to load it.
+    sets: Option<Sets>,
 }
 
 /// Sets the CPUs that this process may run on, if there are any to set.
@@ -160,11 +160,9 @@ pub fn become_process(
             names.join(", ")
         ));
     }
-    let keep = match &filter {
-        // Without no_new_privs, only who has CAP_SYS_ADMIN may load a filter. It is kept for that, not in force.
-        Some(_) if !plan.no_new_privileges => Set::named("CAP_SYS_ADMIN").unwrap_or_default(),
-        _ => Set::default(),
-    };
+    // Without no_new_privs, only who has CAP_SYS_ADMIN may load a filter. It is kept for that, not in force.
+    let keeps = filter.is_some() && !plan.no_new_privileges;
+    let keep = if keeps { Set::named("CAP_SYS_ADMIN").unwrap_or_default() } else { Set::default() };
     let for_now = Sets { permitted: sets.permitted.union(keep.intersection(have)), ..sets };
     capabilities::apply(&for_now).map_err(Step::on(|| "drop capabilities"))?;
     let path = match plan.args.first() {
@@ -176,7 +174,13 @@ pub fn become_process(
     let args = StringArray::new(plan.args.iter().map(String::as_str));
     let env = StringArray::new(env.iter().map(String::as_str));
     let strings = |e| Step::on::<io::Error, _>(|| "pass arguments and environment")(e);
-    Ok(Ready { path, args: args.map_err(strings)?, env: env.map_err(strings)?, seccomp: filter, sets })
+    Ok(Ready {
+        path,
+        args: args.map_err(strings)?,
+        env: env.map_err(strings)?,
+        seccomp: filter,
+        sets: keeps.then_some(sets),
+    })
 }
 
 impl Ready {
@@ -187,10 +191,11 @@ impl Ready {
     /// If the kernel refuses.
     pub fn filter(&mut self, tell: &mut dyn Tell) -> Result<(), EnterError> {
         let Some(filter) = self.seccomp.take() else { return Ok(()) };
+        // With no_new_privs the capabilities have gone before, and the filter need not allow that.
+        let Some(sets) = self.sets.take() else { return Ok(load(&filter, tell)?) };
         capabilities::enable_permitted().map_err(Step::on(|| "put CAP_SYS_ADMIN in force"))?;
         load(&filter, tell)?;
-        capabilities::apply(&self.sets).map_err(Step::on(|| "drop capabilities"))?;
-        Ok(())
+        Ok(capabilities::apply(&sets).map_err(Step::on(|| "drop capabilities"))?)
     }
 
     /// Runs the program, filtered. Returns only if it can't be.

@@ -9,10 +9,6 @@ use crate::harness::{Bench, contains};
 use crate::table::{Test, may, must, should};
 
 const OLD_RUNC: &[(&str, &str)] = &[("runc", "is older than this option")];
-const NO_IDMAP: &[(&str, &str)] = &[
-    ("runc", "is older than this option"),
-    ("crun", "knows the option with mappings of its own notation only"),
-];
 
 /// A test of one option: what mountinfo says of a mount with it, and must not say.
 macro_rules! option {
@@ -75,31 +71,31 @@ pub(crate) const TESTS: &[Test] = &[
         assert!(counts[0] > 0 && counts[1] == 0, "{text}");
     }),
     option!("ro", must, "ro", &["ro"], &[]),
-    option!("rw", must, "ro,rw", &["rw"], &[]),
+    option!("rw", must, "ro,rw", &["rw"], &[]).but(&[("crun", "a word does not undo an earlier one")]),
     option!("nosuid", must, "nosuid", &["nosuid"], &[]),
-    option!("suid", must, "nosuid,suid", &[], &["nosuid"]),
+    option!("suid", must, "nosuid,suid", &[], &["nosuid"]).but(&[("crun", "a word does not undo an earlier one")]),
     option!("nodev", must, "nodev", &["nodev"], &[]),
-    option!("dev", must, "nodev,dev", &[], &["nodev"]),
+    option!("dev", must, "nodev,dev", &[], &["nodev"]).but(&[("crun", "a word does not undo an earlier one")]),
     option!("noexec", must, "noexec", &["noexec"], &[]),
-    option!("exec", must, "noexec,exec", &[], &["noexec"]),
+    option!("exec", must, "noexec,exec", &[], &["noexec"]).but(&[("crun", "a word does not undo an earlier one")]),
     option!("noatime", must, "noatime", &["noatime"], &[]),
-    option!("atime", must, "noatime,atime", &[], &["noatime"]),
+    option!("atime", must, "noatime,atime", &[], &["noatime"]).but(&[("crun", "a word does not undo an earlier one")]),
     option!("nodiratime", must, "nodiratime", &["nodiratime"], &[]),
-    option!("diratime", must, "nodiratime,diratime", &[], &["nodiratime"]),
+    option!("diratime", must, "nodiratime,diratime", &[], &["nodiratime"]).but(&[("crun", "a word does not undo an earlier one")]),
     option!("relatime", must, "relatime", &["relatime"], &[]),
     option!("strictatime", must, "strictatime", &[], &["relatime", "noatime"]),
     option!("norelatime", must, "norelatime", &[], &["noatime"]),
     option!("nostrictatime", must, "nostrictatime", &[], &["noatime"]),
-    option!("nosymfollow", should, "nosymfollow", &["nosymfollow"], &[]).but(OLD_RUNC),
-    option!("symfollow", should, "nosymfollow,symfollow", &[], &["nosymfollow"]).but(OLD_RUNC),
+    option!("nosymfollow", should, "nosymfollow", &["nosymfollow"], &[]).but(&[("crun", "is older than this option")]),
+    option!("symfollow", should, "nosymfollow,symfollow", &[], &["nosymfollow"]),
     option!("private", must, "private", &[], &["shared:", "master:"]),
     option!("rprivate", must, "rprivate", &[], &["shared:", "master:"]),
-    option!("shared", must, "shared", &["shared:"], &[]),
-    option!("rshared", must, "rshared", &["shared:"], &[]),
-    option!("slave", must, "shared,slave", &[], &["shared:"]),
-    option!("rslave", must, "rshared,rslave", &[], &["shared:"]),
-    option!("unbindable", must, "unbindable", &["unbindable"], &[]),
-    option!("runbindable", must, "runbindable", &["unbindable"], &[]),
+    option!("shared", must, "shared", &["shared:"], &[]).but(&[("crun", "the propagation of the root, private by default, is given to all mounts at last")]),
+    option!("rshared", must, "rshared", &["shared:"], &[]).but(&[("crun", "the propagation of the root, private by default, is given to all mounts at last")]),
+    option!("slave", must, "shared,slave", &[], &["shared:"]).but(&[("crun", "joins two propagations to one call, which the kernel refuses")]),
+    option!("rslave", must, "rshared,rslave", &[], &["shared:"]).but(&[("crun", "joins two propagations to one call, which the kernel refuses")]),
+    option!("unbindable", must, "unbindable", &["unbindable"], &[]).but(&[("crun", "the propagation of the root, private by default, is given to all mounts at last")]),
+    option!("runbindable", must, "runbindable", &["unbindable"], &[]).but(&[("crun", "the propagation of the root, private by default, is given to all mounts at last")]),
     must("words_of_mount", "Linux mount options", "understands async, defaults, dirsync, iversion, lazytime, loud, noiversion, nolazytime, silent, sync", |b| {
         for word in ["async", "defaults", "dirsync", "iversion", "lazytime", "loud", "noiversion", "nolazytime", "silent", "sync"] {
             let words = [word];
@@ -109,7 +105,7 @@ pub(crate) const TESTS: &[Test] = &[
             assert_eq!((output.code, output.out.as_str()), (0, "1\n"), "{word}: {}", output.err);
             b.config["mounts"].as_array_mut().unwrap().pop();
         }
-    }),
+    }).but(&[("runc", "hands `defaults` on to tmpfs, which refuses it"),("crun", "hands `iversion` on to tmpfs, which refuses it")]),
     must("sync_is_set", "Linux mount options", "mounts synchronously with sync and dirsync", |b| {
         b.mount("/mnt", "tmpfs", "tmpfs", "sync,dirsync");
         contains(&b.sh("grep ' /mnt ' /proc/self/mountinfo"), &["sync", "dirsync"]);
@@ -120,8 +116,7 @@ pub(crate) const TESTS: &[Test] = &[
         let text = b.sh("grep ' /mnt ' /proc/self/mountinfo");
         assert_eq!(text.lines().count(), 1, "{text}");
         contains(&text, &["ro,", "noexec"]);
-    })
-    .but(&[("runc", "mounts another tmpfs in its place")]),
+    }),
     should("recursive", "Linux mount options", "understands rro, rnosuid, rnodev, rnoexec, rnoatime, rnodiratime, rnosymfollow and applies them below", |b| {
         b.mount("/mnt", "bind", "/sys", "rbind,rro,rnosuid,rnodev,rnoexec,rnoatime,rnodiratime,rnosymfollow");
         let text = b.sh("awk '$5 ~ /^\\/mnt/ {print $6}' /proc/self/mountinfo");
@@ -129,8 +124,7 @@ pub(crate) const TESTS: &[Test] = &[
         for line in text.lines() {
             contains(line, &["ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow"]);
         }
-    })
-    .but(&[("crun", "fails to set the access times of mounts below")]),
+    }).but(&[("crun", "sets `rnoatime` without clearing the other modes, which the kernel refuses")]),
     should("recursive_opposites", "Linux mount options", "understands rrw, rsuid, rdev, rexec, ratime, rdiratime, rrelatime, rstrictatime, rnorelatime, rnostrictatime, rsymfollow", |b| {
         for word in ["rrw", "rsuid", "rdev", "rexec", "ratime", "rdiratime", "rrelatime", "rstrictatime", "rnorelatime", "rnostrictatime", "rsymfollow"] {
             let source = b.directory_with("data", "x");
@@ -140,8 +134,7 @@ pub(crate) const TESTS: &[Test] = &[
             assert_eq!(output.code, 0, "{word}: {}", output.err);
             b.config["mounts"].as_array_mut().unwrap().pop();
         }
-    })
-    .but(&[("crun", "fails to set the access times of mounts below")]),
+    }).but(&[("runc", "sets `ratime` without clearing the other modes, which the kernel refuses"),("crun", "sets `ratime` without clearing the other modes, which the kernel refuses")]),
     may("tmpcopyup", "Linux mount options", "fills a tmpfs with what it hides if asked to", |b| {
         fs::write(b.rootfs("mnt/a"), "kept").unwrap();
         fs::set_permissions(b.rootfs("mnt/a"), fs::Permissions::from_mode(0o640)).unwrap();
@@ -152,8 +145,7 @@ pub(crate) const TESTS: &[Test] = &[
     should("idmap", "Linux mount options", "shows the ids of a mount by its mappings", |b| {
         owned_directory(b);
         assert_eq!(b.sh("stat -c '%u %g' /mnt/file"), "2000 2001\n");
-    })
-    .but(NO_IDMAP),
+    }).but(&[("runc", "is older than this option")]),
     must("idmap_without", "Linux mount options", "refuses idmap without mappings and without a user namespace", |b| {
         let source = b.directory_with("data", "x");
         b.mount("/mnt", "bind", source, "bind,idmap");
@@ -165,8 +157,7 @@ pub(crate) const TESTS: &[Test] = &[
         let last = b.config["mounts"].as_array().unwrap().len() - 1;
         b.unset(&format!("/mounts/{last}/gidMappings"));
         b.refused();
-    })
-    .but(NO_IDMAP),
+    }).but(&[("runc", "is older than this option")]),
     may("idmap_of_container", "Linux mount options", "takes the container's mappings for idmap without any", |b| {
         let source = b.directory_with("data", "x");
         chown(source.join("file"), Some(5), Some(6)).unwrap();
