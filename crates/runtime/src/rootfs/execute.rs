@@ -326,7 +326,9 @@ fn target<'a>(root: &'a mut Root, mount: &'a MountPlan, kind: Kind, links: Links
         }
         Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             if links == Links::Refused {
-                return Err(io::Error::other("the place must be an ordinary directory, not a link"));
+                return Err(io::Error::other(
+                    "it must be mounted on ordinary directory, and the place is a link",
+                ));
             }
             // It may be over anything.
             root.forget_own();
