@@ -217,8 +217,20 @@ pub fn seccomp(data: &[u8]) {
             .collect(),
     };
     let Ok(program) = seccomp::compile(&policy) else { return };
+    let ways = [Architecture::X86_64, Architecture::X86, Architecture::X32];
+    // Looked up once: they are needed for each of the calls below.
+    let numbers: Vec<Vec<Vec<u32>>> = ways
+        .iter()
+        .map(|way| {
+            let of = |(names, ..): &(Vec<String>, Action, Vec<Condition>)| {
+                names.iter().filter_map(|name| seccomp::call_number(*way, name)).collect()
+            };
+            rules.iter().map(of).collect()
+        })
+        .collect();
     for _ in 0..64 {
-        let way = [Architecture::X86_64, Architecture::X86, Architecture::X32][choices.below(3)];
+        let at = choices.below(3);
+        let (way, numbers) = (ways[at], &numbers[at]);
         let number = match choices.byte() % 4 {
             0 => u32::from(choices.byte()) << 1,
             1 => u32::MAX,
@@ -236,15 +248,21 @@ pub fn seccomp(data: &[u8]) {
             _ => (0xc000_003e, number),
         };
         let got = seccomp::evaluate(&program, raw, audit, arguments);
-        let expected = read(&policy, way, number, arguments);
+        let expected = read(&policy, numbers, way, number, arguments);
         assert_eq!(got, Some(expected.code()), "{way:?} {number} {arguments:x?} of {policy:#?}");
     }
     // One that is listed nowhere.
     assert_eq!(seccomp::evaluate(&program, 0, 0xc000_00b7, [0; 6]), Some(Action::KillProcess.code()));
 }
 
-/// What a policy says about a call.
-fn read(policy: &Policy<'_>, way: Architecture, number: u32, arguments: [u64; 6]) -> Action {
+/// What a policy says about a call; `numbers` are those of each rule's names.
+fn read(
+    policy: &Policy<'_>,
+    numbers: &[Vec<u32>],
+    way: Architecture,
+    number: u32,
+    arguments: [u64; 6],
+) -> Action {
     let unknown = policy.unknown.unwrap_or(policy.default);
     if number == u32::MAX && way != Architecture::X86 {
         return unknown;
@@ -266,15 +284,14 @@ fn read(policy: &Policy<'_>, way: Architecture, number: u32, arguments: [u64; 6]
             Operator::MaskedEqual { mask } => argument & narrow(mask) == value,
         }
     };
-    let mut highest = None;
-    for rule in &policy.rules {
-        for name in rule.names {
-            let Some(of) = seccomp::call_number(way, name) else { continue };
-            highest = highest.max(Some(of));
-            if of == number && rule.conditions.iter().all(holds) {
-                return rule.action;
-            }
-        }
+    let named = policy
+        .rules
+        .iter()
+        .zip(numbers)
+        .find(|(rule, numbers)| numbers.contains(&number) && rule.conditions.iter().all(holds));
+    if let Some((rule, _)) = named {
+        return rule.action;
     }
-    if highest.is_none_or(|highest| number > highest) { unknown } else { policy.default }
+    let highest = numbers.iter().flatten().max();
+    if highest.is_none_or(|highest| number > *highest) { unknown } else { policy.default }
 }
