@@ -1,4 +1,5 @@
-# make demo: the main job, on real input.      make test: all tests.      make bench: speed beside docker and podman.
+# make demo: the main job, on real input.      make test: all tests.      make bench: speed beside docker and podman; make bench-runtime: the OCI runtime beside runc and crun.
+# make test-vm: the runtime's tests in a virtual machine with Debian's kernel, cgroup v2 and systemd.
 # Each installs the Debian packages that it needs and that are missing, and says so. Root is needed for containers.
 
 TARGET := target/x86_64-unknown-linux-gnu
@@ -6,7 +7,7 @@ BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
 PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
 PREFIX ?= /usr/local
 
-.PHONY: build release demo test lint conformance-oci fuzz bench install clean
+.PHONY: build release demo test test-vm lint conformance-oci fuzz bench install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -22,6 +23,10 @@ test: packages-build
 	@scripts/install-packages curl busybox-static runc crun containerd docker.io podman buildah nftables iptables iproute2 procps skopeo util-linux
 	cargo build $(PACKAGES)
 	cargo test --workspace --no-fail-fast
+
+test-vm: packages-build
+	@scripts/install-packages qemu-system-x86 debootstrap e2fsprogs
+	@scripts/vm/run
 
 lint:
 	cargo fmt --all --check
@@ -42,6 +47,10 @@ fuzz:
 bench: release
 	@scripts/install-packages docker.io runc crun podman busybox-static
 	@benches/run $(TARGET)/release
+
+bench-runtime: packages-build
+	@scripts/install-packages runc crun busybox-static strace time util-linux
+	cargo bench -q -p sampan-runtime --bench compare
 
 install: release
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/release/,$(BINARIES))

@@ -1,7 +1,8 @@
 //! The OCI runtime: makes one container from a bundle, and looks after it by short-lived commands.
 //!
 //! Read in this order:
-//! * [`container`]: the verbs `create`, `start`, `kill`, `delete`, `exec`, `run`.
+//! * [`container`]: the verbs `create`, `start`, `kill`, `delete`, `exec`, `run`; `checkpoint` and `restore`, which
+//!   [`criu`] does for them.
 //! * [`init`]: the container's first process, between its birth and its program; [`process`]: what every process of a
 //!   container does to itself; [`rootfs`]: the root file system; [`cgroup`]: the control groups.
 //! * [`state`]: what is remembered between commands; [`channel`]: how runtime and child talk; [`bundle`], [`hooks`].
@@ -16,6 +17,7 @@ pub mod channel;
 pub mod check;
 pub mod cli;
 pub mod container;
+pub mod criu;
 pub mod ending;
 pub mod error;
 pub mod hooks;

@@ -24,7 +24,7 @@ use sampan_base::{Class, ContainerId, FileError, Timestamp, files};
 use sampan_oci::runtime::{Namespace, NamespaceKind, Spec, State, Status};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::Group;
+use crate::cgroup::{Group, systemd::Unit};
 
 /// Where containers are remembered if `--root` is not given.
 pub const DEFAULT_ROOT: &str = "/run/sampan-runtime";
@@ -72,6 +72,9 @@ pub struct Record {
     pub namespaces: Vec<Namespace>,
     /// The groups made for it.
     pub cgroups: Vec<Group>,
+    /// The systemd unit that they are, if systemd made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
     /// Whether processes that are not its own were in them before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shares_cgroups: bool,
@@ -100,6 +103,7 @@ impl Record {
             annotations: spec.annotations.clone(),
             namespaces: spec.linux.as_ref().map(|l| l.namespaces.clone()).unwrap_or_default(),
             cgroups: Vec::new(),
+            unit: None,
             shares_cgroups: false,
             resctrl: None,
             shares_keyring: false,

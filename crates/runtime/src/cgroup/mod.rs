@@ -24,6 +24,7 @@ use crate::error::{Refused, Step};
 mod devices;
 pub mod freezer;
 pub mod stats;
+pub mod systemd;
 mod tree;
 mod v1;
 mod v2;
@@ -47,6 +48,11 @@ impl Group {
     /// The interface of its hierarchy.
     pub fn version(&self) -> Version {
         if self.controllers.is_empty() { Version::V2 } else { Version::V1 }
+    }
+
+    /// Whether it can freeze what is in it.
+    pub fn freezes(&self) -> bool {
+        self.has("freezer") || self.limits
     }
 
     fn has(&self, controller: &str) -> bool {
@@ -86,6 +92,11 @@ impl GroupPath {
             return Err(Refused::Invalid(format!("cgroupsPath `{}` names no group", given.display())));
         }
         Ok(GroupPath { below_own: text.is_some() && !given.is_absolute(), path: clean })
+    }
+
+    /// The path of a group that is there already, from the root of every hierarchy.
+    fn given(path: &Path) -> GroupPath {
+        GroupPath { below_own: false, path: path.strip_prefix("/").unwrap_or(path).to_owned() }
     }
 
     fn below(&self, hierarchy: &Hierarchy) -> PathBuf {
@@ -188,21 +199,84 @@ pub fn apply_devices(groups: &[Group], rules: &[DeviceRule]) -> Result<(), Step>
     for group in groups {
         match group.version() {
             Version::V1 if group.has("devices") => devices::apply_v1(&group.path, &rules)?,
-            Version::V2 if group.limits => devices::apply_v2(&group.path, &rules)?,
+            Version::V2 if group.limits => match devices::apply_v2(&group.path, &rules) {
+                // In a user namespace nobody can make devices, and those that are there have owners: the rules would
+                // only take away what is mounted there on purpose.
+                Err(step) if step.source.kind() == io::ErrorKind::PermissionDenied && !is_host_root() => {}
+                other => other?,
+            },
             _ => {}
         }
     }
     Ok(())
 }
 
-/// The v2 group among `groups`, for a child to be born in.
+/// The v2 group among `groups`, for a child to be born in; `None` if there is none or this user may not put anybody
+/// into it.
 ///
 /// # Errors
-/// If it is gone or is not ours.
+/// If it is gone.
 pub fn birthplace(groups: &[Group]) -> Result<Option<File>, Step> {
+    match groups.iter().find(|group| group.version() == Version::V2) {
+        Some(group) => open_birthplace(group.path.clone()),
+        None => Ok(None),
+    }
+}
+
+/// As [`birthplace`], for a process that joins the container of `init`. A container that has handed controllers on to
+/// groups of its own has no processes in its group itself: then it is the group that `init` is in.
+///
+/// # Errors
+/// If it is gone.
+pub fn birthplace_beside(groups: &[Group], init: i32) -> Result<Option<File>, Step> {
     let Some(group) = groups.iter().find(|group| group.version() == Version::V2) else { return Ok(None) };
-    let open = File::open(&group.path);
-    open.map(Some).map_err(Step::on(|| format!("open `{}`", group.path.display())))
+    let shared =
+        group.limits && read(&group.path, "cgroup.subtree_control").is_ok_and(|c| !c.trim().is_empty());
+    if !shared {
+        return open_birthplace(group.path.clone());
+    }
+    let find = || -> io::Result<Option<PathBuf>> {
+        let text = fs::read_to_string(format!("/proc/{init}/cgroup"))?;
+        let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        let layout = Layout::detect()?;
+        Ok(layout.unified().zip(own).map(|(unified, own)| unified.mount.join(own)))
+    };
+    let found = find().map_err(Step::on(|| "find the cgroup of the container's process"))?;
+    open_birthplace(found.unwrap_or_else(|| group.path.clone()))
+}
+
+fn open_birthplace(path: PathBuf) -> Result<Option<File>, Step> {
+    if !may_enter(&path) {
+        return Ok(None);
+    }
+    let open = File::open(&path);
+    open.map(Some).map_err(Step::on(|| format!("open `{}`", path.display())))
+}
+
+/// Whether a process of ours may be put into a v2 group: for others than the host's root, the kernel asks whether they
+/// may change the group, and the nearest one that it has in common with their own.
+fn may_enter(path: &Path) -> bool {
+    if is_host_root() {
+        return true;
+    }
+    let may_write =
+        |group: &Path| rustix::fs::access(group.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).is_ok();
+    let Ok(layout) = Layout::detect() else { return false };
+    let Some(unified) = layout.unified() else { return false };
+    let own = unified.mount.join(unified.own.strip_prefix("/").unwrap_or(&unified.own));
+    let common = path.ancestors().find(|ancestor| own.starts_with(ancestor));
+    may_write(path) && common.is_some_and(may_write)
+}
+
+/// Whether this process has the privileges of root on the host, not only in a user namespace.
+pub(crate) fn is_host_root() -> bool {
+    rustix::process::geteuid().is_root() && !in_user_namespace()
+}
+
+/// Whether this is not the host's own user namespace: root in it is somebody else outside.
+fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
 /// What a process needs to get into groups of v1, opened ahead: v1 checks who opened the file, not who writes.
@@ -269,13 +343,19 @@ pub fn processes(groups: &[Group]) -> Result<Vec<i32>, Step> {
                 pids.dedup();
                 return Ok(pids);
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if is_gone(&e) => {}
             Err(e) => {
                 return Err(Step::on(|| format!("list the processes of `{}`", group.path.display()))(e));
             }
         }
     }
     Ok(Vec::new())
+}
+
+/// Whether an error says that a group was removed, before or while it was looked at.
+fn is_gone(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NODEV))
 }
 
 /// Sends a signal to every process in groups.
@@ -303,7 +383,7 @@ pub fn kill_all(groups: &[Group]) -> Result<(), Step> {
         // Where the kernel has it (5.14), it leaves no process that forks a chance.
         match fs::write(group.path.join("cgroup.kill"), "1") {
             Ok(()) => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::Unsupported) => {}
+            Err(e) if is_gone(&e) || e.kind() == io::ErrorKind::Unsupported => {}
             Err(e) => return Err(Step::on(|| format!("kill the cgroup `{}`", group.path.display()))(e)),
         }
     }

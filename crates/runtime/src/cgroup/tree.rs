@@ -42,10 +42,14 @@ pub(super) fn remove(directory: &Path) -> io::Result<()> {
         Err(e) => return Err(e.into()),
     }
     match walk(directory, |_| Ok(()), true) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if super::is_gone(&e) => return Ok(()),
         other => other?,
     }
-    Ok(rustix::fs::unlinkat(CWD, directory, AtFlags::REMOVEDIR)?)
+    match rustix::fs::unlinkat(CWD, directory, AtFlags::REMOVEDIR) {
+        // systemd removes the groups of a unit that has ended, too.
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Comes to `directory` and to each one below it. With `remove`, those below are removed when all in them are.

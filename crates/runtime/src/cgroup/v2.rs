@@ -107,7 +107,7 @@ fn memory(path: &Path, memory: &Memory) -> Result<(), Step> {
 }
 
 /// config.json counts memory and swap together, v2 counts swap alone.
-fn swap_alone(limit: Option<i64>, both: Option<i64>) -> Result<Option<String>, Step> {
+pub(super) fn swap_alone(limit: Option<i64>, both: Option<i64>) -> Result<Option<String>, Step> {
     match (limit, both) {
         (_, Some(..=-1)) | (Some(..=-1), None) => Ok(Some("max".to_owned())),
         (_, None) => Ok(None),
@@ -151,7 +151,7 @@ fn cpu(path: &Path, cpu: &Cpu, warnings: &mut Vec<String>) -> Result<(), Step> {
 
 /// The weight (1 to 10000) that stands to the default weight 100 as `shares` (2 to 262144) stand to their default
 /// 1024: a curve through the ends and the defaults, on which the runtimes have agreed.
-fn weight_of_shares(shares: u64) -> u64 {
+pub(super) fn weight_of_shares(shares: u64) -> u64 {
     if shares <= 2 {
         return 1;
     }

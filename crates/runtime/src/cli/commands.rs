@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use sampan_oci::runtime::Status;
 
 use super::arguments::{End, Known, Parsed, flag, value};
-use super::{Context, Failure, events, features, list, process, resources, spec};
+use super::{Context, Failure, criu, events, features, list, process, resources, spec};
 use crate::bundle;
 use crate::cgroup::freezer;
 use crate::container::create::{GateKind, Options};
@@ -29,14 +29,17 @@ pub(super) struct Command {
 
 const ANY: usize = usize::MAX;
 
-const BUNDLE: Known = value("bundle", "DIR", "the bundle (default: the current directory)").or('b');
-const CONSOLE: Known = value("console-socket", "SOCKET", "a Unix socket that gets the terminal's other end");
-const PIDFD: Known = value("pidfd-socket", "SOCKET", "a Unix socket that gets a handle on the process");
-const PID_FILE: Known = value("pid-file", "FILE", "write the process's number to FILE");
-const NO_PIVOT: Known = flag("no-pivot", "use chroot instead of pivot_root, as on an initramfs");
-const NO_KEYRING: Known = flag("no-new-keyring", "share the caller's session keyring");
+pub(super) const BUNDLE: Known =
+    value("bundle", "DIR", "the bundle (default: the current directory)").or('b');
+pub(super) const CONSOLE: Known =
+    value("console-socket", "SOCKET", "a Unix socket that gets the terminal's other end");
+pub(super) const PIDFD: Known =
+    value("pidfd-socket", "SOCKET", "a Unix socket that gets a handle on the process");
+pub(super) const PID_FILE: Known = value("pid-file", "FILE", "write the process's number to FILE");
+pub(super) const NO_PIVOT: Known = flag("no-pivot", "use chroot instead of pivot_root, as on an initramfs");
+pub(super) const NO_KEYRING: Known = flag("no-new-keyring", "share the caller's session keyring");
 const PRESERVE: Known = value("preserve-fds", "N", "hand on N descriptors from 3 on");
-const DETACH: Known = flag("detach", "do not wait for the process").or('d');
+pub(super) const DETACH: Known = flag("detach", "do not wait for the process").or('d');
 const FORMAT: Known = value("format", "FORMAT", "`table` (default) or `json`").or('f');
 
 /// All commands, in the order of the help.
@@ -201,25 +204,25 @@ pub(super) const COMMANDS: [Command; 18] = [
     },
     Command {
         name: "checkpoint",
-        help: "not supported",
-        usage: "",
-        options: &[],
-        end: End::FirstArgument,
-        arguments: (0, ANY),
-        run: |_, _| Err(Refused::Unsupported("checkpoint".to_owned()).into()),
+        help: "write a running container to files (by CRIU), and delete it",
+        usage: "[options] ID",
+        options: &criu::CHECKPOINT_OPTIONS,
+        end: End::Nowhere,
+        arguments: (1, 1),
+        run: criu::checkpoint,
     },
     Command {
         name: "restore",
-        help: "not supported",
-        usage: "",
-        options: &[],
-        end: End::FirstArgument,
-        arguments: (0, ANY),
-        run: |_, _| Err(Refused::Unsupported("restore".to_owned()).into()),
+        help: "make a container again from files that checkpoint wrote",
+        usage: "[options] ID",
+        options: &criu::RESTORE_OPTIONS,
+        end: End::Nowhere,
+        arguments: (1, 1),
+        run: criu::restore,
     },
 ];
 
-fn options(parsed: &Parsed) -> Result<Options, Failure> {
+pub(super) fn options(context: &Context, parsed: &Parsed) -> Result<Options, Failure> {
     let path = |name| parsed.get(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     Ok(Options {
         bundle: path("bundle").unwrap_or_else(|| PathBuf::from(".")),
@@ -227,6 +230,7 @@ fn options(parsed: &Parsed) -> Result<Options, Failure> {
         console_socket: path("console-socket"),
         pidfd_socket: path("pidfd-socket"),
         console: None,
+        systemd_cgroup: context.systemd_cgroup,
         switches: Switches {
             no_pivot: parsed.has("no-pivot"),
             no_new_keyring: parsed.has("no-new-keyring"),
@@ -238,7 +242,7 @@ fn options(parsed: &Parsed) -> Result<Options, Failure> {
 
 fn create(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
     // Before anything is opened: the check is whether the caller's descriptors are there.
-    let options = options(parsed)?;
+    let options = options(context, parsed)?;
     crate::seal::seal()?;
     container::create(&context.root, &parsed.rest[0], &options, GateKind::Socket, &context.log)
         .map_err(|e| Failure::of("create", &e))?;
@@ -251,7 +255,7 @@ fn start(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
 }
 
 fn run(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
-    let options = options(parsed)?;
+    let options = options(context, parsed)?;
     crate::seal::seal()?;
     let mode = match (parsed.has("detach"), parsed.has("keep")) {
         (true, _) => Mode::Detached,
@@ -291,7 +295,7 @@ fn exec_command(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
 }
 
 /// What does not fit is cut off, as by the kernel.
-fn exit_code(code: i32) -> u8 {
+pub(super) fn exit_code(code: i32) -> u8 {
     (code & 0xff) as u8
 }
 

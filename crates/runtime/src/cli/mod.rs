@@ -12,6 +12,7 @@ use crate::state::StateRoot;
 
 pub mod arguments;
 mod commands;
+mod criu;
 mod events;
 mod features;
 mod list;
@@ -28,8 +29,8 @@ const GLOBAL: [Known; 9] = [
     value("log", "FILE", "write the log to FILE instead of standard error"),
     value("log-format", "FORMAT", "`text` (default) or `json`"),
     value("root", "DIR", "where containers are remembered (default: /run/sampan-runtime)"),
-    value("criu", "FILE", "ignored: checkpoints are not supported"),
-    flag("systemd-cgroup", "not supported: cgroups are made by writing to the cgroup file system"),
+    value("criu", "FILE", "the CRIU that checkpoint and restore use (default: the one in PATH)"),
+    flag("systemd-cgroup", "let systemd make the cgroups; cgroupsPath is `slice:prefix:name` then"),
     value("rootless", "true|false|auto", "ignored: what the user may do is found out by trying"),
     flag("help", "show this help").or('h'),
     flag("version", "show the version").or('v'),
@@ -41,6 +42,10 @@ struct Context {
     /// Whether `--root` was given.
     root_given: bool,
     log: Log,
+    /// Whether systemd makes the cgroups.
+    systemd_cgroup: bool,
+    /// The CRIU of `--criu`.
+    criu: Option<PathBuf>,
 }
 
 /// How a command failed.
@@ -119,7 +124,9 @@ fn global(args: &[String]) -> Result<(Context, Parsed), Refused> {
     let root = parsed.get("root").filter(|r| !r.is_empty());
     let root_given = root.is_some();
     let root = root.map_or_else(StateRoot::default_for_user, |root| StateRoot(PathBuf::from(root)));
-    Ok((Context { root, root_given, log }, parsed))
+    let systemd_cgroup = parsed.has("systemd-cgroup");
+    let criu = parsed.get("criu").filter(|path| !path.is_empty()).map(PathBuf::from);
+    Ok((Context { root, root_given, log, systemd_cgroup, criu }, parsed))
 }
 
 fn dispatch(context: &Context, global: &Parsed) -> Result<u8, Failure> {
@@ -138,10 +145,6 @@ fn dispatch(context: &Context, global: &Parsed) -> Result<u8, Failure> {
     let Some(command) = commands::COMMANDS.iter().find(|c| c.name == name) else {
         return Err(Refused::Invalid(format!("unknown command: No help topic for '{name}'")).into());
     };
-    if global.has("systemd-cgroup") {
-        let what = "--systemd-cgroup (cgroups are made by writing to the cgroup file system)";
-        return Err(Refused::Unsupported(what.to_owned()).into());
-    }
     // Behind the first argument they may be those of a container's command.
     let asks = |arg: &String| matches!(arg.as_str(), "--help" | "-h");
     let help = match command.end {

@@ -44,6 +44,9 @@ pub(super) fn update(context: &Context, parsed: &Parsed) -> Result<u8, Failure> 
     if directory.status(&record) == Status::Stopped {
         return Err(Refused::Invalid("container not running".to_owned()).into());
     }
+    if let Some(unit) = &record.unit {
+        unit.update(&resources, record.cgroups.iter().any(|group| group.limits))?;
+    }
     for warning in cgroup::apply(&record.cgroups, &resources)? {
         context.log.warn(&warning);
     }

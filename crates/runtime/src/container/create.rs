@@ -34,6 +34,7 @@ use sampan_oci::runtime::{ContainerProcessState, Hooks, Resources, Spec, Status}
 
 use super::child;
 use crate::bundle::{Bundle, BundleError};
+use crate::cgroup::systemd::{Keeper, Unit};
 use crate::cgroup::{self, GroupPath, Joiner};
 use crate::channel::{Channel, Message, Report};
 use crate::ending::{self, Ending, wait_status};
@@ -59,6 +60,8 @@ pub struct Options {
     pub pidfd_socket: Option<PathBuf>,
     /// The end of a socket pair that gets the terminal, if there is no such socket.
     pub console: Option<Rc<UnixStream>>,
+    /// Whether systemd makes the cgroups.
+    pub systemd_cgroup: bool,
     /// More about the process.
     pub switches: Switches,
 }
@@ -165,7 +168,11 @@ pub fn create(
         *size = terminal::own_size();
     }
     let linux = bundle.spec.linux.clone().unwrap_or_default();
-    let group_path = GroupPath::new(linux.cgroups_path.as_deref(), id.as_str())?;
+    let path = linux.cgroups_path.as_deref();
+    let (unit, group_path) = match options.systemd_cgroup {
+        true => (Some(Unit::plan(path, id.as_str())?), None),
+        false => (None, Some(GroupPath::new(path, id.as_str())?)),
+    };
     check_terminal(&plan, options)?;
     let layout = Layout::detect().map_err(Step::on(|| "read `/proc/self/cgroup`"))?;
 
@@ -177,7 +184,8 @@ pub fn create(
     let record = Record::new(&id, &bundle.spec, &bundle.path, &plan.rootfs.path);
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
     let mut making = Making { directory, record, hooks, child: None, net_devices: Default::default() };
-    making.record.cgroups = cgroup::plan(&layout, &group_path);
+    making.record.unit = unit;
+    making.record.cgroups = group_path.map(|path| cgroup::plan(&layout, &path)).unwrap_or_default();
     // Until it is known, nobody in them is ours to kill.
     making.record.shares_cgroups = true;
     making.record.shares_keyring = options.switches.no_new_keyring;
@@ -244,6 +252,7 @@ impl Making {
             }
             None => options.console.clone(),
         };
+        let keeper = self.start_unit(request)?;
         if let Some(resctrl) = &plan.resctrl {
             self.record.resctrl = Some(resctrl.apply(&resctrl::mount_point()?, &self.record.id)?);
         }
@@ -274,6 +283,10 @@ impl Making {
             resctrl.join(self.record.pid)?;
         }
         child::prepare_child(plan, &child, &ours, log)?;
+        if let (Some(unit), None) = (&self.record.unit, birthplace) {
+            unit.attach(child.pid)?;
+        }
+        drop(keeper);
         existed |= self.make_groups(Version::V1, request)?;
         self.look_for_others(existed, child.pid, log)?;
         self.limit(request)?;
@@ -290,6 +303,23 @@ impl Making {
             files::write_atomic_volatile(path, self.record.pid.to_string().as_bytes(), 0o644)?;
         }
         Ok((child.pidfd, ours))
+    }
+
+    /// Lets systemd make the cgroups, if it is to.
+    fn start_unit(&mut self, request: &Request<'_>) -> Result<Option<Keeper>, CreateError> {
+        let Some(unit) = &self.record.unit else { return Ok(None) };
+        let annotations = &self.record.annotations;
+        match unit.start(&self.record.id, request.resources, annotations, request.layout) {
+            Ok((groups, keeper)) => {
+                self.record.cgroups = groups;
+                Ok(Some(keeper))
+            }
+            Err(step) => {
+                // One of this name may be another container's.
+                self.record.unit = None;
+                Err(step.into())
+            }
+        }
     }
 
     /// Makes the cgroups of one version. Returns whether one existed. A user who may not make them does without all,
@@ -416,6 +446,9 @@ impl Making {
             for error in hooks::run_all("poststop", &self.hooks.poststop, &state, &self.record.bundle) {
                 log.warn(&sampan_base::chain(&error));
             }
+        }
+        if let Some(Err(step)) = self.record.unit.as_ref().map(Unit::stop) {
+            told("a systemd unit is left behind", &sampan_base::chain(&step));
         }
         if let Err(step) = cgroup::remove(&self.record.cgroups)
             && !self.record.shares_cgroups

@@ -120,6 +120,11 @@ pub fn clear(directory: &Directory, record: &Record, hooks: &Hooks, log: &Log) -
         // itself when it finds that out; whoever else is in the groups is not ours.
         cgroup::await_empty(&record.cgroups)?;
         remove_groups(record, log)?;
+    } else if let Some(unit) = &record.unit {
+        cgroup::kill_all(&record.cgroups)?;
+        unit.stop()?;
+        // Hierarchies of v1 that systemd does not know.
+        remove_groups(record, log)?;
     } else if record.shares_cgroups {
         // Whoever was there first clears up; what can't be removed is in use.
         let _ = cgroup::remove(&record.cgroups);

@@ -259,7 +259,7 @@ fn give_birth(
 ) -> Result<kernel::Child, Step> {
     hide_children()?;
     let joiner = Joiner::open(groups)?;
-    let cgroup = cgroup::birthplace(groups)?;
+    let cgroup = cgroup::birthplace_beside(groups, record.pid)?;
     let to_join = shared_namespaces(record)?;
     if to_join.contains(Namespaces::PID) {
         // This makes our children the container's; we have no other child from here on.
@@ -269,7 +269,11 @@ fn give_birth(
     let without = [ours.as_fd()];
     let how = Clone { cgroup, without: &without, ..Clone::default() };
     let child = kernel::clone(&how, || live(init, to_join, joiner, plan, channel, console));
-    child.map_err(Step::on(|| "make the process"))
+    let child = child.map_err(Step::on(|| "make the process"))?;
+    if let (Some(unit), None) = (&record.unit, cgroup) {
+        unit.attach(child.pid)?;
+    }
+    Ok(child)
 }
 
 /// Which namespaces the container does not share with us.

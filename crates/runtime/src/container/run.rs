@@ -98,7 +98,7 @@ pub(super) struct Console {
 }
 
 impl Console {
-    fn new(options: &Options, mode: Mode) -> Result<Console, Step> {
+    pub(super) fn new(options: &Options, mode: Mode) -> Result<Console, Step> {
         if options.console_socket.is_some() || mode == Mode::Detached {
             return Ok(Console { ours: None, theirs: None });
         }

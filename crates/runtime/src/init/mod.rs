@@ -323,6 +323,10 @@ fn prepare(
     drop(tools.console);
     let root = rootfs::execute::seal(&plan.rootfs, open)?;
     rootfs::execute::enter(&plan.rootfs, root, plan.pivot)?;
+    if plan.rootfs.fill_dev && plan.process.terminal.is_none() {
+        // A container whose /dev somebody has changed meanwhile keeps the host's.
+        let _ = process::stdio::replace_null();
+    }
     kernel::reset_signals().map_err(Step::on(|| "reset the signals"))?;
     Ok(enter::become_process(&plan.process, label, gate, talk)?)
 }

@@ -1,7 +1,7 @@
 //! A process of a container, its first or one that `exec` adds: from config.json's `process` to the program.
 //!
 //! [`plan`] decides, before the child exists; [`enter`] is what the child does to itself; [`command`] finds the
-//! program; [`terminal`] gives it a terminal, [`label`] the labels of security modules, [`landlock`] Landlock rules.
+//! program; [`terminal`] gives it a terminal, [`stdio`] its own null device, [`label`] the labels of security modules, [`landlock`] Landlock rules.
 
 pub mod command;
 pub mod enter;
@@ -9,6 +9,7 @@ pub mod label;
 pub mod landlock;
 pub mod numbers;
 pub mod plan;
+pub mod stdio;
 pub mod terminal;
 
 pub use plan::{Plan, Seccomp, plan};

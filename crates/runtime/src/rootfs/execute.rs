@@ -364,7 +364,11 @@ pub(super) fn file_system_type(of: BorrowedFd<'_>) -> io::Result<i64> {
     Ok(rustix::fs::fstatfs(of)?.f_type as i64)
 }
 
-pub(super) fn set_options(tree: BorrowedFd<'_>, options: &MountOptions) -> io::Result<()> {
+/// Sets options of a mount.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn set_options(tree: BorrowedFd<'_>, options: &MountOptions) -> io::Result<()> {
     if options.recursive != Default::default() {
         change(tree, &options.recursive.change(), true)?;
     }
