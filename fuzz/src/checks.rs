@@ -110,6 +110,15 @@ pub fn words(data: &[u8]) {
     }
 }
 
+/// Messages of systemd's bus and of CRIU: the first byte says which.
+pub fn messages(data: &[u8]) {
+    match data.split_first() {
+        Some((kind, rest)) if kind % 2 == 0 => _ = cgroup::systemd::is_message(rest),
+        Some((_, rest)) => _ = sampan_runtime::criu::is_message(rest),
+        None => {}
+    }
+}
+
 /// Mount options, separated by commas.
 pub fn options(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

@@ -118,6 +118,11 @@ fn words_mean_something_or_nothing() {
 }
 
 #[test]
+fn messages_are_understood_or_not() {
+    replay("messages", checks::messages);
+}
+
+#[test]
 fn mount_options_are_sorted() {
     replay("options", checks::options);
 }
