@@ -224,7 +224,7 @@ impl Restoring {
                 }
             }
         }
-        cgroup::create(&self.record.cgroups, request.layout)?;
+        cgroup::create(&self.record.cgroups, request.layout, &mut Vec::new())?;
         for warning in cgroup::apply(&self.record.cgroups, request.resources)? {
             request.log.warn(&warning);
         }
