@@ -281,7 +281,8 @@ pub(crate) fn is_host_root() -> bool {
 
 /// Whether this is not the host's own user namespace: root in it is somebody else outside.
 fn in_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = files::read_page(Path::new("/proc/self/uid_map")).unwrap_or_default();
+    let map = String::from_utf8_lossy(&map);
     map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
@@ -317,6 +318,11 @@ impl Joiner {
         let legacy = groups.iter().filter(|group| group.version() == Version::V1);
         let named = legacy.zip(tasks).map(|(group, file)| (File::from(file), group.path.join("tasks")));
         Joiner { tasks: named.collect() }
+    }
+
+    /// The `tasks` files, for whoever closes them.
+    pub fn into_tasks(self) -> impl Iterator<Item = OwnedFd> {
+        self.tasks.into_iter().map(|(file, _)| file.into())
     }
 
     /// The open `tasks` files of v1 groups.
