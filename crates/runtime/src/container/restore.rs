@@ -120,7 +120,7 @@ pub fn restore(
     let mut restoring = Restoring { directory, record, hooks, child: None };
     let request = Source {
         bundle: &bundle,
-        plan: &plan.rootfs,
+        plan: &plan,
         resources: &linux.resources.unwrap_or_default(),
         layout: &layout,
         options,
@@ -150,7 +150,7 @@ pub fn restore(
 /// What a container is restored from.
 struct Source<'a> {
     bundle: &'a Bundle,
-    plan: &'a rootfs::Plan,
+    plan: &'a init::Plan,
     resources: &'a Resources,
     layout: &'a Layout,
     options: &'a CreateOptions,
@@ -172,14 +172,14 @@ impl Restoring {
         let Source { bundle, plan, options, how, log, .. } = *request;
         self.directory.begin(&self.record, &bundle.bytes)?;
         let keeper = self.make_groups(request)?;
-        make_places(plan)?;
+        make_places(&plan.rootfs)?;
         let failed = || Step::on::<io::Error, _>(|| "make a mount namespace for CRIU");
         let mounts = PrivateMounts::enter(&self.record.rootfs).map_err(failed())?;
         // In that namespace: CRIU mounts something beside its files.
         let opened = Opened::open(how)?;
         let mut criu = opened.options(how, true)?;
         criu.root = self.record.rootfs.display().to_string();
-        criu.external = external(bundle, plan);
+        criu.external = external(bundle, &plan.rootfs);
         criu.cgroup_roots = self.cgroup_roots(request.layout, how.cgroups_mode);
         let joined = self.join(&mut criu)?;
         criu.inherit.extend(streams(&how.images)?);
@@ -196,6 +196,7 @@ impl Restoring {
         self.child = Some(process.try_clone().map_err(Step::on(|| "copy a descriptor"))?);
         self.record.pid = pid;
         self.record.began = state::beginning(pid).map_err(Step::on(|| "read when the process began"))?;
+        self.record.inode = state::inode(&process).map_err(Step::on(|| "look at the process's handle"))?;
         self.directory.remember(&self.record)?;
         if let Some(path) = &options.pidfd_socket {
             hand_over_process(path, &process)?;
@@ -225,6 +226,7 @@ impl Restoring {
             }
         }
         cgroup::create(&self.record.cgroups, request.layout)?;
+        cgroup::owner::hand_over(&self.record.cgroups, request.plan)?;
         for warning in cgroup::apply(&self.record.cgroups, request.resources)? {
             request.log.warn(&warning);
         }
@@ -280,7 +282,7 @@ impl Restoring {
                     hooks::run("createRuntime", &self.hooks.create_runtime, &state, bundle)
                 })??;
             }
-            "post-restore" => set_options_again(request.plan, notification.pid, mounts)?,
+            "post-restore" => set_options_again(&request.plan.rootfs, notification.pid, mounts)?,
             "orphan-pts-master" => {
                 if let (Some(socket), Some(controller)) = (&request.console, notification.fds.first()) {
                     terminal::hand_over(socket, controller)?;
