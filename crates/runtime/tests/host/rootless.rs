@@ -169,7 +169,6 @@ pub(crate) fn a_group_that_is_handed_to_him_limits_his_containers() {
         c["linux"]["cgroupsPath"] = path.as_str().into();
         c["linux"]["resources"] = json!({"pids": {"limit": 9}, "memory": {"limit": 64 << 20},
             "devices": [{"allow": false, "access": "rwm"}]});
-        c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "cgroup"}));
     });
     let group = delegate(&f);
     let enter = format!("echo 0 > {}/runner/cgroup.procs; exec", group.display());
@@ -200,7 +199,6 @@ pub(crate) fn his_own_systemd_makes_the_groups() {
     let f = f.with(|c| {
         c["linux"]["cgroupsPath"] = format!("user.slice:sampan:{name}").into();
         c["linux"]["resources"] = json!({"pids": {"limit": 9}, "memory": {"limit": 64 << 20}});
-        c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "cgroup"}));
     });
     call(&f, &["--systemd-cgroup", "run", "-d", "c"]).ok();
     let pid = state(&f)["pid"].to_string();
