@@ -7,7 +7,7 @@ BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
 PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
 PREFIX ?= /usr/local
 
-.PHONY: build release demo test test-vm lint conformance-oci bench install clean
+.PHONY: build release demo test test-vm lint conformance-oci fuzz bench install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -38,6 +38,11 @@ conformance-oci: packages-build
 	@scripts/install-packages runc crun busybox-static iproute2 util-linux
 	cargo build -p sampan-runtime
 	OCI_MATRIX=$(CURDIR)/docs/conformance-oci.md cargo test -p sampan-oci-tests --test oci
+
+# FUZZ_SECONDS=600 make fuzz: longer for each target.
+fuzz:
+	@scripts/install-packages gcc g++ libc6-dev
+	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
 
 bench: release
 	@scripts/install-packages docker.io runc crun podman busybox-static

@@ -2,9 +2,10 @@
 
 use std::path::{Component, Path};
 
+use sampan_kernel::cgroup::{Hierarchy, Layout, Version};
 use sampan_kernel::seccomp::{self, Action, Architecture, Condition, Operator, Policy, Rule};
 use sampan_oci::runtime::{Process, Spec};
-use sampan_runtime::cgroup::GroupPath;
+use sampan_runtime::cgroup::{self, GroupPath};
 use sampan_runtime::container::exec::SubGroup;
 use sampan_runtime::container::kill::parse_signal;
 use sampan_runtime::init::{self, Switches};
@@ -17,9 +18,7 @@ pub fn config(data: &[u8]) {
     let Ok(spec) = serde_json::from_slice::<Spec>(data) else { return };
     again(&spec);
     let group = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref());
-    if let Ok(path) = GroupPath::new(group, "id") {
-        assert!(!format!("{path:?}").contains("\"..\""), "{path:?}");
-    }
+    group_path(group);
     let Ok(plan) = init::plan(&spec, Path::new("/bundle"), "id", &Switches::default()) else { return };
     let inside = |path: &Path| path.components().all(|part| matches!(part, Component::Normal(_)));
     for mount in &plan.rootfs.mounts {
@@ -36,6 +35,22 @@ pub fn config(data: &[u8]) {
     }
     for (_, path) in &plan.namespaces.join {
         assert!(path.is_absolute(), "{path:?}");
+    }
+}
+
+/// A group is below its hierarchy, and not the hierarchy itself.
+fn group_path(text: Option<&str>) {
+    let hierarchy = Hierarchy {
+        version: Version::V1,
+        controllers: vec!["pids".to_owned()],
+        mount: "/c/pids".into(),
+        own: "/own".into(),
+    };
+    let Ok(path) = GroupPath::new(text, "id") else { return };
+    for group in cgroup::plan(&Layout { hierarchies: vec![hierarchy] }, &path) {
+        let below = group.path.strip_prefix("/c/pids").unwrap();
+        assert!(below.components().next().is_some(), "{group:?}");
+        assert!(below.components().all(|part| matches!(part, Component::Normal(_))), "{group:?}");
     }
 }
 
@@ -85,14 +100,22 @@ pub fn words(data: &[u8]) {
         }
         3 => {
             if let Ok(group) = SubGroup::parse(text) {
-                assert!(group.path.components().all(|part| matches!(part, Component::Normal(_))), "{group:?}");
+                assert!(
+                    group.path.components().all(|part| matches!(part, Component::Normal(_))),
+                    "{group:?}"
+                );
             }
         }
-        _ => {
-            if let Ok(path) = GroupPath::new(Some(text), "id") {
-                assert!(!format!("{path:?}").contains("\"..\""), "{path:?}");
-            }
-        }
+        _ => group_path(Some(text)),
+    }
+}
+
+/// Messages of systemd's bus and of CRIU: the first byte says which.
+pub fn messages(data: &[u8]) {
+    match data.split_first() {
+        Some((kind, rest)) if kind % 2 == 0 => _ = cgroup::systemd::is_message(rest),
+        Some((_, rest)) => _ = sampan_runtime::criu::is_message(rest),
+        None => {}
     }
 }
 
@@ -127,7 +150,8 @@ impl Choices<'_> {
 
     fn long(&mut self) -> u64 {
         // Numbers near to each other and to the edges are where comparisons go wrong.
-        let near = [0, 1, 5, 0xffff_ffff, 0x1_0000_0000, 0x7fff_ffff_ffff_ffff, 0x8000_0000_0000_0000, u64::MAX];
+        let near =
+            [0, 1, 5, 0xffff_ffff, 0x1_0000_0000, 0x7fff_ffff_ffff_ffff, 0x8000_0000_0000_0000, u64::MAX];
         match self.byte() {
             n @ 0..200 => near[usize::from(n) % 8].wrapping_add(u64::from(self.byte() % 3)).wrapping_sub(1),
             _ => (0..8).fold(0, |n, _| n << 8 | u64::from(self.byte())),
@@ -194,19 +218,35 @@ pub fn seccomp(data: &[u8]) {
         architectures,
         rules: rules
             .iter()
-            .map(|(names, action, conditions)| Rule { names, action: *action, conditions: conditions.clone() })
+            .map(|(names, action, conditions)| Rule {
+                names,
+                action: *action,
+                conditions: conditions.clone(),
+            })
             .collect(),
     };
     let Ok(program) = seccomp::compile(&policy) else { return };
+    let ways = [Architecture::X86_64, Architecture::X86, Architecture::X32];
+    // Looked up once: they are needed for each of the calls below.
+    let numbers: Vec<Vec<Vec<u32>>> = ways
+        .iter()
+        .map(|way| {
+            let of = |(names, ..): &(Vec<String>, Action, Vec<Condition>)| {
+                names.iter().filter_map(|name| seccomp::call_number(*way, name)).collect()
+            };
+            rules.iter().map(of).collect()
+        })
+        .collect();
     for _ in 0..64 {
-        let way = [Architecture::X86_64, Architecture::X86, Architecture::X32][choices.below(3)];
+        let at = choices.below(3);
+        let (way, numbers) = (ways[at], &numbers[at]);
         let number = match choices.byte() % 4 {
             0 => u32::from(choices.byte()) << 1,
             1 => u32::MAX,
             _ => {
-                let named = rules.get(choices.below(rules.len())).and_then(|(names, ..)| {
-                    seccomp::call_number(way, &names[choices.below(names.len())])
-                });
+                let named = rules
+                    .get(choices.below(rules.len()))
+                    .and_then(|(names, ..)| seccomp::call_number(way, &names[choices.below(names.len())]));
                 named.unwrap_or(7).wrapping_add(u32::from(choices.byte() % 3)).wrapping_sub(1) & 0x0fff_ffff
             }
         };
@@ -217,15 +257,21 @@ pub fn seccomp(data: &[u8]) {
             _ => (0xc000_003e, number),
         };
         let got = seccomp::evaluate(&program, raw, audit, arguments);
-        let expected = read(&policy, way, number, arguments);
+        let expected = read(&policy, numbers, way, number, arguments);
         assert_eq!(got, Some(expected.code()), "{way:?} {number} {arguments:x?} of {policy:#?}");
     }
     // One that is listed nowhere.
     assert_eq!(seccomp::evaluate(&program, 0, 0xc000_00b7, [0; 6]), Some(Action::KillProcess.code()));
 }
 
-/// What a policy says about a call.
-fn read(policy: &Policy<'_>, way: Architecture, number: u32, arguments: [u64; 6]) -> Action {
+/// What a policy says about a call; `numbers` are those of each rule's names.
+fn read(
+    policy: &Policy<'_>,
+    numbers: &[Vec<u32>],
+    way: Architecture,
+    number: u32,
+    arguments: [u64; 6],
+) -> Action {
     let unknown = policy.unknown.unwrap_or(policy.default);
     if number == u32::MAX && way != Architecture::X86 {
         return unknown;
@@ -247,15 +293,14 @@ fn read(policy: &Policy<'_>, way: Architecture, number: u32, arguments: [u64; 6]
             Operator::MaskedEqual { mask } => argument & narrow(mask) == value,
         }
     };
-    let mut highest = None;
-    for rule in &policy.rules {
-        for name in rule.names {
-            let Some(of) = seccomp::call_number(way, name) else { continue };
-            highest = highest.max(Some(of));
-            if of == number && rule.conditions.iter().all(holds) {
-                return rule.action;
-            }
-        }
+    let named = policy
+        .rules
+        .iter()
+        .zip(numbers)
+        .find(|(rule, numbers)| numbers.contains(&number) && rule.conditions.iter().all(holds));
+    if let Some((rule, _)) = named {
+        return rule.action;
     }
-    if highest.is_none_or(|highest| number > highest) { unknown } else { policy.default }
+    let highest = numbers.iter().flatten().max();
+    if highest.is_none_or(|highest| number > *highest) { unknown } else { policy.default }
 }

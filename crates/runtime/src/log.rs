@@ -36,7 +36,7 @@ pub mod milestone {
     /// The process is in the container and has only its program to run.
     pub const READY: &str = "child process in init(): ready";
     /// The container's first process runs its program next.
-    pub const INIT: &str = "init: about to exec";
+    pub const INIT: &str = "init: closing the pipe to signal completion: about to exec";
     /// An added process runs its program next.
     pub const ADDED: &str = "setns_init: about to exec";
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::x86::{NONE, ROWS, Row};
+use super::table::{Abi, Family, NATIVE, Row};
 use super::{Action, Architecture, Condition, Instruction, Operator, Policy, Program, Rule};
 
 /// A policy that can't be compiled.
@@ -24,10 +24,8 @@ pub enum CompileError {
 
 /// The kernel's BPF_MAXINSNS.
 const MAX_INSTRUCTIONS: usize = 4096;
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
-const AUDIT_ARCH_I386: u32 = 0x4000_0003;
-/// Marks the calls of x32, which share x86_64's audit number.
-const X32_BIT: u32 = 0x4000_0000;
+/// From here on, ARM has calls that no other architecture has.
+const PRIVATE: u32 = 0xf_0000;
 /// The number of a call that a tracer has cancelled: it is nobody's call and must not kill.
 const CANCELLED: u32 = u32::MAX;
 
@@ -66,37 +64,49 @@ struct Range<'p> {
     outcome: Outcome<'p>,
 }
 
-/// Compiles a policy.
+/// Compiles a policy for this machine.
 ///
 /// # Errors
 /// If the program would be too long, or a condition names an argument that there is not.
 pub fn compile(policy: &Policy<'_>) -> Result<Program, CompileError> {
+    compile_for(&NATIVE, policy)
+}
+
+fn compile_for(family: &Family, policy: &Policy<'_>) -> Result<Program, CompileError> {
     let conditions = || policy.rules.iter().flat_map(|rule| &rule.conditions);
     if let Some(wrong) = conditions().find(|c| c.argument > 5) {
         return Err(CompileError::NoSuchArgument { index: wrong.argument });
     }
+    // Names are looked up once for all architectures: there are hundreds of them.
+    let resolve =
+        |rule| -> Resolved<'_> { (rule, rule.names.iter().filter_map(|name| family.row(name)).collect()) };
+    let rules: Vec<Resolved<'_>> = policy.rules.iter().map(resolve).collect();
     let mut program = vec![load(ARCHITECTURE_AT)];
-    let mut group = |audit: u32, ranges: &[Range<'_>], wide: bool| {
+    for (at, group) in family.abis.chunk_by(|one, next| one.audit == next.audit).enumerate() {
+        // The machine's own calls always go to the rules, the others if they are listed.
+        let native = at == 0;
+        let listed = |abi: &Abi| policy.architectures.contains(&abi.architecture);
+        if !native && !group.iter().any(listed) {
+            continue;
+        }
+        let mut ranges = Vec::new();
+        for (place, abi) in group.iter().enumerate() {
+            if (native && place == 0) || listed(abi) {
+                ranges.extend(ranges_of(policy, &rules, abi));
+            } else {
+                ranges.push(Range { first: abi.mark, outcome: Outcome::always(Action::KillProcess) });
+            }
+        }
+        if native {
+            let outcome = Outcome::always(policy.unknown.unwrap_or(policy.default));
+            ranges.push(Range { first: CANCELLED, outcome });
+        }
+        let wide = group.iter().all(|abi| abi.wide);
         let mut block = vec![load(NUMBER_AT)];
-        block.extend(search(ranges, wide));
-        program.push(jump_if(JUMP_EQUAL, audit, 1, 0));
+        block.extend(search(&merge(ranges), wide));
+        program.push(jump_if(JUMP_EQUAL, group.first().map_or(0, |abi| abi.audit), 1, 0));
         program.push(jump(block.len()));
         program.append(&mut block);
-    };
-    // Names are looked up once for all architectures: there are hundreds of them.
-    let resolve = |rule| -> Resolved<'_> { (rule, rule.names.iter().filter_map(|name| row(name)).collect()) };
-    let rules: Vec<Resolved<'_>> = policy.rules.iter().map(resolve).collect();
-    let mut ranges = ranges_of(policy, &rules, Architecture::X86_64, 0);
-    if policy.architectures.contains(&Architecture::X32) {
-        ranges.extend(ranges_of(policy, &rules, Architecture::X32, X32_BIT));
-    } else {
-        ranges.push(Range { first: X32_BIT, outcome: Outcome::always(Action::KillProcess) });
-    }
-    ranges
-        .push(Range { first: CANCELLED, outcome: Outcome::always(policy.unknown.unwrap_or(policy.default)) });
-    group(AUDIT_ARCH_X86_64, &merge(ranges), true);
-    if policy.architectures.contains(&Architecture::X86) {
-        group(AUDIT_ARCH_I386, &merge(ranges_of(policy, &rules, Architecture::X86, 0)), false);
     }
     program.push(ret(Action::KillProcess));
     if program.len() > MAX_INSTRUCTIONS {
@@ -105,45 +115,26 @@ pub fn compile(policy: &Policy<'_>) -> Result<Program, CompileError> {
     Ok(Program(program))
 }
 
-/// The names of all calls that policies can have rules for.
+/// The names of all calls of this machine's family that policies can have rules for.
 pub fn call_names() -> impl Iterator<Item = &'static str> {
-    ROWS.iter().map(|row| row.0)
+    NATIVE.rows.iter().map(|row| row.0)
 }
 
-/// The number of a call, if the architecture has it; for x32 without the bit that marks it.
+/// The number of a call, if this machine has the architecture and that the call; for x32 without the bit that marks it.
 pub fn call_number(architecture: Architecture, name: &str) -> Option<u32> {
-    number(architecture, row(name)?)
-}
-
-/// The row of a call.
-fn row(name: &str) -> Option<&'static Row> {
-    ROWS.binary_search_by(|row| row.0.cmp(name)).ok().map(|at| &ROWS[at])
-}
-
-/// The number of a call, if the architecture has it.
-fn number(architecture: Architecture, row: &Row) -> Option<u32> {
-    let number = match architecture {
-        Architecture::X86_64 => row.1,
-        Architecture::X86 => row.2,
-        Architecture::X32 => row.3,
-        Architecture::Foreign => NONE,
-    };
-    (number != NONE).then_some(u32::from(number))
+    let abi = NATIVE.abis.iter().find(|abi| abi.architecture == architecture)?;
+    abi.number(NATIVE.row(name)?)
 }
 
 /// A rule, and the calls that it names.
 type Resolved<'p> = (&'p Rule<'p>, Vec<&'static Row>);
 
-/// The outcomes of an architecture's calls, all numbers from `base` on.
-fn ranges_of<'p>(
-    policy: &'p Policy<'_>,
-    rules: &[Resolved<'p>],
-    architecture: Architecture,
-    base: u32,
-) -> Vec<Range<'p>> {
+/// The outcomes of an architecture's calls, all numbers from its mark on.
+fn ranges_of<'p>(policy: &'p Policy<'_>, rules: &[Resolved<'p>], abi: &Abi) -> Vec<Range<'p>> {
+    let base = abi.mark;
     let mut calls: BTreeMap<u32, (Vec<Clause<'p>>, Option<Action>)> = BTreeMap::new();
     for (rule, rows) in rules {
-        for number in rows.iter().filter_map(|row| number(architecture, row)) {
+        for number in rows.iter().filter_map(|row| abi.number(row)) {
             let (clauses, unconditional) = calls.entry(number).or_default();
             match (rule.conditions.as_slice(), &unconditional) {
                 // An earlier rule without conditions has decided already.
@@ -158,6 +149,11 @@ fn ranges_of<'p>(
     let mut next = 0;
     for (number, (clauses, unconditional)) in calls {
         if number > next {
+            // Private calls of an architecture are not its newest.
+            if let (Some(unknown), true) = (policy.unknown, number >= PRIVATE && next < PRIVATE) {
+                ranges.push(Range { first: base + next, outcome: Outcome::always(unknown) });
+                next = PRIVATE;
+            }
             ranges.push(Range { first: base + next, outcome: default() });
         }
         let otherwise = unconditional.unwrap_or(policy.default);
@@ -307,6 +303,7 @@ fn ret(action: Action) -> Instruction {
 
 #[cfg(test)]
 mod tests {
+    use super::super::table::{ARM, LOONGARCH, RISCV, X32_BIT, X86};
     use super::*;
 
     fn run(program: &Program, number: u32, architecture: u32, arguments: [u64; 6]) -> u32 {
@@ -314,6 +311,12 @@ mod tests {
     }
 
     const ALL: [Architecture; 3] = [Architecture::X86_64, Architecture::X86, Architecture::X32];
+    const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+    const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+
+    fn compile(policy: &Policy<'_>) -> Result<Program, CompileError> {
+        compile_for(&X86, policy)
+    }
 
     fn names(names: &str) -> Vec<String> {
         names.split_whitespace().map(str::to_owned).collect()
@@ -327,48 +330,60 @@ mod tests {
         Policy { default: Action::Errno(1), unknown: None, architectures: architectures.to_vec(), rules }
     }
 
-    #[test]
-    fn the_table_is_sorted_for_the_search() {
-        assert!(ROWS.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        let execve = row("execve").unwrap();
-        assert_eq!(number(Architecture::X86_64, execve), Some(59));
-        assert_eq!(number(Architecture::X86, execve), Some(11));
-        assert_eq!(number(Architecture::X32, execve), Some(520));
-        assert_eq!(number(Architecture::X86_64, row("socketcall").unwrap()), None);
-    }
-
     /// Every call of every architecture ends as the rules say, by a naive reading of them.
     #[test]
     fn the_tree_agrees_with_the_list_for_every_number() {
-        let every_third: Vec<String> = ROWS.iter().step_by(3).map(|row| row.0.to_owned()).collect();
-        let some: Vec<String> = ROWS.iter().skip(1).step_by(7).map(|row| row.0.to_owned()).collect();
-        let mut policy = policy(&ALL, vec![rule(&every_third, Action::Allow), rule(&some, Action::Errno(7))]);
-        policy.unknown = Some(Action::Errno(38));
-        let program = compile(&policy).unwrap();
-        for (architecture, audit, bit) in [
-            (Architecture::X86_64, AUDIT_ARCH_X86_64, 0),
-            (Architecture::X86, AUDIT_ARCH_I386, 0),
-            (Architecture::X32, AUDIT_ARCH_X86_64, X32_BIT),
-        ] {
-            let numbers = |names: &[String]| -> Vec<u32> {
-                names.iter().filter_map(|name| number(architecture, row(name)?)).collect()
-            };
-            let (allowed, failing) = (numbers(&every_third), numbers(&some));
-            let last = allowed.iter().chain(&failing).max().unwrap();
-            for n in 0..1000 {
-                let expected = if allowed.contains(&n) {
-                    Action::Allow
-                } else if failing.contains(&n) {
-                    Action::Errno(7)
-                } else if n > *last {
-                    Action::Errno(38)
-                } else {
-                    Action::Errno(1)
+        for family in [&X86, &ARM, &RISCV, &LOONGARCH] {
+            let every_third: Vec<String> =
+                family.rows.iter().step_by(3).map(|row| row.0.to_owned()).collect();
+            let some: Vec<String> =
+                family.rows.iter().skip(1).step_by(7).map(|row| row.0.to_owned()).collect();
+            let all: Vec<Architecture> = family.abis.iter().map(|abi| abi.architecture).collect();
+            let rules = vec![rule(&every_third, Action::Allow), rule(&some, Action::Errno(7))];
+            let mut policy = policy(&all, rules);
+            policy.unknown = Some(Action::Errno(38));
+            let program = compile_for(family, &policy).unwrap();
+            for abi in family.abis {
+                let numbers = |names: &[String]| -> Vec<u32> {
+                    names.iter().filter_map(|name| abi.number(family.row(name)?)).collect()
                 };
-                assert_eq!(run(&program, n | bit, audit, [0; 6]), expected.code(), "{architecture:?} {n}");
+                let (allowed, failing) = (numbers(&every_third), numbers(&some));
+                let highest = |below: u32| {
+                    allowed.iter().chain(&failing).filter(|n| **n < below).max().copied().unwrap()
+                };
+                let (last, last_private) = (highest(PRIVATE), highest(u32::MAX));
+                for n in (0..1000).chain(0xf_0001..0xf_0010) {
+                    let expected = if allowed.contains(&n) {
+                        Action::Allow
+                    } else if failing.contains(&n) {
+                        Action::Errno(7)
+                    } else if (n > last && n < PRIVATE) || n > last_private {
+                        Action::Errno(38)
+                    } else {
+                        Action::Errno(1)
+                    };
+                    let got = run(&program, n | abi.mark, abi.audit, [0; 6]);
+                    assert_eq!(got, expected.code(), "{:?} {n}", abi.architecture);
+                }
             }
+            assert_eq!(run(&program, u32::MAX, family.abis[0].audit, [0; 6]), Action::Errno(38).code());
         }
-        assert_eq!(run(&program, u32::MAX, AUDIT_ARCH_X86_64, [0; 6]), Action::Errno(38).code());
+    }
+
+    #[test]
+    fn on_arm_the_32_bit_calls_go_to_the_rules_only_if_listed() {
+        let read = names("read set_tls");
+        let policy_of = |list: &[Architecture]| {
+            compile_for(&ARM, &policy(list, vec![rule(&read, Action::Allow)])).unwrap()
+        };
+        let arm = 0x4000_0028;
+        let (without, with) = (policy_of(&[Architecture::X86]), policy_of(&[Architecture::Arm]));
+        assert_eq!(run(&without, 63, 0xc000_00b7, [0; 6]), Action::Allow.code());
+        assert_eq!(run(&without, 3, arm, [0; 6]), Action::KillProcess.code());
+        assert_eq!(run(&with, 3, arm, [0; 6]), Action::Allow.code());
+        assert_eq!(run(&with, 0xf_0005, arm, [0; 6]), Action::Allow.code());
+        assert_eq!(run(&with, 63, arm, [0; 6]), Action::Errno(1).code());
+        assert_eq!(run(&with, 0, 0xc000_003e, [0; 6]), Action::KillProcess.code());
     }
 
     #[test]
@@ -453,7 +468,7 @@ mod tests {
 
     #[test]
     fn too_much_is_an_error() {
-        let all: Vec<String> = ROWS.iter().map(|row| row.0.to_owned()).collect();
+        let all: Vec<String> = X86.rows.iter().map(|row| row.0.to_owned()).collect();
         let rules = all
             .chunks(1)
             .zip(0..)

@@ -7,8 +7,14 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
+#[cfg(any(test, target_arch = "aarch64"))]
+mod arm;
 mod compile;
 mod evaluate;
+#[cfg(any(test, target_arch = "riscv64", target_arch = "loongarch64"))]
+mod generic;
+mod table;
+#[cfg(any(test, target_arch = "x86_64"))]
 mod x86;
 
 pub use compile::{CompileError, call_names, call_number, compile};
@@ -51,7 +57,8 @@ impl Action {
     }
 }
 
-/// A way in which programs on this machine can make calls.
+/// A way in which programs can make calls. On a machine that can't run its programs, an architecture's rules have
+/// nothing to filter: they are read, and no code is made for them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Architecture {
     /// 64 bits.
@@ -60,7 +67,15 @@ pub enum Architecture {
     X86,
     /// 64 bits with short pointers.
     X32,
-    /// One that programs on this machine can't use: its rules have nothing to filter here.
+    /// ARM, 64 bits.
+    Aarch64,
+    /// ARM, 32 bits.
+    Arm,
+    /// RISC-V, 64 bits.
+    Riscv64,
+    /// LoongArch, 64 bits.
+    Loongarch64,
+    /// One that this program is not built for.
     Foreign,
 }
 
@@ -70,9 +85,9 @@ impl Architecture {
         ("SCMP_ARCH_X86", Architecture::X86),
         ("SCMP_ARCH_X86_64", Architecture::X86_64),
         ("SCMP_ARCH_X32", Architecture::X32),
-        ("SCMP_ARCH_ARM", Architecture::Foreign),
-        ("SCMP_ARCH_AARCH64", Architecture::Foreign),
-        ("SCMP_ARCH_LOONGARCH64", Architecture::Foreign),
+        ("SCMP_ARCH_ARM", Architecture::Arm),
+        ("SCMP_ARCH_AARCH64", Architecture::Aarch64),
+        ("SCMP_ARCH_LOONGARCH64", Architecture::Loongarch64),
         ("SCMP_ARCH_M68K", Architecture::Foreign),
         ("SCMP_ARCH_MIPS", Architecture::Foreign),
         ("SCMP_ARCH_MIPS64", Architecture::Foreign),
@@ -85,7 +100,7 @@ impl Architecture {
         ("SCMP_ARCH_PPC", Architecture::Foreign),
         ("SCMP_ARCH_PPC64", Architecture::Foreign),
         ("SCMP_ARCH_PPC64LE", Architecture::Foreign),
-        ("SCMP_ARCH_RISCV64", Architecture::Foreign),
+        ("SCMP_ARCH_RISCV64", Architecture::Riscv64),
         ("SCMP_ARCH_S390", Architecture::Foreign),
         ("SCMP_ARCH_S390X", Architecture::Foreign),
         ("SCMP_ARCH_SH", Architecture::Foreign),

@@ -1,10 +1,6 @@
 //! Names and numbers of system calls on the x86 family: facts of the kernel, sorted by name.
 
-/// A call's number on each of the three, or [`NONE`].
-pub(super) type Row = (&'static str, u16, u16, u16);
-
-/// The call does not exist there.
-pub(super) const NONE: u16 = u16::MAX;
+use super::table::{NONE, Row};
 
 /// Name, number on x86_64, on x86 (32 bits), on x32 (without its marking bit).
 #[rustfmt::skip]

@@ -134,21 +134,27 @@ pub fn others(groups: &[Group], newcomer: Pid) -> Result<usize, Refused> {
     Ok(groups.iter().map(count).max().unwrap_or(0))
 }
 
-/// Makes the directories of groups. What exists already is taken over; returns whether anything did.
+/// Makes the directories of groups. What exists already is taken over, and added to `existed`.
 ///
 /// # Errors
 /// If one can't be made.
-pub fn create<'a>(groups: impl IntoIterator<Item = &'a Group>, layout: &Layout) -> Result<bool, Step> {
-    let mut existed = false;
+pub fn create<'a>(
+    groups: impl IntoIterator<Item = &'a Group>,
+    layout: &Layout,
+    existed: &mut Vec<PathBuf>,
+) -> Result<(), Step> {
     for group in groups {
         let of = |h: &&Hierarchy| h.controllers == group.controllers;
         let mount = layout.hierarchies.iter().find(of).map_or(Path::new("/"), |h| &h.mount);
-        existed |= match group.version() {
+        let was_there = match group.version() {
             Version::V1 => v1::create(&group.path, mount, group.has("cpuset")),
             Version::V2 => v2::create(&group.path, mount, group.limits),
         }?;
+        if was_there {
+            existed.push(group.path.clone());
+        }
     }
-    Ok(existed)
+    Ok(())
 }
 
 /// Waits until no process is left in groups, for as long as one takes to end that is about to.

@@ -56,9 +56,7 @@ pub(super) fn state(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
 pub(super) fn list(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
     let ids = match context.root.ids() {
         // Nobody has made a container yet.
-        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound && !context.root_given => {
-            Vec::new()
-        }
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         other => other?,
     };
     let mut shown = Vec::new();
@@ -82,8 +80,8 @@ pub(super) fn list(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
         match parsed.get("format") {
             None | Some("table") => table(&shown),
             // An empty list is `null` to runc's callers.
-            Some("json") if shown.is_empty() => "null".to_owned(),
-            Some("json") => to_json(&shown)?,
+            Some("json") if shown.is_empty() => "null\n".to_owned(),
+            Some("json") => to_json(&shown)? + "\n",
             Some(other) => return Err(Refused::Invalid(format!("unknown format `{other}`")).into()),
         }
     };
@@ -134,7 +132,7 @@ pub(super) fn ps(context: &Context, parsed: &Parsed) -> Result<u8, Failure> {
     let (_, record) = context.root.find(&parsed.rest[0])?;
     let pids = cgroup::processes(&record.cgroups)?;
     match parsed.get("format") {
-        Some("json") => print(&to_json(&pids)?)?,
+        Some("json") => print(&(to_json(&pids)? + "\n"))?,
         None | Some("table") => {
             let options: &[String] = &parsed.rest[1..];
             let options = if options.is_empty() { &["-ef".to_owned()][..] } else { options };

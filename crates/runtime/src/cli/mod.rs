@@ -39,8 +39,6 @@ const GLOBAL: [Known; 9] = [
 /// What every command gets.
 struct Context {
     root: StateRoot,
-    /// Whether `--root` was given.
-    root_given: bool,
     log: Log,
     /// Whether systemd makes the cgroups.
     systemd_cgroup: bool,
@@ -122,11 +120,10 @@ fn global(args: &[String]) -> Result<(Context, Parsed), Refused> {
     let log = Log::open(path.as_deref(), format, parsed.has("debug"))
         .map_err(|e| Refused::Invalid(sampan_base::chain(&e)))?;
     let root = parsed.get("root").filter(|r| !r.is_empty());
-    let root_given = root.is_some();
     let root = root.map_or_else(StateRoot::default_for_user, |root| StateRoot(PathBuf::from(root)));
     let systemd_cgroup = parsed.has("systemd-cgroup");
     let criu = parsed.get("criu").filter(|path| !path.is_empty()).map(PathBuf::from);
-    Ok((Context { root, root_given, log, systemd_cgroup, criu }, parsed))
+    Ok((Context { root, log, systemd_cgroup, criu }, parsed))
 }
 
 fn dispatch(context: &Context, global: &Parsed) -> Result<u8, Failure> {
@@ -143,7 +140,9 @@ fn dispatch(context: &Context, global: &Parsed) -> Result<u8, Failure> {
         return Ok(0);
     }
     let Some(command) = commands::COMMANDS.iter().find(|c| c.name == name) else {
-        return Err(Refused::Invalid(format!("unknown command: No help topic for '{name}'")).into());
+        // As the command lines of this family have it, with a code of its own.
+        const NO_SUCH_COMMAND: u8 = 3;
+        return Err(Failure { text: format!("No help topic for '{name}'"), code: NO_SUCH_COMMAND });
     };
     // Behind the first argument they may be those of a container's command.
     let asks = |arg: &String| matches!(arg.as_str(), "--help" | "-h");
@@ -159,12 +158,12 @@ fn dispatch(context: &Context, global: &Parsed) -> Result<u8, Failure> {
     let (least, most) = command.arguments;
     if parsed.rest.len() < least || parsed.rest.len() > most {
         let wanted = match (least, most) {
-            (0, 0) => "takes no argument".to_owned(),
-            (least, most) if least == most => format!("takes {least} argument(s)"),
-            (least, _) => format!("requires a minimum of {least} argument(s)"),
+            (least, most) if least == most => format!("requires exactly {least} argument(s)"),
+            (least, _) if parsed.rest.len() < least => format!("requires a minimum of {least} argument(s)"),
+            (_, most) => format!("requires a maximum of {most} argument(s)"),
         };
-        say(&usage::command(command));
-        return Err(Refused::Invalid(format!("\"{name}\" {wanted}")).into());
+        print(&format!("Incorrect Usage.\n\n{}", usage::command(command)))?;
+        return Err(Refused::Invalid(format!("{}: \"{name}\" {wanted}", usage::name())).into());
     }
     (command.run)(context, &parsed)
 }

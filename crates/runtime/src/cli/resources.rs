@@ -10,10 +10,11 @@ use super::{Context, Failure};
 use crate::bundle;
 use crate::cgroup;
 use crate::error::{Refused, Step};
+use crate::resctrl;
 use crate::state::MAX_DOCUMENT;
 
 /// update's options.
-pub(super) const UPDATE_OPTIONS: [Known; 18] = [
+pub(super) const UPDATE_OPTIONS: [Known; 20] = [
     value("resources", "FILE", "limits as JSON, `-` from standard input").or('r'),
     value("blkio-weight", "N", "relative weight of block I/O, 10 to 1000"),
     value("cpu-period", "MICROSECONDS", "the period of the quota"),
@@ -31,6 +32,8 @@ pub(super) const UPDATE_OPTIONS: [Known; 18] = [
     value("memory-reservation", "BYTES", "memory that is kept under pressure"),
     value("memory-swap", "BYTES", "memory and swap together, -1 for no limit"),
     value("pids-limit", "N", "number of processes, -1 for no limit"),
+    value("l3-cache-schema", "SCHEMA", "the schema of the level 3 cache (Intel RDT)"),
+    value("mem-bw-schema", "SCHEMA", "the schema of the memory bandwidth (Intel RDT)"),
     flag("force-check", "refuse a memory limit below what is in use"),
 ];
 
@@ -43,6 +46,15 @@ pub(super) fn update(context: &Context, parsed: &Parsed) -> Result<u8, Failure> 
     let _lock = directory.lock()?;
     if directory.status(&record) == Status::Stopped {
         return Err(Refused::Invalid("container not running".to_owned()).into());
+    }
+    let schemata = resctrl::schemata(parsed.get("l3-cache-schema"), parsed.get("mem-bw-schema"), &[])?;
+    match &record.resctrl {
+        Some(held) => resctrl::write_schemata(&held.class, &schemata)?,
+        None if schemata.is_empty() => {}
+        None => {
+            let why = "Intel RDT is not enabled: the container was created without linux.intelRdt";
+            return Err(Refused::Invalid(why.to_owned()).into());
+        }
     }
     if let Some(unit) = &record.unit {
         unit.update(&resources, record.cgroups.iter().any(|group| group.limits))?;

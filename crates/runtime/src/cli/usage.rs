@@ -7,7 +7,7 @@ use super::arguments::Known;
 use super::commands::{COMMANDS, Command};
 
 /// The name that this program was called by: engines install it as `runc`, too, and read it in the version.
-fn name() -> String {
+pub(super) fn name() -> String {
     let path = std::env::args_os().next().map(std::path::PathBuf::from);
     let name =
         path.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());

@@ -99,7 +99,7 @@ pub enum CreateError {
     #[error(transparent)]
     InvalidId(#[from] sampan_base::id::InvalidContainerId),
     /// Its id is taken.
-    #[error("container with id exists: `{id}`")]
+    #[error("container with given ID already exists: `{id}`")]
     Exists {
         /// The id.
         id: ContainerId,
@@ -183,7 +183,14 @@ pub fn create(
     let Some((directory, lock)) = root.take(&id)? else { return Err(CreateError::Exists { id }) };
     let record = Record::new(&id, &bundle.spec, &bundle.path, &plan.rootfs.path);
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
-    let mut making = Making { directory, record, hooks, child: None, net_devices: Default::default() };
+    let mut making = Making {
+        directory,
+        record,
+        hooks,
+        child: None,
+        net_devices: Default::default(),
+        existed: Vec::new(),
+    };
     making.record.unit = unit;
     making.record.cgroups = group_path.map(|path| cgroup::plan(&layout, &path)).unwrap_or_default();
     // Until it is known, nobody in them is ours to kill.
@@ -232,6 +239,8 @@ struct Making {
     hooks: Hooks,
     child: Option<OwnedFd>,
     net_devices: net_devices::Moved,
+    /// Groups that were there before.
+    existed: Vec<PathBuf>,
 }
 
 impl Making {
@@ -256,7 +265,7 @@ impl Making {
         if let Some(resctrl) = &plan.resctrl {
             self.record.resctrl = Some(resctrl.apply(&resctrl::mount_point()?, &self.record.id)?);
         }
-        let mut existed = self.make_groups(Version::V2, request)?;
+        self.make_groups(Version::V2, request)?;
         let birthplace = cgroup::birthplace(&self.record.cgroups)?;
         // Who is not root may take nothing from the host's mounts; the child may, in a user namespace of its own.
         let privileged = rustix::process::geteuid().is_root();
@@ -287,8 +296,8 @@ impl Making {
             unit.attach(child.pid)?;
         }
         drop(keeper);
-        existed |= self.make_groups(Version::V1, request)?;
-        self.look_for_others(existed, child.pid, log)?;
+        self.make_groups(Version::V1, request)?;
+        self.look_for_others(child.pid, log)?;
         self.limit(request)?;
         // Known from now on to whoever has to clear up after us, and before the process is in the groups of v1.
         self.directory.remember(&self.record)?;
@@ -322,27 +331,30 @@ impl Making {
         }
     }
 
-    /// Makes the cgroups of one version. Returns whether one existed. A user who may not make them does without all,
+    /// Makes the cgroups of one version. A user who may not make them does without all,
     /// unless limits are asked for.
-    fn make_groups(&mut self, version: Version, request: &Request<'_>) -> Result<bool, CreateError> {
+    fn make_groups(&mut self, version: Version, request: &Request<'_>) -> Result<(), CreateError> {
         let groups = self.record.cgroups.iter().filter(|group| group.version() == version);
-        match cgroup::create(groups, request.layout) {
-            Ok(existed) => Ok(existed),
+        match cgroup::create(groups, request.layout, &mut self.existed) {
+            Ok(()) => Ok(()),
             Err(step) if !rustix::process::geteuid().is_root() && !has_limits(request.resources) => {
                 let why = sampan_base::chain(&step);
                 request.log.warn(&format!("the container gets no cgroup of its own: {why}"));
                 // What could be made is of no use alone.
                 let _ = cgroup::remove(&self.record.cgroups);
                 self.record.cgroups.clear();
-                Ok(false)
+                Ok(())
             }
             Err(step) => Err(step.into()),
         }
     }
 
     /// Finds out whether the cgroups are another container's, too.
-    fn look_for_others(&mut self, existed: bool, child: Pid, log: &Log) -> Result<(), CreateError> {
-        let others = if existed { cgroup::others(&self.record.cgroups, child)? } else { 0 };
+    fn look_for_others(&mut self, child: Pid, log: &Log) -> Result<(), CreateError> {
+        let others = match self.existed.is_empty() {
+            true => 0,
+            false => cgroup::others(&self.record.cgroups, child)?,
+        };
         if others > 0 {
             log.warn(&format!(
                 "container's cgroup is not empty: {others} process(es) found, which it will share"
@@ -448,6 +460,8 @@ impl Making {
                 log.warn(&sampan_base::chain(&error));
             }
         }
+        // What was there before us stays.
+        self.record.cgroups.retain(|group| !self.existed.contains(&group.path));
         if let Some(Err(step)) = self.record.unit.as_ref().map(Unit::stop) {
             told("a systemd unit is left behind", &sampan_base::chain(&step));
         }
@@ -509,5 +523,7 @@ pub(super) fn send_listener(spec: &Spec, record: &Record, fds: &[OwnedFd]) -> Re
         state: record.state(Status::Creating),
     };
     let send = || crate::channel::send_to(Path::new(&path), &serde_json::to_vec(&state)?, fd.as_fd());
-    send().map_err(Step::on(|| format!("hand the seccomp listener to `{path}`")))
+    send().map_err(Step::on(|| {
+        format!("hand over the seccomp listener: failed to connect with seccomp agent `{path}`")
+    }))
 }

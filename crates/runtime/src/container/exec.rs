@@ -104,7 +104,7 @@ pub enum ExecError {
     #[error(transparent)]
     Lookup(#[from] LookupError),
     /// The container has no namespaces to join, or is paused.
-    #[error("cannot exec in a container that is {}", status.name())]
+    #[error("cannot exec in a {} container", status.name())]
     WrongState {
         /// Where it is.
         status: Status,

@@ -13,6 +13,7 @@ use sampan_base::{Class, FileError};
 use sampan_kernel::process::{self as kernel, Clone, Namespaces};
 use sampan_oci::runtime::{Mount, Status};
 
+use super::child::hide_children;
 use super::exec::shared_namespaces;
 use crate::bundle::{self, BundleError};
 use crate::channel::{Channel, Message, Report};
@@ -103,6 +104,7 @@ fn within(record: &Record, work: impl FnOnce() -> Result<(), Step>) -> Result<()
     let init = state::open_process(record).map_err(Step::on(|| "open the container's process"))?;
     let Some(init) = init else { return Err(MountsError::WrongState { status: Status::Stopped }) };
     let (ours, theirs) = Channel::pair().map_err(Step::on(|| "make a socket pair"))?;
+    hide_children()?;
     let to_join = shared_namespaces(record)?;
     if to_join.contains(Namespaces::PID) {
         // A proc file system shows the namespace of its maker; this makes the helper one of the container's.
@@ -135,7 +137,7 @@ fn within(record: &Record, work: impl FnOnce() -> Result<(), Step>) -> Result<()
 }
 
 fn enter(init: BorrowedFd<'_>, namespaces: Namespaces) -> Result<(), Step> {
-    // First of all: from here on, processes of the container can see this one.
+    // An ordinary user's helper was born visible. From here on, processes of the container can see it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(Step::on(|| "hide from ptrace"))?;
     kernel::join(init, namespaces)

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::OFlags;
@@ -104,6 +104,8 @@ pub fn restore(
     let path = linux.cgroups_path.as_deref();
     let layout = Layout::detect().map_err(Step::on(|| "read `/proc/self/cgroup`"))?;
     let mut record = Record::new(&id, &bundle.spec, &bundle.path, &plan.rootfs.path);
+    // Until it is known, nobody in them is ours to kill.
+    record.shares_cgroups = true;
     if options.systemd_cgroup {
         record.unit = Some(Unit::plan(path, id.as_str())?);
     } else {
@@ -117,7 +119,7 @@ pub fn restore(
 
     let Some((directory, lock)) = root.take(&id)? else { return Err(RestoreError::Exists { id }) };
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
-    let mut restoring = Restoring { directory, record, hooks, child: None };
+    let mut restoring = Restoring { directory, record, hooks, child: None, existed: Vec::new() };
     let request = Source {
         bundle: &bundle,
         plan: &plan,
@@ -165,6 +167,8 @@ struct Restoring {
     record: Record,
     hooks: Hooks,
     child: Option<OwnedFd>,
+    /// The groups that were there before.
+    existed: Vec<PathBuf>,
 }
 
 impl Restoring {
@@ -225,7 +229,16 @@ impl Restoring {
                 }
             }
         }
-        cgroup::create(&self.record.cgroups, request.layout)?;
+        cgroup::create(&self.record.cgroups, request.layout, &mut self.existed)?;
+        let others = match keeper.is_none() && !self.existed.is_empty() {
+            true => cgroup::others(&self.record.cgroups, rustix::process::getpid())?,
+            false => 0,
+        };
+        if others > 0 {
+            let what = format!("container's cgroup is not empty: {others} process(es) found");
+            request.log.warn(&format!("{what}, which it will share"));
+        }
+        self.record.shares_cgroups = others > 0;
         cgroup::owner::hand_over(&self.record.cgroups, request.plan)?;
         for warning in cgroup::apply(&self.record.cgroups, request.resources)? {
             request.log.warn(&warning);
@@ -294,9 +307,11 @@ impl Restoring {
     }
 
     /// Leaves nothing behind. What can't be undone is told: the error that brought us here is the one to report.
-    fn undo(self, log: &Log) {
+    fn undo(mut self, log: &Log) {
         let told = |what: &str, error: &dyn std::fmt::Display| log.warn(&format!("{what}: {error}"));
-        if let Err(step) = cgroup::kill_all(&self.record.cgroups) {
+        if !self.record.shares_cgroups
+            && let Err(step) = cgroup::kill_all(&self.record.cgroups)
+        {
             told("a process may be left behind", &sampan_base::chain(&step));
         }
         if let Some(child) = &self.child {
@@ -309,6 +324,7 @@ impl Restoring {
         if let Some(Err(step)) = self.record.unit.as_ref().map(Unit::stop) {
             told("a systemd unit is left behind", &sampan_base::chain(&step));
         }
+        self.record.cgroups.retain(|group| !self.existed.contains(&group.path));
         if let Err(step) = cgroup::remove(&self.record.cgroups) {
             told("a cgroup is left behind", &sampan_base::chain(&step));
         }

@@ -25,7 +25,7 @@ pub enum StartError {
     #[error(transparent)]
     Lookup(#[from] LookupError),
     /// It is not where a container has to be to be started.
-    #[error("cannot start a container that is {}", status.name())]
+    #[error("cannot start {}", in_state(*status))]
     WrongState {
         /// Where it is.
         status: Status,
@@ -42,6 +42,17 @@ pub enum StartError {
     /// Its process reported an error.
     #[error("unable to start container process")]
     Init(#[source] Report),
+}
+
+/// As callers of runc know it.
+fn in_state(status: Status) -> &'static str {
+    match status {
+        Status::Creating => "a container in the creating state",
+        Status::Created => "a container in the created state",
+        Status::Running => "an already running container",
+        Status::Paused => "a container in the paused state",
+        Status::Stopped => "a container that has stopped",
+    }
 }
 
 impl StartError {

@@ -97,6 +97,11 @@ impl Response {
     }
 }
 
+/// Whether bytes can be understood as a message of CRIU's. (What fuzzing asks.)
+pub fn is_message(bytes: &[u8]) -> bool {
+    Response::decode(bytes).is_ok()
+}
+
 /// Where CRIU makes processes.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {

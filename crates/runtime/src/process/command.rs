@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD};
 use sampan_base::Class;
 
+use super::why;
+
 /// A program that can't be run.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
@@ -35,12 +37,23 @@ pub enum CommandError {
         why: String,
     },
     /// What is there needs another program that is not.
-    #[error("exec: \"{name}\": no such file or directory: its interpreter \"{interpreter}\" does not exist")]
+    #[error(
+        "exec: \"{name}\": no such file or directory: its interpreter \"{interpreter}\" does not exist{}",
+        why::carriage_return(interpreter)
+    )]
     NoInterpreter {
         /// The program.
         name: String,
         /// What it names as its interpreter.
         interpreter: String,
+    },
+    /// What is there is no program that this machine can run.
+    #[error("exec: \"{name}\": exec format error{why}")]
+    Format {
+        /// The program.
+        name: String,
+        /// More about it, in parentheses, or nothing.
+        why: String,
     },
     /// The kernel refused it.
     #[error("exec: \"{name}\": {source}")]
@@ -59,7 +72,9 @@ impl CommandError {
             CommandError::NotInPath { .. }
             | CommandError::NoSuchFile { .. }
             | CommandError::NoInterpreter { .. } => Class::CommandNotFound,
-            CommandError::NotExecutable { .. } | CommandError::Refused { .. } => Class::CommandNotExecutable,
+            CommandError::NotExecutable { .. }
+            | CommandError::Format { .. }
+            | CommandError::Refused { .. } => Class::CommandNotExecutable,
         }
     }
 }
@@ -78,7 +93,8 @@ pub fn find(name: &str, env: &[String]) -> Result<PathBuf, CommandError> {
                 why: " (it is a directory)".to_owned(),
             }),
             Err(Unusable::Forbidden) => {
-                Err(CommandError::NotExecutable { name: name.to_owned(), why: String::new() })
+                let why = why::forbidden(Path::new(name));
+                Err(CommandError::NotExecutable { name: name.to_owned(), why })
             }
         };
     }
@@ -125,7 +141,10 @@ pub fn explain(path: &Path, error: io::Error) -> CommandError {
             Some(interpreter) => CommandError::NoInterpreter { name, interpreter },
             None => CommandError::NoSuchFile { name },
         },
-        io::ErrorKind::PermissionDenied => CommandError::NotExecutable { name, why: String::new() },
+        io::ErrorKind::PermissionDenied => CommandError::NotExecutable { name, why: why::not_executed(path) },
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+            CommandError::Format { name, why: why::no_format(path) }
+        }
         _ => CommandError::Refused { name, source: error },
     }
 }
@@ -196,7 +215,12 @@ mod tests {
         );
         assert_eq!(
             text(&plain, ""),
-            (format!("exec: \"{plain}\": permission denied"), Class::CommandNotExecutable)
+            (
+                format!(
+                    "exec: \"{plain}\": permission denied (it has no permission to be executed by this user)"
+                ),
+                Class::CommandNotExecutable
+            )
         );
         assert!(text(&directory, "").0.ends_with("permission denied (it is a directory)"));
     }
@@ -220,7 +244,12 @@ mod tests {
         let script = temporary.path().join("script");
         fs::write(&script, "#!/bin/moon\r\necho\n").unwrap();
         let error = explain(&script, io::ErrorKind::NotFound.into());
-        assert!(error.to_string().ends_with("its interpreter \"/bin/moon\\r\" does not exist"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("its interpreter \"/bin/moon\\r\" does not exist (its first line ends in CR LF)"),
+            "{error}"
+        );
         let dynamic = Path::new("/bin/ls");
         assert!(interpreter(dynamic).unwrap().contains("ld-linux"));
     }

@@ -20,6 +20,7 @@ use sampan_kernel::seccomp;
 use super::command::{self, CommandError};
 use super::label::Labels;
 use super::plan::{Plan, Seccomp};
+use super::why;
 use crate::error::Step;
 
 /// A process that can't be made what it is to be.
@@ -135,8 +136,7 @@ pub fn become_process(
     // The change of user took the effective set away; the next steps need it once more.
     capabilities::enable_permitted().map_err(Step::on(|| "keep the capabilities over the change of user"))?;
     if entered.is_err() {
-        rustix::process::chdir(plan.cwd.as_str())
-            .map_err(Step::on(|| format!("change into `{}`", plan.cwd)))?;
+        rustix::process::chdir(plan.cwd.as_str()).map_err(Step::on(|| why::not_entered(&plan.cwd)))?;
     }
     check_directory(plan)?;
     if let Some(rules) = &plan.landlock {

@@ -11,5 +11,6 @@ pub mod numbers;
 pub mod plan;
 pub mod stdio;
 pub mod terminal;
+mod why;
 
 pub use plan::{Plan, Seccomp, plan};

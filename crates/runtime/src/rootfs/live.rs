@@ -96,6 +96,10 @@ fn unmount(root: &Root, path: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the root itself stays"));
     };
     let directory = root.open(parent, Links::Inside)?;
+    // Where the container has put a link to, perhaps. What hides and protects in there is not its to take off.
+    if is_of_the_kernel(&directory)? {
+        return Err(io::Error::other("the place leads into proc or sysfs, where no mounts are removed"));
+    }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = rustix::fs::openat(&directory, name, flags, Mode::empty())?;
     require_mount(&place)?;
@@ -104,6 +108,14 @@ fn unmount(root: &Root, path: &Path) -> io::Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
     rustix::process::fchdir(rustix::fs::openat(&directory, c".", flags, Mode::empty())?)?;
     Ok(rustix::mount::unmount(name, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}
+
+/// Whether a directory is one of proc's or sysfs's.
+#[allow(clippy::unnecessary_cast, reason = "i64 here, not everywhere")]
+fn is_of_the_kernel(directory: &OwnedFd) -> io::Result<bool> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    const SYSFS_MAGIC: i64 = 0x6265_6572;
+    Ok(matches!(rustix::fs::fstatfs(directory)?.f_type as i64, PROC_SUPER_MAGIC | SYSFS_MAGIC))
 }
 
 fn require_mount(place: &OwnedFd) -> io::Result<()> {

@@ -95,6 +95,7 @@ const TESTS: &[(&str, &str, Side)] = &[
     ("23", "the_callers_groups_are_not_the_containers", Ours(privileges::groups)),
     ("23", "control", Control(privileges::keys_control)),
     ("23", "control_groups", Control(privileges::groups_control)),
+    ("24", "a_mask_is_not_taken_off_by_a_link", Ours(places::mask_by_link)),
     ("24", "only_the_owner_may_start_a_container", Ours(configuration::gate)),
     ("24", "a_pid_file_that_is_a_link_is_replaced", Ours(configuration::pid_file)),
     ("24", "passwd_is_read_inside_and_not_for_ever", Ours(configuration::passwd)),

@@ -14,6 +14,8 @@
 //! * 15 (crun 2026-88264, 2026-88265). Attack: `/dev/null` or `/dev/console` of the image is a link; its target gets
 //!   another owner, or a mount. Defence: what is not the device is refused; only pipes and terminals change owners.
 //!   Control: open and chown by path.
+//! * 24: Attack: a mount is to be removed from a running container, which has put a link to `/proc` where the directory was:
+//!   a mask is removed instead. Defence: nothing is removed from proc and sysfs.
 //! * 17 (crun CVE-2025-24965, CVE-2019-18837). Attack: a file that the runtime reads or writes in the root is a link.
 //!   Defence: as 4; nothing is written there, and passwd is read from inside. Control: made and mounted by path.
 
@@ -310,6 +312,33 @@ pub(crate) fn null_link_control() {
     let steps = format!("unshare m root {} enter own-null 1000", f.rootfs().display());
     naive(&steps, &["/bin/true"]).ok();
     assert_eq!(fs::metadata(&target).unwrap().uid(), 1000);
+}
+
+pub(crate) fn mask_by_link() {
+    let f = Fixture::running("exec sleep 100");
+    let masked =
+        "stat -c %t,%T /proc/keys; ls /proc/acpi /sys/firmware; grep -c ' /proc/sys ro' /proc/self/mountinfo";
+    let before = f.exec(masked).out;
+    f.exec("ln -s /proc /data && ln -s /sys /more && ln -s /proc/keys /file").ok();
+    for place in [
+        "/data/keys",
+        "/data/acpi",
+        "/data/sys",
+        "/more/firmware",
+        "/proc/keys",
+        "/file",
+        "/data",
+        "/",
+        "/nope",
+    ] {
+        let output = {
+            let file = f.path("destinations");
+            fs::write(&file, json!([{"destination": place}]).to_string()).unwrap();
+            f.call(&["mounts", "remove", "c", &file.display().to_string()])
+        };
+        assert_ne!(output.code, 0, "{place}: {output:?}");
+        assert_eq!(f.exec(masked).out, before, "{place}");
+    }
 }
 
 pub(crate) fn links_stay_inside() {

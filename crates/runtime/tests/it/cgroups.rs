@@ -200,3 +200,28 @@ fn groups_that_the_container_made_are_removed() {
     f.call(&["delete", "--force", "c"]).ok();
     f.assert_gone();
 }
+
+#[test]
+fn a_group_that_was_there_stays_after_an_error() {
+    let f = Fixture::new("true");
+    let groups: Vec<_> = std::fs::read_dir("/sys/fs/cgroup").unwrap().map(|h| h.unwrap().path()).collect();
+    let freezer = groups.iter().find(|g| g.join("cgroup.procs").exists() && g.ends_with("freezer"));
+    // On a host of v2 alone, the root is the one hierarchy.
+    let root = freezer.cloned().unwrap_or_else(|| "/sys/fs/cgroup".into());
+    let group = root.join(&f.cgroup[1..]).join("c");
+    std::fs::create_dir_all(&group).unwrap();
+    let freeze = |v1: &str, v2: &str| {
+        let (file, text) = match group.join("freezer.state") {
+            file if file.exists() => (file, v1),
+            _ => (group.join("cgroup.freeze"), v2),
+        };
+        std::fs::write(file, text).unwrap();
+    };
+    freeze("FROZEN", "1");
+    for _ in 0..2 {
+        f.call(&["create", "c"]).fails(1, "unexpectedly frozen");
+        assert_eq!(f.cgroups(), std::slice::from_ref(&group));
+    }
+    freeze("THAWED", "0");
+    std::fs::remove_dir(&group).unwrap();
+}

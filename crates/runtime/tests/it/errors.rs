@@ -49,7 +49,7 @@ fn what_is_wrong_with_a_bundle_is_named() {
     let f = Fixture::new("true");
     f.call(&["create", "--bundle", "/nope", "c"]).fails(1, "`/nope`");
     let f = Fixture::new("true");
-    f.call(&["list"]).fails(1, "");
+    assert_eq!(f.call(&["list", "-f", "json"]).ok(), "null\n");
     fs::write(f.bundle().join("config.json"), "{\"ociVersion\": 7}").unwrap();
     let output = std::process::Command::new(&f.runtime)
         .args(["create", "c"])
@@ -99,8 +99,8 @@ fn what_config_json_asks_in_vain_is_named() {
 #[test]
 fn the_command_line_is_checked() {
     let f = Fixture::new("true");
-    f.call(&["moon"]).fails(1, "No help topic for 'moon'");
-    f.call(&["create"]).fails(1, "takes 1 argument");
+    f.call(&["moon"]).fails(3, "No help topic for 'moon'");
+    f.call(&["create"]).fails(1, "requires exactly 1 argument(s)");
     f.call(&["create", "--moon", "c"]).fails(1, "unknown option `--moon`");
     f.call(&["create", "../c"]).fails(1, "../c");
     f.call(&["state", "c"]).fails(1, "does not exist");
@@ -124,4 +124,48 @@ fn a_console_without_a_place_for_it_is_refused() {
     f.call(&["create", "c"]).fails(1, "--console-socket");
     f.call(&["run", "-d", "c"]).fails(1, "--console-socket");
     f.assert_gone();
+}
+
+#[test]
+fn what_is_in_the_way_of_a_program_is_named() {
+    let put = |f: &Fixture, text: &[u8], mode: u32| {
+        let path = f.rootfs().join("dir/x");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let close = |f: &Fixture| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs::set_permissions(f.rootfs().join("dir"), mode).unwrap();
+    };
+    let as_user = |c: &mut serde_json::Value| {
+        c["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+        c["process"]["capabilities"] = json!({});
+    };
+    let f = command(&["/dir/x"]).with(as_user);
+    put(&f, b"#!/bin/sh\n", 0o755);
+    close(&f);
+    f.run().fails(1, "permission denied (the directory /dir may not be entered by this user)");
+    let f = command(&["/dir/x"]).with(as_user);
+    put(&f, b"#!/bin/sh\n", 0o700);
+    f.run().fails(1, "permission denied (it has no permission to be executed by this user)");
+    for (text, why) in [
+        (
+            &b"#!/bin/sh\r\necho\r\n"[..],
+            "its interpreter \\\"/bin/sh\\\\r\\\" does not exist (its first line ends in CR LF)",
+        ),
+        (b"", "exec format error (the file is empty)"),
+        (b"echo hello\n", "exec format error (it begins with neither #! nor an ELF header)"),
+        (b"#!/bin/moon -x\n", "its interpreter \\\"/bin/moon\\\" does not exist"),
+    ] {
+        let f = command(&["/dir/x"]);
+        put(&f, text, 0o755);
+        f.run().fails(1, why);
+    }
+    let f = command(&["/mnt/busybox"]).with(|c| {
+        let mount =
+            json!({"destination": "/mnt", "type": "bind", "source": "/bin", "options": ["bind", "noexec"]});
+        c["mounts"].as_array_mut().unwrap().push(mount);
+    });
+    f.run().fails(1, "permission denied (its file system is mounted with noexec)");
 }

@@ -66,7 +66,7 @@ fn a_container_that_has_ended_takes_none() {
     let f = Fixture::new("true");
     f.start();
     eventually("it has ended", || f.status() == "stopped");
-    f.exec("true").fails(255, "that is stopped");
+    f.exec("true").fails(255, "cannot exec in a stopped container");
 }
 
 #[test]

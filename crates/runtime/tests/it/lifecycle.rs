@@ -21,14 +21,14 @@ fn a_container_lives_from_create_to_delete() {
     f.call(&["start", "c"]).ok();
     assert_eq!(f.status(), "running");
     eventually("the program runs", || f.rootfs().join("started").exists());
-    f.call(&["start", "c"]).fails(1, "cannot start a container that is running");
+    f.call(&["start", "c"]).fails(1, "cannot start an already running container");
     f.call(&["delete", "c"]).fails(1, "not stopped");
 
     f.call(&["kill", "c", "KILL"]).ok();
     eventually("the process has ended", || f.status() == "stopped");
     assert_eq!(f.state()["pid"], 0);
     f.call(&["kill", "c", "KILL"]).fails(1, "container not running");
-    f.call(&["start", "c"]).fails(1, "cannot start a container that is stopped");
+    f.call(&["start", "c"]).fails(1, "cannot start a container that has stopped");
     f.call(&["delete", "c"]).ok();
     f.assert_gone();
     f.call(&["delete", "c"]).fails(1, "does not exist");
@@ -126,7 +126,7 @@ fn a_created_container_is_ended_by_a_signal() {
 fn an_id_is_taken_once() {
     let f = Fixture::new("true");
     f.call(&["create", "c"]).ok();
-    f.call(&["create", "c"]).fails(1, "container with id exists");
+    f.call(&["create", "c"]).fails(1, "container with given ID already exists");
     assert_eq!(f.status(), "created", "the first one is untouched");
 }
 
@@ -143,7 +143,7 @@ fn config_json_counts_as_it_was_at_create() {
 #[test]
 fn list_has_tables_ids_and_json() {
     let f = Fixture::new("true").with(|c| c["annotations"] = serde_json::json!({"a": "b"}));
-    f.call(&["list"]).fails(1, "cannot list");
+    assert!(f.call(&["list"]).ok().starts_with("ID "));
     f.call(&["create", "c"]).ok();
     assert_eq!(f.call(&["list", "-q"]).ok(), "c\n");
     let table = f.call(&["list"]).ok();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cgroups;
+mod endurance;
 mod errors;
 mod exec;
 mod harness;
@@ -16,5 +17,6 @@ mod net_devices;
 mod peers;
 mod process;
 mod seccomp;
+mod soak;
 mod terminal;
 mod unified;

@@ -314,6 +314,15 @@ impl Drop for Keeper {
     }
 }
 
+/// Whether bytes can be understood as a message of the bus, with two texts in its body. (What fuzzing asks.)
+pub fn is_message(bytes: &[u8]) -> bool {
+    let Some(fixed) = bytes.first_chunk() else { return false };
+    let length = message::Message::length(fixed);
+    let Ok(message) = message::Message::decode(bytes) else { return false };
+    let mut body = message.body();
+    length.is_ok() && body.text().is_ok() && body.variant_text().is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
