@@ -59,10 +59,17 @@ impl Layout {
     /// # Errors
     /// If `/proc/self/cgroup` can't be read.
     pub fn detect() -> io::Result<Layout> {
-        // Room for it all at once: it is read in one go then.
-        let mut text = String::with_capacity(4096);
-        File::open("/proc/self/cgroup")?.read_to_string(&mut text)?;
-        Ok(Layout::from_proc(&text, Path::new(MOUNT_POINT), &version_at))
+        let mut file = File::open("/proc/self/cgroup")?;
+        let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+        loop {
+            let length = file.read(&mut piece)?;
+            text.extend_from_slice(&piece[..length]);
+            // The kernel fills what it is given while there is something left.
+            if length < piece.len() {
+                break;
+            }
+        }
+        Ok(Layout::from_proc(&String::from_utf8_lossy(&text), Path::new(MOUNT_POINT), &version_at))
     }
 
     /// From the text of `/proc/self/cgroup`; `probe` tells what is mounted at a path.

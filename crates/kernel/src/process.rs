@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
 
@@ -214,6 +214,18 @@ pub fn close_from_on_exec(first: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes descriptors, neighbours by one call.
+pub fn close_all(fds: impl IntoIterator<Item = OwnedFd>) {
+    let mut numbers: Vec<RawFd> = fds.into_iter().map(OwnedFd::into_raw_fd).collect();
+    numbers.sort_unstable();
+    for run in numbers.chunk_by(|one, next| one + 1 == *next) {
+        let (first, last) = (run[0], run[run.len() - 1]);
+        // SAFETY: all from the first to the last are ours, and nobody uses them any more. What the kernel says is of
+        // no interest, as for any close; one before 5.9 leaves them open until exec or exit.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    }
+}
+
 /// Closes every descriptor from `first` on but those of `keep`. For a process that is about to become another program
 /// and must not take along, until then, what others opened in it: a path like `/proc/self/fd/7/..` would lead there.
 ///
@@ -397,6 +409,17 @@ mod tests {
         // The test harness runs tests in threads.
         let error = clone(&Clone::default(), || 0).unwrap_err();
         assert!(error.to_string().contains("threads are running"), "{error}");
+    }
+
+    #[test]
+    fn what_is_closed_is_closed_and_nothing_else() {
+        use std::io::Read;
+        let (mut reader, kept) = std::io::pipe().unwrap();
+        let copies: Vec<OwnedFd> = (0..5).map(|_| kept.try_clone().unwrap().into()).collect();
+        close_all(copies);
+        drop(kept);
+        // The end is seen only when no writer is left.
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]

@@ -282,7 +282,8 @@ pub(crate) fn is_host_root() -> bool {
 
 /// Whether this is not the host's own user namespace: root in it is somebody else outside.
 fn in_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = files::read_page(Path::new("/proc/self/uid_map")).unwrap_or_default();
+    let map = String::from_utf8_lossy(&map);
     map.split_whitespace().ne(["0", "0", "4294967295"])
 }
 
@@ -318,6 +319,11 @@ impl Joiner {
         let legacy = groups.iter().filter(|group| group.version() == Version::V1);
         let named = legacy.zip(tasks).map(|(group, file)| (File::from(file), group.path.join("tasks")));
         Joiner { tasks: named.collect() }
+    }
+
+    /// The `tasks` files, for whoever closes them.
+    pub fn into_tasks(self) -> impl Iterator<Item = OwnedFd> {
+        self.tasks.into_iter().map(|(file, _)| file.into())
     }
 
     /// The open `tasks` files of v1 groups.
@@ -370,13 +376,26 @@ fn is_gone(error: &io::Error) -> bool {
 /// # Errors
 /// If the processes can't be listed or one can't be signalled.
 pub fn signal_all(groups: &[Group], signal: Signal) -> Result<(), Step> {
-    for pid in processes(groups)?.into_iter().filter_map(Pid::from_raw) {
-        match rustix::process::kill_process(pid, signal) {
+    for (pid, handle) in members(groups)? {
+        match rustix::process::pidfd_send_signal(&handle, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(e) => return Err(Step::on(|| format!("send a signal to process {pid:?}"))(e)),
+            Err(e) => return Err(Step::on(|| format!("send a signal to process {pid}"))(e)),
         }
     }
     Ok(())
+}
+
+/// Handles on the processes in groups. A number that was listed may be another process's when it is opened, perhaps one
+/// of the host's; one that is listed again afterwards is that of the process that was opened.
+fn members(groups: &[Group]) -> Result<Vec<(i32, OwnedFd)>, Step> {
+    let open = |pid: i32| rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok();
+    let mut opened: Vec<_> =
+        processes(groups)?.into_iter().filter_map(|pid| Some((pid, open(pid)?))).collect();
+    if !opened.is_empty() {
+        let still = processes(groups)?;
+        opened.retain(|(pid, _)| still.binary_search(pid).is_ok());
+    }
+    Ok(opened)
 }
 
 /// Ends every process in groups, and returns when all have ended.
@@ -396,23 +415,25 @@ pub fn kill_all(groups: &[Group]) -> Result<(), Step> {
     }
     let began = Instant::now();
     loop {
-        let pids = processes(groups)?;
-        if pids.is_empty() {
+        let handles = members(groups)?;
+        if handles.is_empty() && processes(groups)?.is_empty() {
             return Ok(());
         }
-        let handles: Vec<_> = pids
-            .iter()
-            .filter_map(|pid| rustix::process::pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok())
-            .collect();
-        for handle in &handles {
+        for (_, handle) in &handles {
             // One that has ended meanwhile needs no signal.
             let _ = rustix::process::pidfd_send_signal(handle, Signal::KILL);
         }
-        for handle in &handles {
+        // Also where they fork faster than they are ended.
+        if began.elapsed() > ending::KILL_DEADLINE {
+            let why = format!("they are still coming after {} s", ending::KILL_DEADLINE.as_secs());
+            return Err(Step::refused("end the container's processes", why));
+        }
+        for (_, handle) in &handles {
             let left = ending::KILL_DEADLINE.saturating_sub(began.elapsed());
             let ended = ending::wait_for(handle.as_fd(), left);
             if !ended.map_err(Step::on(|| "wait for the end of the container's processes"))? {
-                let why = format!("{} still there after {} s", pids.len(), ending::KILL_DEADLINE.as_secs());
+                let why =
+                    format!("{} still there after {} s", handles.len(), ending::KILL_DEADLINE.as_secs());
                 return Err(Step::refused("end the container's processes", why));
             }
         }

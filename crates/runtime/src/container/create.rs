@@ -29,7 +29,7 @@ use std::rc::Rc;
 use rustix::process::{Pid, Signal};
 use sampan_base::{Class, ContainerId, FileError, files};
 use sampan_kernel::cgroup::{Layout, Version};
-use sampan_kernel::process::Namespaces;
+use sampan_kernel::process::{self as kernel, Namespaces};
 use sampan_oci::runtime::{ContainerProcessState, Hooks, Resources, Spec, Status};
 
 use super::child;
@@ -388,7 +388,9 @@ impl Making {
         let mut fds: Vec<BorrowedFd<'_>> = joiner.tasks().collect();
         let message = Message::Groups(fds.len() as u8);
         fds.extend(trees.iter().map(AsFd::as_fd));
-        match ours.send_with_all(&message, &fds) {
+        let sent = ours.send_with_all(&message, &fds);
+        kernel::close_all(joiner.into_tasks().chain(trees));
+        match sent {
             // It has ended, and said why: that is heard next.
             Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 Ok(())

@@ -174,6 +174,10 @@ pub(super) fn plan_mount(mount: &Mount, bundle: &Path, linux: &Linux) -> Result<
         _ => None,
     };
     let destination = relative(&mount.destination);
+    if destination.as_os_str().is_empty() && !options.remount {
+        // It would lie over the root beside it: `/` the one, `/..` the other, and only one of them protected.
+        return Err(refuse("what the root is, `root.path` says"));
+    }
     let labelled = !matches!(kind, "" | "proc" | "sysfs" | "mqueue" | "cgroup" | "cgroup2");
     if let (Some(label), true, None) =
         (linux.mount_label.as_deref().filter(|l| !l.is_empty()), labelled, bind)
@@ -329,6 +333,10 @@ mod tests {
             ),
             (r#"{"root":{"path":"r"},"mounts":[{"destination":"/x"}]}"#, "needs a type"),
             (r#"{"root":{"path":"r"},"mounts":[{"type":"tmpfs"}]}"#, "needs a destination"),
+            (
+                r#"{"root":{"path":"r"},"mounts":[{"destination":"/x/../","type":"tmpfs"}]}"#,
+                "what the root is",
+            ),
             (
                 r#"{"root":{"path":"r"},"mounts":[{"destination":"/proc/sys/x","type":"tmpfs"}]}"#,
                 "inside of proc",
