@@ -23,7 +23,7 @@ use crate::error::{Refused, Step};
 
 mod devices;
 pub mod freezer;
-pub mod ownership;
+pub mod owner;
 pub mod stats;
 pub mod systemd;
 mod tree;

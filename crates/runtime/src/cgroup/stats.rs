@@ -20,7 +20,9 @@ pub fn read(groups: &[Group]) -> Value {
             "memory": memory_v2(path),
             "pids": pids(Some(path)),
             "blkio": block_io_v2(path),
-            "hugetlb": huge_pages(Some(path)),
+            "hugetlb": huge_pages(path, "current", |size| {
+                value(&table(Some(path), &format!("hugetlb.{size}.events")), "max")
+            }),
             "intel_rdt": {},
             "network_interfaces": null,
         }),
@@ -30,7 +32,9 @@ pub fn read(groups: &[Group]) -> Value {
             "memory": memory_v1(of("memory")),
             "pids": pids(of("pids")),
             "blkio": block_io_v1(of("blkio")),
-            "hugetlb": huge_pages(of("hugetlb")),
+            "hugetlb": of("hugetlb").map_or(json!({}), |path| {
+                huge_pages(path, "usage_in_bytes", |size| number(Some(path), &format!("hugetlb.{size}.failcnt")))
+            }),
             "intel_rdt": {},
             "network_interfaces": null,
         }),
@@ -95,11 +99,11 @@ fn cpu_v1(cpu: Option<&Path>, account: Option<&Path>) -> Value {
     }
     json!({
         "usage": usage,
-        "throttling": without_nothing(json!({
+        "throttling": {
             "periods": value(&throttling, "nr_periods"),
             "throttledPeriods": value(&throttling, "nr_throttled"),
             "throttledTime": value(&throttling, "throttled_time"),
-        })),
+        },
     })
 }
 
@@ -112,20 +116,25 @@ fn cpuset_v1(directory: Option<&Path>) -> Value {
     if directory.is_none() {
         return json!({});
     }
-    let flag = |name: &str| text(directory, &format!("cpuset.{name}")).trim().parse::<i64>().unwrap_or(0);
-    json!({
+    let mut cpuset = json!({
         "cpus": numbers(directory, "cpuset.cpus"),
-        "cpu_exclusive": flag("cpu_exclusive"),
         "mems": numbers(directory, "cpuset.mems"),
-        "mem_hardwall": flag("mem_hardwall"),
-        "mem_exclusive": flag("mem_exclusive"),
-        "memory_migrate": flag("memory_migrate"),
-        "memory_spread_page": flag("memory_spread_page"),
-        "memory_spread_slab": flag("memory_spread_slab"),
-        "memory_pressure": flag("memory_pressure"),
-        "sched_load_balance": flag("sched_load_balance"),
-        "sched_relax_domain_level": flag("sched_relax_domain_level"),
-    })
+    });
+    for name in [
+        "cpu_exclusive",
+        "mem_hardwall",
+        "mem_exclusive",
+        "memory_migrate",
+        "memory_spread_page",
+        "memory_spread_slab",
+        "memory_pressure",
+        "sched_load_balance",
+        "sched_relax_domain_level",
+    ] {
+        let value = text(directory, &format!("cpuset.{name}")).trim().parse::<i64>().unwrap_or(0);
+        cpuset[name] = value.into();
+    }
+    cpuset
 }
 
 fn cpuset_v2(directory: &Path) -> Value {
@@ -134,61 +143,6 @@ fn cpuset_v2(directory: &Path) -> Value {
         "cpus": numbers(here, "cpuset.cpus.effective"),
         "mems": numbers(here, "cpuset.mems.effective"),
     })
-}
-
-/// By size of page. The names of the kernel's files are all that there is to know the sizes by.
-fn huge_pages(directory: Option<&Path>) -> Value {
-    let entries = directory.and_then(|d| fs::read_dir(d).ok()).into_iter().flatten().flatten();
-    let names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-    let mut map = Map::new();
-    for name in &names {
-        let size = name
-            .strip_prefix("hugetlb.")
-            .and_then(|rest| rest.strip_suffix(".usage_in_bytes").or_else(|| rest.strip_suffix(".current")));
-        let Some(size) = size.filter(|size| !size.ends_with(".rsvd")) else { continue };
-        let v1 = name.ends_with("usage_in_bytes");
-        let failed = match v1 {
-            true => number(directory, &format!("hugetlb.{size}.failcnt")),
-            false => value(&table(directory, &format!("hugetlb.{size}.events")), "max"),
-        };
-        let mut one = json!({"usage": number(directory, name), "failcnt": failed});
-        if v1 {
-            one["max"] = number(directory, &format!("hugetlb.{size}.max_usage_in_bytes")).into();
-        }
-        one = without_nothing(one);
-        one["failcnt"] = failed.into();
-        map.insert(size.to_owned(), one);
-    }
-    Value::Object(map)
-}
-
-/// `io.stat` tells by device what v1 tells by operation.
-fn block_io_v2(directory: &Path) -> Value {
-    let (mut bytes, mut operations) = (Vec::new(), Vec::new());
-    for line in text(Some(directory), "io.stat").lines() {
-        let mut fields = line.split_whitespace();
-        let number = fields.next().and_then(|device| device.split_once(':'));
-        let number = number.and_then(|(a, b)| Some((a.parse::<u64>().ok()?, b.parse::<u64>().ok()?)));
-        let Some((major, minor)) = number else { continue };
-        for (key, count) in fields.filter_map(|field| field.split_once('=')) {
-            let Ok(count) = count.parse::<u64>() else { continue };
-            let (list, op) = match key {
-                "rbytes" => (&mut bytes, "Read"),
-                "wbytes" => (&mut bytes, "Write"),
-                "rios" => (&mut operations, "Read"),
-                "wios" => (&mut operations, "Write"),
-                _ => continue,
-            };
-            list.push(json!({"major": major, "minor": minor, "op": op, "value": count}));
-        }
-    }
-    let mut map = Map::new();
-    for (key, list) in [("ioServiceBytesRecursive", bytes), ("ioServicedRecursive", operations)] {
-        if !list.is_empty() {
-            map.insert(key.to_owned(), list.into());
-        }
-    }
-    Value::Object(map)
 }
 
 fn cpu_v2(directory: &Path) -> Value {
@@ -282,41 +236,101 @@ fn block_io_v1(directory: Option<&Path>) -> Value {
     Value::Object(map)
 }
 
+/// Lines as `8:0 rbytes=1 wbytes=2 rios=3 wios=4`, told as v1's files have it.
+fn block_io_v2(directory: &Path) -> Value {
+    block_io_of(&text(Some(directory), "io.stat"))
+}
+
+fn block_io_of(text: &str) -> Value {
+    let mut map = Map::new();
+    for line in text.lines() {
+        let mut fields = line.split_whitespace();
+        let numbers = fields.next().and_then(|device| device.split_once(':'));
+        let Some((major, minor)) = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?))) else {
+            continue;
+        };
+        let (major, minor): (u64, u64) = (major, minor);
+        for (key, value) in fields.filter_map(|field| field.split_once('=')) {
+            let (list, op) = match key {
+                "rbytes" => ("ioServiceBytesRecursive", "Read"),
+                "wbytes" => ("ioServiceBytesRecursive", "Write"),
+                "rios" => ("ioServicedRecursive", "Read"),
+                "wios" => ("ioServicedRecursive", "Write"),
+                _ => continue,
+            };
+            let value: u64 = value.parse().unwrap_or(0);
+            let entry = json!({"major": major, "minor": minor, "op": op, "value": value});
+            if let Value::Array(entries) = map.entry(list).or_insert_with(|| json!([])) {
+                entries.push(entry);
+            }
+        }
+    }
+    Value::Object(map)
+}
+
+/// For each size of huge pages: what is used of it, and how often there was no more of it.
+fn huge_pages(directory: &Path, usage: &str, failures: impl Fn(&str) -> u64) -> Value {
+    let mut map = Map::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let size = name.strip_prefix("hugetlb.").and_then(|rest| rest.strip_suffix(usage)?.strip_suffix('.'));
+        let Some(size) = size.filter(|size| !size.ends_with(".rsvd")) else { continue };
+        let mut of_size = json!({"failcnt": failures(size)});
+        match number(Some(directory), &name) {
+            0 => {}
+            used => of_size["usage"] = used.into(),
+        }
+        map.insert(size.to_owned(), of_size);
+    }
+    Value::Object(map)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Plain files stand for the kernel's.
     #[test]
-    fn files_of_both_versions_become_runcs_names() {
+    fn block_io_of_v2_has_v1s_shape() {
+        let text = "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n(unknown) rbytes=5\n";
+        let entry = |op, value: u64| json!({"major": 8, "minor": 0, "op": op, "value": value});
+        assert_eq!(
+            block_io_of(text),
+            json!({"ioServiceBytesRecursive": [entry("Read", 1), entry("Write", 2)],
+                "ioServicedRecursive": [entry("Read", 3), entry("Write", 4)]})
+        );
+        assert_eq!(block_io_of(""), json!({}));
+    }
+
+    #[test]
+    fn huge_pages_are_told_by_size() {
+        let group = tempfile::tempdir().unwrap();
+        for (file, text) in
+            [("2MB.current", "4194304"), ("1GB.current", "0"), ("2MB.rsvd.current", "0"), ("2MB.max", "max")]
+        {
+            fs::write(group.path().join(format!("hugetlb.{file}")), text).unwrap();
+        }
+        let told = huge_pages(group.path(), "current", |size| u64::from(size == "2MB"));
+        assert_eq!(told, json!({"2MB": {"failcnt": 1, "usage": 4_194_304}, "1GB": {"failcnt": 0}}));
+    }
+
+    #[test]
+    fn processors_are_told_apart() {
         let group = tempfile::tempdir().unwrap();
         for (file, text) in [
-            ("io.stat", "8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\nx y\n"),
             ("cpuset.cpus.effective", "0-1\n"),
             ("cpuset.cpus", "0-1,3\n"),
             ("cpuset.sched_relax_domain_level", "-1\n"),
             ("cpuacct.usage_all", "cpu user system\n0 5 6\n1 7 8\n"),
-            ("hugetlb.2MB.usage_in_bytes", "2097152\n"),
-            ("hugetlb.2MB.max_usage_in_bytes", "4194304\n"),
-            ("hugetlb.2MB.rsvd.usage_in_bytes", "0\n"),
         ] {
             fs::write(group.path().join(file), text).unwrap();
         }
         let path = group.path();
-        let io = block_io_v2(path);
-        assert_eq!(
-            io["ioServiceBytesRecursive"][0],
-            json!({"major": 8, "minor": 0, "op": "Read", "value": 4096})
-        );
         assert_eq!(cpuset_v2(path), json!({"cpus": [0, 1], "mems": []}));
         let cpuset = cpuset_v1(Some(path));
         assert_eq!((&cpuset["cpus"], &cpuset["sched_relax_domain_level"]), (&json!([0, 1, 3]), &json!(-1)));
         let usage = &cpu_v1(None, Some(path))["usage"];
         assert_eq!((&usage["percpu_kernel"], &usage["percpu_user"]), (&json!([6, 8]), &json!([5, 7])));
-        assert_eq!(
-            huge_pages(Some(path)),
-            json!({"2MB": {"usage": 2_097_152, "max": 4_194_304, "failcnt": 0}})
-        );
         assert_eq!(cpuset_v1(None), json!({}));
     }
 }

@@ -270,9 +270,6 @@ impl Making {
             self.record.resctrl = Some(resctrl.apply(&resctrl::mount_point()?, &self.record.id)?);
         }
         self.make_groups(Version::V2, request)?;
-        if let Some(uid) = cgroup::ownership::wanted(&bundle.spec, &plan.namespaces) {
-            cgroup::ownership::hand_over(&self.record.cgroups, uid)?;
-        }
         let birthplace = cgroup::birthplace(&self.record.cgroups)?;
         // Who is not root may take nothing from the host's mounts; the child may, in a user namespace of its own.
         let privileged = rustix::process::geteuid().is_root();
@@ -376,6 +373,7 @@ impl Making {
         if self.record.cgroups.is_empty() {
             return Ok(());
         }
+        cgroup::owner::hand_over(&self.record.cgroups, request.plan)?;
         for warning in cgroup::apply(&self.record.cgroups, request.resources)? {
             request.log.warn(&warning);
         }
