@@ -23,6 +23,7 @@ use crate::error::{Refused, Step};
 
 mod devices;
 pub mod freezer;
+pub mod owner;
 pub mod stats;
 pub mod systemd;
 mod tree;

@@ -19,8 +19,10 @@ pub fn read(groups: &[Group]) -> Value {
             "cpuset": {},
             "memory": memory_v2(path),
             "pids": pids(Some(path)),
-            "blkio": {},
-            "hugetlb": {},
+            "blkio": block_io_v2(path),
+            "hugetlb": huge_pages(path, "current", |size| {
+                value(&table(Some(path), &format!("hugetlb.{size}.events")), "max")
+            }),
             "intel_rdt": {},
             "network_interfaces": null,
         }),
@@ -30,7 +32,9 @@ pub fn read(groups: &[Group]) -> Value {
             "memory": memory_v1(of("memory")),
             "pids": pids(of("pids")),
             "blkio": block_io_v1(of("blkio")),
-            "hugetlb": {},
+            "hugetlb": of("hugetlb").map_or(json!({}), |path| {
+                huge_pages(path, "usage_in_bytes", |size| number(Some(path), &format!("hugetlb.{size}.failcnt")))
+            }),
             "intel_rdt": {},
             "network_interfaces": null,
         }),
@@ -181,4 +185,83 @@ fn block_io_v1(directory: Option<&Path>) -> Value {
         }
     }
     Value::Object(map)
+}
+
+/// Lines as `8:0 rbytes=1 wbytes=2 rios=3 wios=4`, told as v1's files have it.
+fn block_io_v2(directory: &Path) -> Value {
+    block_io_of(&text(Some(directory), "io.stat"))
+}
+
+fn block_io_of(text: &str) -> Value {
+    let mut map = Map::new();
+    for line in text.lines() {
+        let mut fields = line.split_whitespace();
+        let numbers = fields.next().and_then(|device| device.split_once(':'));
+        let Some((major, minor)) = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?))) else {
+            continue;
+        };
+        let (major, minor): (u64, u64) = (major, minor);
+        for (key, value) in fields.filter_map(|field| field.split_once('=')) {
+            let (list, op) = match key {
+                "rbytes" => ("ioServiceBytesRecursive", "Read"),
+                "wbytes" => ("ioServiceBytesRecursive", "Write"),
+                "rios" => ("ioServicedRecursive", "Read"),
+                "wios" => ("ioServicedRecursive", "Write"),
+                _ => continue,
+            };
+            let value: u64 = value.parse().unwrap_or(0);
+            let entry = json!({"major": major, "minor": minor, "op": op, "value": value});
+            if let Value::Array(entries) = map.entry(list).or_insert_with(|| json!([])) {
+                entries.push(entry);
+            }
+        }
+    }
+    Value::Object(map)
+}
+
+/// For each size of huge pages: what is used of it, and how often there was no more of it.
+fn huge_pages(directory: &Path, usage: &str, failures: impl Fn(&str) -> u64) -> Value {
+    let mut map = Map::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let size = name.strip_prefix("hugetlb.").and_then(|rest| rest.strip_suffix(usage)?.strip_suffix('.'));
+        let Some(size) = size.filter(|size| !size.ends_with(".rsvd")) else { continue };
+        let mut of_size = json!({"failcnt": failures(size)});
+        match number(Some(directory), &name) {
+            0 => {}
+            used => of_size["usage"] = used.into(),
+        }
+        map.insert(size.to_owned(), of_size);
+    }
+    Value::Object(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_io_of_v2_has_v1s_shape() {
+        let text = "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n(unknown) rbytes=5\n";
+        let entry = |op, value: u64| json!({"major": 8, "minor": 0, "op": op, "value": value});
+        assert_eq!(
+            block_io_of(text),
+            json!({"ioServiceBytesRecursive": [entry("Read", 1), entry("Write", 2)],
+                "ioServicedRecursive": [entry("Read", 3), entry("Write", 4)]})
+        );
+        assert_eq!(block_io_of(""), json!({}));
+    }
+
+    #[test]
+    fn huge_pages_are_told_by_size() {
+        let group = tempfile::tempdir().unwrap();
+        for (file, text) in
+            [("2MB.current", "4194304"), ("1GB.current", "0"), ("2MB.rsvd.current", "0"), ("2MB.max", "max")]
+        {
+            fs::write(group.path().join(format!("hugetlb.{file}")), text).unwrap();
+        }
+        let told = huge_pages(group.path(), "current", |size| u64::from(size == "2MB"));
+        assert_eq!(told, json!({"2MB": {"failcnt": 1, "usage": 4_194_304}, "1GB": {"failcnt": 0}}));
+    }
 }

@@ -51,7 +51,7 @@ fn all() -> Features {
         linux: Some(LinuxFeatures {
             namespaces: NamespaceKind::ALL.map(|kind| kind.name().to_owned()).to_vec(),
             capabilities: strings(&capabilities::NAMES),
-            cgroup: CgroupFeature { v1: true, v2: true, systemd: false, systemd_user: false, rdma: true },
+            cgroup: CgroupFeature { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
             seccomp: SeccompFeature {
                 enabled: true,
                 actions: strings(&[
@@ -92,6 +92,10 @@ fn all() -> Features {
             "org.sampan.runtime.version".to_owned(),
             env!("CARGO_PKG_VERSION").to_owned(),
         )]),
-        potentially_unsafe_config_annotations: strings(&[ROOT_IDMAP, landlock::ANNOTATION]),
+        potentially_unsafe_config_annotations: strings(&[
+            ROOT_IDMAP,
+            landlock::ANNOTATION,
+            crate::cgroup::systemd::ANNOTATION,
+        ]),
     }
 }

@@ -12,7 +12,7 @@ use super::create::CreateError;
 use crate::channel::{Channel, Message, Report};
 use crate::ending::wait_status;
 use crate::error::Step;
-use crate::init::{self, Hands};
+use crate::init::{self, Hands, namespaces};
 use crate::log::Log;
 
 /// Makes the container's process, by way of a helper if namespaces ask for it.
@@ -81,11 +81,50 @@ fn intermediate(plan: &init::Plan, mut hands: Hands, at_birth: Namespaces) -> i3
         let how = Clone { namespaces: at_birth, cgroup: None, without: &[], sibling: true };
         kernel::clone(&how, || init::run(plan, hands)).map_err(Step::on(|| "make the container's process"))
     });
-    let message = match &born {
+    i32::from(!report_birth(&channel, &born))
+}
+
+/// Makes a process that is added to a container, by way of a helper that joins the container's user and PID namespaces
+/// before it: what may be joined only from inside the one, and is only for children with the other.
+pub(super) fn give_birth_inside(
+    init: BorrowedFd<'_>,
+    first: Namespaces,
+    how: &Clone<'_>,
+    channel: Channel,
+    ours: &Channel,
+    live: impl FnOnce(Channel) -> i32,
+) -> Result<Child, Step> {
+    let failed = || Step::on::<io::Error, _>(|| "make the process");
+    let reply = channel.try_clone().map_err(failed())?;
+    let helper = kernel::clone(how, || {
+        let born = || -> Result<Child, Step> {
+            rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+                .map_err(Step::on(|| "hide from ptrace"))?;
+            kernel::join(init, first)
+                .map_err(Step::on(|| format!("join the container's namespaces ({first:?})")))?;
+            namespaces::become_root()?;
+            let how = Clone { sibling: true, ..Clone::default() };
+            kernel::clone(&how, || live(channel)).map_err(failed())
+        };
+        i32::from(!report_birth(&reply, &born()))
+    });
+    let helper = helper.map_err(failed())?;
+    let moved = ours.receive().map_err(failed())?;
+    let ending = wait_status(&helper.pidfd).map_err(failed())?;
+    match moved {
+        Some((Message::Moved(pid), _)) => adopt(pid).map_err(failed()),
+        Some((Message::Failed(report), _)) => Err(Step::refused("make the process", report.text)),
+        _ => Err(Step::refused("make the process", format!("its helper ended: {ending:?}"))),
+    }
+}
+
+/// Tells the runtime of the child that a helper made, or why it made none. Returns whether all is well.
+fn report_birth(channel: &Channel, born: &Result<Child, Step>) -> bool {
+    let message = match born {
         Ok(child) => Message::Moved(child.pid.as_raw_nonzero().get()),
         Err(step) => Message::Failed(Report { class: step.class(), text: sampan_base::chain(step) }),
     };
-    i32::from(channel.send(&message).is_err() || born.is_err())
+    channel.send(&message).is_ok() && born.is_ok()
 }
 
 /// A handle on a child that a helper made for us. It is ours to wait for, so its number can't be another's.
@@ -152,7 +191,12 @@ fn map_ids(plan: &init::Plan, pid: i32) -> Result<(), Step> {
         return write("gid_map", &ids.gid_map);
     }
     // An ordinary user maps himself alone; for more there are two set-uid programs that know what he was given.
-    if ids.uid_map.lines().count() == 1 && ids.gid_map.lines().count() == 1 {
+    let alone = |map: &str, own: u32| {
+        let numbers: Vec<&str> = map.split_whitespace().collect();
+        matches!(numbers[..], [_, host, "1"] if host == own.to_string())
+    };
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if alone(&ids.uid_map, own.0) && alone(&ids.gid_map, own.1) {
         write("setgroups", "deny")?;
         write("uid_map", &ids.uid_map)?;
         return write("gid_map", &ids.gid_map);

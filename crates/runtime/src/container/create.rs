@@ -369,6 +369,7 @@ impl Making {
         if self.record.cgroups.is_empty() {
             return Ok(());
         }
+        cgroup::owner::hand_over(&self.record.cgroups, request.plan)?;
         for warning in cgroup::apply(&self.record.cgroups, request.resources)? {
             request.log.warn(&warning);
         }

@@ -12,7 +12,7 @@ use sampan_kernel::process::{self as kernel, Clone, Namespaces};
 use sampan_oci::runtime::{NamespaceKind, Process, Spec, Status};
 
 use super::attach;
-use super::child::{hide_children, raise_limits, set_oom_score};
+use super::child::{self, hide_children, raise_limits, set_oom_score};
 use super::create::{hand_over_process, send_listener};
 use super::run::{Console, receive_terminal};
 use crate::cgroup::{self, Group, Joiner};
@@ -261,16 +261,27 @@ fn give_birth(
     let joiner = Joiner::open(groups)?;
     let cgroup = cgroup::birthplace_beside(groups, record.pid)?;
     let to_join = shared_namespaces(record)?;
+    let birthplace = cgroup.as_ref().map(AsFd::as_fd);
+    let without = [ours.as_fd()];
+    let how = Clone { cgroup: birthplace, without: &without, ..Clone::default() };
+    if to_join.contains(Namespaces::USER) && !rustix::process::geteuid().is_root() {
+        // Only in the container's user namespace may an ordinary user join the others.
+        let first = to_join & (Namespaces::USER | Namespaces::PID);
+        let rest = to_join - first;
+        let live = |channel| live(init, rest, joiner, plan, channel, console);
+        let child = child::give_birth_inside(init, first, &how, channel, ours, live)?;
+        if let (Some(unit), None) = (&record.unit, birthplace) {
+            unit.attach(child.pid)?;
+        }
+        return Ok(child);
+    }
     if to_join.contains(Namespaces::PID) {
         // This makes our children the container's; we have no other child from here on.
         kernel::join(init, Namespaces::PID).map_err(Step::on(|| "join the container's PID namespace"))?;
     }
-    let cgroup = cgroup.as_ref().map(AsFd::as_fd);
-    let without = [ours.as_fd()];
-    let how = Clone { cgroup, without: &without, ..Clone::default() };
     let child = kernel::clone(&how, || live(init, to_join, joiner, plan, channel, console));
     let child = child.map_err(Step::on(|| "make the process"))?;
-    if let (Some(unit), None) = (&record.unit, cgroup) {
+    if let (Some(unit), None) = (&record.unit, birthplace) {
         unit.attach(child.pid)?;
     }
     Ok(child)

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::OFlags;
@@ -104,6 +104,8 @@ pub fn restore(
     let path = linux.cgroups_path.as_deref();
     let layout = Layout::detect().map_err(Step::on(|| "read `/proc/self/cgroup`"))?;
     let mut record = Record::new(&id, &bundle.spec, &bundle.path, &plan.rootfs.path);
+    // Until it is known, nobody in them is ours to kill.
+    record.shares_cgroups = true;
     if options.systemd_cgroup {
         record.unit = Some(Unit::plan(path, id.as_str())?);
     } else {
@@ -117,10 +119,10 @@ pub fn restore(
 
     let Some((directory, lock)) = root.take(&id)? else { return Err(RestoreError::Exists { id }) };
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
-    let mut restoring = Restoring { directory, record, hooks, child: None };
+    let mut restoring = Restoring { directory, record, hooks, child: None, existed: Vec::new() };
     let request = Source {
         bundle: &bundle,
-        plan: &plan.rootfs,
+        plan: &plan,
         resources: &linux.resources.unwrap_or_default(),
         layout: &layout,
         options,
@@ -150,7 +152,7 @@ pub fn restore(
 /// What a container is restored from.
 struct Source<'a> {
     bundle: &'a Bundle,
-    plan: &'a rootfs::Plan,
+    plan: &'a init::Plan,
     resources: &'a Resources,
     layout: &'a Layout,
     options: &'a CreateOptions,
@@ -165,6 +167,8 @@ struct Restoring {
     record: Record,
     hooks: Hooks,
     child: Option<OwnedFd>,
+    /// The groups that were there before.
+    existed: Vec<PathBuf>,
 }
 
 impl Restoring {
@@ -172,14 +176,14 @@ impl Restoring {
         let Source { bundle, plan, options, how, log, .. } = *request;
         self.directory.begin(&self.record, &bundle.bytes)?;
         let keeper = self.make_groups(request)?;
-        make_places(plan)?;
+        make_places(&plan.rootfs)?;
         let failed = || Step::on::<io::Error, _>(|| "make a mount namespace for CRIU");
         let mounts = PrivateMounts::enter(&self.record.rootfs).map_err(failed())?;
         // In that namespace: CRIU mounts something beside its files.
         let opened = Opened::open(how)?;
         let mut criu = opened.options(how, true)?;
         criu.root = self.record.rootfs.display().to_string();
-        criu.external = external(bundle, plan);
+        criu.external = external(bundle, &plan.rootfs);
         criu.cgroup_roots = self.cgroup_roots(request.layout, how.cgroups_mode);
         let joined = self.join(&mut criu)?;
         criu.inherit.extend(streams(&how.images)?);
@@ -196,6 +200,7 @@ impl Restoring {
         self.child = Some(process.try_clone().map_err(Step::on(|| "copy a descriptor"))?);
         self.record.pid = pid;
         self.record.began = state::beginning(pid).map_err(Step::on(|| "read when the process began"))?;
+        self.record.inode = state::inode(&process).map_err(Step::on(|| "look at the process's handle"))?;
         self.directory.remember(&self.record)?;
         if let Some(path) = &options.pidfd_socket {
             hand_over_process(path, &process)?;
@@ -224,7 +229,17 @@ impl Restoring {
                 }
             }
         }
-        cgroup::create(&self.record.cgroups, request.layout, &mut Vec::new())?;
+        cgroup::create(&self.record.cgroups, request.layout, &mut self.existed)?;
+        let others = match keeper.is_none() && !self.existed.is_empty() {
+            true => cgroup::others(&self.record.cgroups, rustix::process::getpid())?,
+            false => 0,
+        };
+        if others > 0 {
+            let what = format!("container's cgroup is not empty: {others} process(es) found");
+            request.log.warn(&format!("{what}, which it will share"));
+        }
+        self.record.shares_cgroups = others > 0;
+        cgroup::owner::hand_over(&self.record.cgroups, request.plan)?;
         for warning in cgroup::apply(&self.record.cgroups, request.resources)? {
             request.log.warn(&warning);
         }
@@ -280,7 +295,7 @@ impl Restoring {
                     hooks::run("createRuntime", &self.hooks.create_runtime, &state, bundle)
                 })??;
             }
-            "post-restore" => set_options_again(request.plan, notification.pid, mounts)?,
+            "post-restore" => set_options_again(&request.plan.rootfs, notification.pid, mounts)?,
             "orphan-pts-master" => {
                 if let (Some(socket), Some(controller)) = (&request.console, notification.fds.first()) {
                     terminal::hand_over(socket, controller)?;
@@ -292,9 +307,11 @@ impl Restoring {
     }
 
     /// Leaves nothing behind. What can't be undone is told: the error that brought us here is the one to report.
-    fn undo(self, log: &Log) {
+    fn undo(mut self, log: &Log) {
         let told = |what: &str, error: &dyn std::fmt::Display| log.warn(&format!("{what}: {error}"));
-        if let Err(step) = cgroup::kill_all(&self.record.cgroups) {
+        if !self.record.shares_cgroups
+            && let Err(step) = cgroup::kill_all(&self.record.cgroups)
+        {
             told("a process may be left behind", &sampan_base::chain(&step));
         }
         if let Some(child) = &self.child {
@@ -307,6 +324,7 @@ impl Restoring {
         if let Some(Err(step)) = self.record.unit.as_ref().map(Unit::stop) {
             told("a systemd unit is left behind", &sampan_base::chain(&step));
         }
+        self.record.cgroups.retain(|group| !self.existed.contains(&group.path));
         if let Err(step) = cgroup::remove(&self.record.cgroups) {
             told("a cgroup is left behind", &sampan_base::chain(&step));
         }

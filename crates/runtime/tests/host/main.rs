@@ -12,6 +12,7 @@ mod checkpoint;
 #[path = "../it/harness.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod harness;
+mod rootless;
 mod systemd;
 mod unified;
 
@@ -21,6 +22,16 @@ fn missing(module: &str, name: &str) -> Option<String> {
     match module {
         "systemd" => absent("/run/systemd/system", "systemd is not the init here"),
         "unified" => absent("/sys/fs/cgroup/cgroup.subtree_control", "cgroup v2 is not all there is here"),
+        "rootless" => match name {
+            "a_user_with_a_range_has_many_users_in_his_container" => {
+                absent("/usr/bin/newuidmap", "newuidmap is not installed")
+            }
+            "a_group_that_is_handed_to_him_limits_his_containers" => missing("unified", ""),
+            "his_own_systemd_makes_the_groups" => {
+                absent("/run/user/1000/bus", "user 1000 has no systemd here")
+            }
+            _ => None,
+        },
         "checkpoint" => match (criu(), name) {
             (Err(_), "without_criu_the_reason_is_told") => None,
             (Ok(()), "without_criu_the_reason_is_told") => Some("CRIU works here".to_owned()),
@@ -61,6 +72,12 @@ fn main() {
             systemd_makes_the_groups_of_a_restored_container
             failures_are_told_and_leave_nothing
             without_criu_the_reason_is_told;
+        rootless:
+            a_user_alone_is_root_in_his_container
+            a_user_with_a_range_has_many_users_in_his_container
+            without_groups_limits_are_refused
+            a_group_that_is_handed_to_him_limits_his_containers
+            his_own_systemd_makes_the_groups;
         systemd:
             a_unit_comes_and_goes_with_the_container
             limits_are_the_units_and_outlive_a_reload

@@ -29,6 +29,7 @@ mod properties;
 
 use bus::{Bus, CallError, Whose};
 use message::Value;
+pub use properties::ANNOTATION;
 
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";

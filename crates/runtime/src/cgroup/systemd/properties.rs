@@ -8,8 +8,8 @@ use sampan_oci::runtime::{Cpu, Memory, Resources};
 use super::message::Value;
 use crate::error::Step;
 
-/// Annotations that are properties as they are.
-const ANNOTATION: &str = "org.systemd.property.";
+/// How the names of annotations begin that are properties as they are.
+pub const ANNOTATION: &str = "org.systemd.property.";
 
 /// A unit's property.
 pub(super) type Property = (String, Value);
