@@ -28,7 +28,7 @@ pub(crate) fn ordinary_directories() {
         fs::remove_dir(f.rootfs().join(name)).unwrap();
         fs::create_dir(f.rootfs().join("fake")).unwrap();
         symlink("/fake", f.rootfs().join(name)).unwrap();
-        f.run().fails(1, &format!("mount `{kind}` at `/{name}`: the place must be an ordinary directory"));
+        f.run().fails(1, &format!("mount `{kind}` at `/{name}`: it must be mounted on ordinary directory"));
         f.assert_gone();
     }
 }
