@@ -20,7 +20,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::harness::Fixture;
-use crate::support::{ROUNDS, exchange, mount, naive, naive_paused, swapping};
+use crate::support::{OLD_RUNC, ROUNDS, exchange, mount, naive, naive_paused, swapping};
 
 pub(crate) fn ordinary_directories() {
     for (name, kind) in [("proc", "proc"), ("sys", "sysfs")] {
@@ -179,4 +179,14 @@ pub(crate) fn linked_directories_control() {
     naive(&steps, &[]).ok();
     let mounts = fs::read_to_string(Path::new(&mounts)).unwrap();
     assert!(mounts.contains(&format!(" / {} ", outside.display())), "{mounts}");
+}
+
+pub(crate) fn linked_directories_old_runc() {
+    let f = Fixture::with_runtime(Path::new(OLD_RUNC), "true").with(|c| c["ociVersion"] = "1.0.2".into());
+    let outside = f.path("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::remove_dir(f.rootfs().join("dev")).unwrap();
+    symlink(&outside, f.rootfs().join("dev")).unwrap();
+    f.run();
+    assert_ne!(fs::read_dir(&outside).unwrap().count(), 0);
 }
