@@ -70,6 +70,8 @@ fn main() {
             what_is_the_hosts_is_mounted_again
             a_network_namespace_given_by_path_is_joined_again
             systemd_makes_the_groups_of_a_restored_container
+            a_terminal_is_handed_over_again
+            what_runc_has_written_is_restored
             failures_are_told_and_leave_nothing
             without_criu_the_reason_is_told;
         rootless:
