@@ -29,7 +29,7 @@ pub enum HookError {
         source: io::Error,
     },
     /// It ended with an error.
-    #[error("the {kind} hook `{path}` failed: {status}{output}")]
+    #[error("error running hook: the {kind} hook `{path}` failed: {status}{}{output}", filtered(status))]
     Failed {
         /// The point of the container's life.
         kind: &'static str,
@@ -50,6 +50,17 @@ pub enum HookError {
         /// Its timeout.
         seconds: u32,
     },
+}
+
+/// What ended a hook that a filter of system calls stopped.
+fn filtered(status: &ExitStatus) -> &'static str {
+    use std::os::unix::process::ExitStatusExt;
+    match status.signal() {
+        Some(signal) if signal == rustix::process::Signal::SYS.as_raw() => {
+            ", bad system call: it is filtered by seccomp"
+        }
+        _ => "",
+    }
 }
 
 /// Runs hooks one after the other, each with the state on its standard input.
@@ -159,7 +170,7 @@ mod tests {
     #[test]
     fn a_failure_tells_what_the_hook_said() {
         let error = check("echo no moon >&2; exit 3", None).unwrap_err();
-        assert_eq!(error, "the prestart hook `/bin/sh` failed: exit status: 3: no moon");
+        assert_eq!(error, "error running hook: the prestart hook `/bin/sh` failed: exit status: 3: no moon");
         let error = check("exec sleep 60", Some(1)).unwrap_err();
         assert_eq!(error, "the prestart hook `/bin/sh` did not end within 1 s");
     }

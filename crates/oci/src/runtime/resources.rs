@@ -129,7 +129,7 @@ pub struct Cpu {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pids {
-    /// The most; 0 and below are no limit.
+    /// The most; -1 is no limit. In `update`, 0 leaves it as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
 }

@@ -16,7 +16,7 @@ pub fn read(groups: &[Group]) -> Value {
     match unified {
         Some(path) => json!({
             "cpu": cpu_v2(path),
-            "cpuset": {},
+            "cpuset": cpuset_v2(path),
             "memory": memory_v2(path),
             "pids": pids(Some(path)),
             "blkio": block_io_v2(path),
@@ -28,7 +28,7 @@ pub fn read(groups: &[Group]) -> Value {
         }),
         None => json!({
             "cpu": cpu_v1(of("cpu"), of("cpuacct")),
-            "cpuset": {},
+            "cpuset": cpuset_v1(of("cpuset")),
             "memory": memory_v1(of("memory")),
             "pids": pids(of("pids")),
             "blkio": block_io_v1(of("blkio")),
@@ -81,18 +81,67 @@ fn cpu_v1(cpu: Option<&Path>, account: Option<&Path>) -> Value {
     let split = table(account, "cpuacct.stat");
     let per_cpu = text(account, "cpuacct.usage_percpu");
     let per_cpu: Vec<u64> = per_cpu.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+    // A line for each processor: its number, nanoseconds for the user, nanoseconds for the kernel.
+    let all = text(account, "cpuacct.usage_all");
+    let column = |at: usize| -> Vec<u64> {
+        all.lines().skip(1).filter_map(|line| line.split_whitespace().nth(at)?.parse().ok()).collect()
+    };
+    let mut usage = json!({
+        "total": number(account, "cpuacct.usage"),
+        "percpu": per_cpu,
+        "kernel": value(&split, "system") * TICK,
+        "user": value(&split, "user") * TICK,
+    });
+    for (key, column) in [("percpu_kernel", column(2)), ("percpu_user", column(1))] {
+        if !column.is_empty() {
+            usage[key] = column.into();
+        }
+    }
     json!({
-        "usage": {
-            "total": number(account, "cpuacct.usage"),
-            "percpu": per_cpu,
-            "kernel": value(&split, "system") * TICK,
-            "user": value(&split, "user") * TICK,
-        },
+        "usage": usage,
         "throttling": {
             "periods": value(&throttling, "nr_periods"),
             "throttledPeriods": value(&throttling, "nr_throttled"),
             "throttledTime": value(&throttling, "throttled_time"),
         },
+    })
+}
+
+/// The numbers of a list like `0-3,8`.
+fn numbers(directory: Option<&Path>, file: &str) -> Vec<u32> {
+    crate::process::numbers::parse(file, &text(directory, file)).unwrap_or_default()
+}
+
+fn cpuset_v1(directory: Option<&Path>) -> Value {
+    if directory.is_none() {
+        return json!({});
+    }
+    let mut cpuset = json!({
+        "cpus": numbers(directory, "cpuset.cpus"),
+        "mems": numbers(directory, "cpuset.mems"),
+    });
+    for name in [
+        "cpu_exclusive",
+        "mem_hardwall",
+        "mem_exclusive",
+        "memory_migrate",
+        "memory_spread_page",
+        "memory_spread_slab",
+        "memory_pressure",
+        "sched_load_balance",
+        "sched_relax_domain_level",
+    ] {
+        let value = text(directory, &format!("cpuset.{name}")).trim().parse::<i64>().unwrap_or(0);
+        cpuset[name] = value.into();
+    }
+    cpuset
+}
+
+fn cpuset_v2(directory: &Path) -> Value {
+    let here = Some(directory);
+    json!({
+        "cpus": numbers(here, "cpuset.cpus.effective"),
+        "mems": numbers(here, "cpuset.mems.effective"),
     })
 }
 
@@ -263,5 +312,25 @@ mod tests {
         }
         let told = huge_pages(group.path(), "current", |size| u64::from(size == "2MB"));
         assert_eq!(told, json!({"2MB": {"failcnt": 1, "usage": 4_194_304}, "1GB": {"failcnt": 0}}));
+    }
+
+    #[test]
+    fn processors_are_told_apart() {
+        let group = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            ("cpuset.cpus.effective", "0-1\n"),
+            ("cpuset.cpus", "0-1,3\n"),
+            ("cpuset.sched_relax_domain_level", "-1\n"),
+            ("cpuacct.usage_all", "cpu user system\n0 5 6\n1 7 8\n"),
+        ] {
+            fs::write(group.path().join(file), text).unwrap();
+        }
+        let path = group.path();
+        assert_eq!(cpuset_v2(path), json!({"cpus": [0, 1], "mems": []}));
+        let cpuset = cpuset_v1(Some(path));
+        assert_eq!((&cpuset["cpus"], &cpuset["sched_relax_domain_level"]), (&json!([0, 1, 3]), &json!(-1)));
+        let usage = &cpu_v1(None, Some(path))["usage"];
+        assert_eq!((&usage["percpu_kernel"], &usage["percpu_user"]), (&json!([6, 8]), &json!([5, 7])));
+        assert_eq!(cpuset_v1(None), json!({}));
     }
 }

@@ -196,7 +196,11 @@ pub fn create(
     // Until it is known, nobody in them is ours to kill.
     making.record.shares_cgroups = true;
     making.record.shares_keyring = options.switches.no_new_keyring;
-    let resources = linux.resources.unwrap_or_default();
+    let mut resources = linux.resources.unwrap_or_default();
+    if let Some(pids) = resources.pids.as_mut().filter(|pids| pids.limit == Some(0)) {
+        // A limit like any other, since version 1.3 of the specification; the first process is there by then.
+        pids.limit = Some(1);
+    }
     let request =
         Request { plan: &plan, bundle: &bundle, options, resources: &resources, layout: &layout, log };
     match making.make(&request, gate, &lock) {

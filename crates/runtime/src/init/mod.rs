@@ -307,7 +307,12 @@ fn prepare(
             _ => return Err(Step::refused("talk with the runtime", "it is gone").into()),
         }
         let state = plan.state_with_pid();
-        hooks::run("createContainer", &plan.create_container, &state, &plan.state.bundle)?;
+        if !plan.create_container.is_empty() {
+            // From the root that is to be, as hooks have come to expect.
+            rustix::process::fchdir(open.root.as_fd())
+                .map_err(Step::on(|| "change into the root file system"))?;
+            hooks::run("createContainer", &plan.create_container, &state, std::path::Path::new("."))?;
+        }
         // Whatever they have mounted, and wherever.
         open.root.forget_own();
     }

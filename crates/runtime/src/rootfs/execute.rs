@@ -61,7 +61,7 @@ pub fn build(
     let apart = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change(c"/", apart)
         .map_err(Step::on(|| "cut the mount namespace off from the host's"))?;
-    attach_at(&sources.rootfs, CWD, c"/")
+    attach_root(plan, &sources.rootfs)
         .map_err(Step::on(|| format!("mount the root file system `{}`", plan.path.display())))?;
     let mut open = Open { root: Root::new(sources.rootfs), readonly_later: Vec::new() };
     let mut enter_groups = Some(enter_groups);
@@ -326,7 +326,9 @@ fn target<'a>(root: &'a mut Root, mount: &'a MountPlan, kind: Kind, links: Links
         }
         Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             if links == Links::Refused {
-                return Err(io::Error::other("the place must be an ordinary directory, not a link"));
+                return Err(io::Error::other(
+                    "it must be mounted on ordinary directory, and the place is a link",
+                ));
             }
             // It may be over anything.
             root.forget_own();
@@ -398,6 +400,27 @@ pub(super) fn attach(mount: &OwnedFd, place: Place<'_>) -> io::Result<()> {
 fn attach_at(mount: &OwnedFd, directory: BorrowedFd<'_>, path: impl rustix::path::Arg) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     Ok(rustix::mount::move_mount(mount, c"", directory, path, flags)?)
+}
+
+/// Attaches the root over `/`; but if hooks are to look at it, at its own path, where they know to find it.
+fn attach_root(plan: &Plan, rootfs: &OwnedFd) -> io::Result<()> {
+    if plan.for_hooks {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(&plan.path, flags, Mode::empty()) {
+            Ok(place) => {
+                let (there, ours) = (rustix::fs::fstat(&place)?, rustix::fs::fstat(rootfs)?);
+                // Nothing of the host's that hooks use may be covered because a link was swapped meanwhile.
+                if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino) {
+                    return Err(io::Error::other("its path leads elsewhere now"));
+                }
+                return attach(rootfs, Place::At(place));
+            }
+            // A user namespace's root may not come there. Hooks do without, then.
+            Err(Errno::ACCESS) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    attach_at(rootfs, CWD, c"/")
 }
 
 /// Hides what may not be read, protects what may not be written, and the root itself.

@@ -17,6 +17,8 @@ pub struct Plan {
     pub path: PathBuf,
     /// Which ids of its files are shown as which.
     pub idmap: Option<IdMap>,
+    /// Whether hooks are to look at it before it is the root.
+    pub for_hooks: bool,
     /// Whether it is read-only at last.
     pub readonly: bool,
     /// How mount events pass between host and container: what everything taken from the host gets first.
@@ -146,6 +148,11 @@ pub fn plan(spec: &Spec, bundle: &Path) -> Result<Plan, Refused> {
     Ok(Plan {
         path: bundle.join(&root.path),
         idmap: plan_root_idmap(spec, linux)?,
+        for_hooks: spec.hooks.as_ref().is_some_and(|hooks| {
+            !hooks.prestart.is_empty()
+                || !hooks.create_runtime.is_empty()
+                || !hooks.create_container.is_empty()
+        }),
         readonly: root.readonly,
         from_host,
         propagation,

@@ -43,7 +43,9 @@ pub(crate) fn overwritten() {
 pub(crate) fn overwritten_control() {
     let f = attacked("victim");
     let victim = f.path("victim");
-    fs::copy(program("naive"), &victim).unwrap();
+    // By another process: a file that this one has open for writing, if only in a child of another test's on its way to
+    // exec, is busy.
+    assert!(std::process::Command::new("cp").arg(program("naive")).arg(&victim).status().unwrap().success());
     let pid = pid(&f);
     let steps = format!("join {pid} capabilities {} 0", capabilities(pid));
     let mut command = std::process::Command::new(&victim);

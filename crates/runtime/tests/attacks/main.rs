@@ -29,11 +29,13 @@ enum Side {
     Ours(fn()),
     /// It succeeds on a naive one.
     Control(fn()),
+    /// It succeeds on Debian's runc 1.1.5.
+    OldRunc(fn()),
     /// It can't be shown to succeed on this host, and why.
     NoControl(&'static str),
 }
 
-use Side::{Control, NoControl, Ours};
+use Side::{Control, NoControl, OldRunc, Ours};
 
 /// All tests: class, name, side.
 const TESTS: &[(&str, &str, Side)] = &[
@@ -63,6 +65,7 @@ const TESTS: &[(&str, &str, Side)] = &[
     ("10", "control", Control(places::made_outside_control)),
     ("11", "a_swapped_null_masks_nothing_else", Ours(places::swapped_null)),
     ("11", "control", Control(places::swapped_null_control)),
+    ("11", "control_old_runc", OldRunc(places::swapped_null_old_runc)),
     ("12", "a_swapped_console_is_none", Ours(places::swapped_console)),
     ("12", "control", Control(places::swapped_console_control)),
     ("13", "writes_to_proc_go_to_proc", Ours(procfs::redirected)),
@@ -78,6 +81,7 @@ const TESTS: &[(&str, &str, Side)] = &[
     ("17", "control", Control(places::links_stay_inside_control)),
     ("18", "roots_whose_directories_are_links_stay_inside", Ours(procfs::linked_directories)),
     ("18", "control", Control(procfs::linked_directories_control)),
+    ("18", "control_old_runc", OldRunc(procfs::linked_directories_old_runc)),
     ("19", "another_process_of_the_same_number_is_left_alone", Ours(processes::same_number)),
     ("19", "an_exec_while_the_container_ends_is_in_it_or_nowhere", Ours(processes::exec_while_ending)),
     ("19", "control", Control(processes::same_number_control)),
@@ -94,6 +98,7 @@ const TESTS: &[(&str, &str, Side)] = &[
     ("23", "a_keyring_that_waits_for_the_container_is_not_taken", Ours(privileges::planted_keys)),
     ("23", "the_callers_groups_are_not_the_containers", Ours(privileges::groups)),
     ("23", "control", Control(privileges::keys_control)),
+    ("23", "control_old_runc", OldRunc(privileges::planted_keys_old_runc)),
     ("23", "control_groups", Control(privileges::groups_control)),
     ("24", "a_mask_is_not_taken_off_by_a_link", Ours(places::mask_by_link)),
     ("24", "only_the_owner_may_start_a_container", Ours(configuration::gate)),
@@ -103,11 +108,12 @@ const TESTS: &[(&str, &str, Side)] = &[
 ];
 
 fn main() {
-    let lacking = support::lacking();
+    let (lacking, no_old_runc) = (support::lacking(), support::no_old_runc());
     let trial = |(class, name, side): &(&str, &str, Side)| {
         let name = format!("class_{class}::{name}");
         let (test, lacking) = match *side {
             Ours(test) | Control(test) => (test, lacking.clone()),
+            OldRunc(test) => (test, lacking.clone().or_else(|| no_old_runc.clone())),
             NoControl(why) => ((|| ()) as fn(), Some(why.to_owned())),
         };
         let trial = Trial::test(name, move || {

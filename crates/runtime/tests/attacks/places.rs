@@ -21,14 +21,14 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, makedev, mknodat};
 use serde_json::json;
 
 use crate::harness::Fixture;
 use crate::support::{
-    ROUNDS, exchange, mount, naive, naive_paused, swapping, without_mounts, without_network,
+    OLD_RUNC, ROUNDS, exchange, mount, naive, naive_paused, swapping, without_mounts, without_network,
 };
 
 /// A bundle whose `/shared` has a directory `a` and a link `b` to a directory of the host.
@@ -143,6 +143,21 @@ pub(crate) fn swapped_null() {
     }
     drop(swapper);
     f.assert_gone();
+}
+
+pub(crate) fn swapped_null_old_runc() {
+    // Not a race: it takes what is there, and nobody looks.
+    let f = Fixture::with_runtime(Path::new(OLD_RUNC), "grep -c core_pattern /proc/self/mountinfo");
+    let dev = dev(&f);
+    exchange(&dev, "null", "link");
+    let f = f.with(|c| {
+        c["ociVersion"] = "1.0.2".into();
+        without_network(c);
+        without_mounts(c, "/dev");
+        mount(c, json!({"destination": "/dev", "type": "bind", "source": dev, "options": ["bind"]}));
+        c["linux"]["maskedPaths"] = json!(["/proc/keys"]);
+    });
+    assert_eq!(f.run().ok(), "1\n");
 }
 
 /// What came out of a script whose last command is `grep -c`, which fails when there is nothing.

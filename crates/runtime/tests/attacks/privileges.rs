@@ -13,12 +13,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
 
 use crate::harness::{Fixture, Output, run};
-use crate::support::{naive, program, with_attacker};
+use crate::support::{OLD_RUNC, naive, program, with_attacker};
 
 const SETS: &str = "grep -E 'Cap(Inh|Prm|Amb)' /proc/self/status | tr '\\n\\t' '  '";
 
@@ -205,6 +206,18 @@ pub(crate) fn planted_keys() {
     let f2 = with_attacker(Fixture::new("attacker key get"));
     assert_eq!(f2.run().ok(), "key: nothing\n");
     assert_eq!(f.run().ok(), "key: victims\n");
+}
+
+pub(crate) fn planted_keys_old_runc() {
+    let mut planted = Command::new(program("attacker"));
+    planted.args(["key", "plant", "_ses.c", "put", "planted", "exec", "/bin/sleep", "100"]);
+    let _planted = crate::harness::Guard(planted.spawn().unwrap());
+    crate::harness::eventually("the keyring is there", || {
+        fs::read_to_string("/proc/keys").is_ok_and(|keys| keys.contains("_ses.c:"))
+    });
+    let f = with_attacker(Fixture::with_runtime(Path::new(OLD_RUNC), "attacker key get"));
+    let f = f.with(|c| c["ociVersion"] = "1.0.2".into());
+    assert_eq!(f.run().ok(), "key: planted\n");
 }
 
 pub(crate) fn keys_control() {

@@ -20,7 +20,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::harness::Fixture;
-use crate::support::{ROUNDS, exchange, mount, naive, naive_paused, swapping};
+use crate::support::{OLD_RUNC, ROUNDS, exchange, mount, naive, naive_paused, swapping};
 
 pub(crate) fn ordinary_directories() {
     for (name, kind) in [("proc", "proc"), ("sys", "sysfs")] {
@@ -28,7 +28,7 @@ pub(crate) fn ordinary_directories() {
         fs::remove_dir(f.rootfs().join(name)).unwrap();
         fs::create_dir(f.rootfs().join("fake")).unwrap();
         symlink("/fake", f.rootfs().join(name)).unwrap();
-        f.run().fails(1, &format!("mount `{kind}` at `/{name}`: the place must be an ordinary directory"));
+        f.run().fails(1, &format!("mount `{kind}` at `/{name}`: it must be mounted on ordinary directory"));
         f.assert_gone();
     }
 }
@@ -179,4 +179,14 @@ pub(crate) fn linked_directories_control() {
     naive(&steps, &[]).ok();
     let mounts = fs::read_to_string(Path::new(&mounts)).unwrap();
     assert!(mounts.contains(&format!(" / {} ", outside.display())), "{mounts}");
+}
+
+pub(crate) fn linked_directories_old_runc() {
+    let f = Fixture::with_runtime(Path::new(OLD_RUNC), "true").with(|c| c["ociVersion"] = "1.0.2".into());
+    let outside = f.path("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::remove_dir(f.rootfs().join("dev")).unwrap();
+    symlink(&outside, f.rootfs().join("dev")).unwrap();
+    f.run();
+    assert_ne!(fs::read_dir(&outside).unwrap().count(), 0);
 }

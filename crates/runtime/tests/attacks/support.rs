@@ -18,6 +18,17 @@ pub(crate) fn lacking() -> Option<String> {
     ["naive", "attacker"].iter().find_map(|name| build(name).err())
 }
 
+/// Debian 12's runc, on which some of the attacks succeed.
+pub(crate) const OLD_RUNC: &str = "/usr/sbin/runc";
+
+/// Why that can't be a control here, if it can't.
+pub(crate) fn no_old_runc() -> Option<String> {
+    let output = Command::new(OLD_RUNC).arg("--version").output().ok();
+    let version =
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    (!version.starts_with("runc version 1.1.5")).then(|| "no runc 1.1.5".to_owned())
+}
+
 fn build(name: &str) -> Result<(), String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/attacks").join(name).with_extension("c");
     let made = directory().join(format!("{name}.{}", std::process::id()));

@@ -59,6 +59,37 @@ fn create_container_hooks_see_the_containers_mounts() {
     assert!(!text.starts_with(&own) && text.lines().nth(1) != Some("0"), "{text}");
 }
 
+/// Hooks that put files or mounts into the container find it at its path: in the container's mount namespace, with what
+/// is mounted there. Those of createContainer begin there.
+#[test]
+fn hooks_change_the_root_at_its_path() {
+    for user in [false, true] {
+        let f = Fixture::new("cat /one /two /here; grep -c ' /one ' /proc/self/mountinfo");
+        let (rootfs, text) = (f.rootfs(), f.path("text"));
+        fs::write(&text, "mounted\n").unwrap();
+        let runtime = format!(
+            "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); touch {0}/one;
+             nsenter -m -t $pid sh -c 'mount --bind {1} {0}/one; grep -q {0}/dev/shm /proc/self/mountinfo'",
+            rootfs.display(),
+            text.display()
+        );
+        let container =
+            format!("touch two here && mount --bind {} ./two && pwd | tail -c 7 > here", text.display());
+        let hook = |script: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}]);
+        let f = f.with(|c| {
+            c["hooks"] = json!({"createRuntime": hook(&runtime), "createContainer": hook(&container)});
+            if user {
+                let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+                c["linux"]["uidMappings"] = map.clone();
+                c["linux"]["gidMappings"] = map;
+                c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+            }
+        });
+        assert_eq!(f.run().ok(), "mounted\nmounted\nrootfs\n1\n", "user namespace: {user}");
+        f.assert_gone();
+    }
+}
+
 #[test]
 fn a_hook_that_fails_ends_the_container() {
     for kind in ["prestart", "createRuntime", "createContainer", "startContainer"] {

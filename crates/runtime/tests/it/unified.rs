@@ -95,3 +95,19 @@ fn it_lives_freezes_and_dies() {
     call(&f, &["delete", "--force", "c"]).ok();
     f.assert_gone();
 }
+
+#[test]
+fn a_group_that_may_be_written_is_the_users() {
+    let script = "stat -c '%u' /sys/fs/cgroup /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/cgroup.max.depth; mkdir /sys/fs/cgroup/x && echo made";
+    let with = |options: serde_json::Value| {
+        Fixture::new(script).with(|c| {
+            c["process"]["user"] = json!({"uid": 7, "gid": 7});
+            c["process"]["capabilities"] = json!({});
+            let mounts = c["mounts"].as_array_mut().unwrap();
+            mounts.retain(|m| m["destination"] != "/sys/fs/cgroup");
+            mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}));
+        })
+    };
+    assert_eq!(call(&with(json!(["nosuid"])), &["run", "c"]).out, "7\n7\n0\nmade\n");
+    assert_eq!(call(&with(json!(["nosuid", "ro"])), &["run", "c"]).out, "0\n0\n0\n");
+}

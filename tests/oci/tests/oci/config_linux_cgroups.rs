@@ -224,7 +224,6 @@ pub(crate) const TESTS: &[Test] = &[
     })
     .needs(&[Need::V1("pids.max")])
     .but(&[
-        ("sampan-runtime", "0 is no limit, because Docker up to version 20.10 sends 0 for that"),
         ("runc", "0 is no limit, as versions before 1.3 have it"),
         ("crun", "0 is no limit, as versions before 1.3 have it"),
     ]),
