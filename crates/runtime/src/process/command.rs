@@ -56,12 +56,12 @@ pub enum CommandError {
         why: String,
     },
     /// The kernel refused it.
-    #[error("exec: \"{name}\": {source}")]
+    #[error("exec: \"{name}\": {why}")]
     Refused {
         /// The program.
         name: String,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
 }
 
@@ -145,7 +145,7 @@ pub fn explain(path: &Path, error: io::Error) -> CommandError {
         _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
             CommandError::Format { name, why: why::no_format(path) }
         }
-        _ => CommandError::Refused { name, source: error },
+        _ => CommandError::Refused { name, why: error },
     }
 }
 

@@ -66,7 +66,9 @@ impl Fixture {
         for path in [directory.path(), &directory.path().join("bundle")] {
             fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         }
-        fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
+        // By another process: while this one has it open to write, a child of another test may hold it open, too.
+        let copied = Command::new("cp").arg("/bin/busybox").arg(bin.join("busybox")).status().unwrap();
+        assert!(copied.success(), "busybox-static is installed");
         for applet in [
             "sh", "true", "cat", "sleep", "id", "ls", "mount", "env", "pwd", "hostname", "stat", "grep",
             "kill", "touch", "echo", "mknod", "tty", "stty", "head", "od", "dd", "wc", "mkdir", "ip",

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bench, contains, eventually};
+use crate::harness::{Bench, contains, copy_program, eventually};
 use crate::table::{Test, must};
 
 const NO_CHECK: &[(&str, &str)] = &[("runc", "does not look"), ("crun", "does not look")];
@@ -108,7 +108,7 @@ pub(crate) const TESTS: &[Test] = &[
         assert!(!text.contains(own.to_str().unwrap()), "{text}");
     }),
     must("start_container_namespace", "StartContainer Hooks", "calls startContainer hooks in the container, by a path of the container's", |b| {
-        fs::copy("/bin/busybox", b.rootfs("only-here")).unwrap();
+        copy_program("/bin/busybox", &b.rootfs("only-here"));
         b.set("/hostname", "sampan-inside");
         b.push("/hooks/startContainer", json!({"path": "/only-here", "args": ["sh", "-c", "hostname > /hook"], "env": ["PATH=/bin"]}));
         b.sh("true");

@@ -94,7 +94,7 @@ impl Bench {
         for path in [directory.path().to_owned(), directory.path().join("bundle"), rootfs.clone()] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
+        copy_program("/bin/busybox", &rootfs.join("bin/busybox"));
         for applet in [
             "awk",
             "cat",
@@ -415,6 +415,12 @@ impl Drop for Bench {
             }
         }
     }
+}
+
+/// Copies a program by another process: while this one has it open to write, a child of another test's thread may hold it
+/// open, too, and then nobody can execute it.
+pub(crate) fn copy_program(from: &str, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
 
 fn read(mut file: File) -> String {
