@@ -21,6 +21,8 @@ use crate::state::{self, LookupError, Record, StateRoot};
 
 /// What the standard streams were.
 pub(super) const DESCRIPTORS: &str = "descriptors.json";
+/// What masks a file, and its name in the files.
+pub(super) const MASK: &str = "/dev/null";
 /// What a network namespace of somebody else is called in the files.
 pub(super) const NETWORK: &str = "extRootNetNS";
 /// The same for a PID namespace.
@@ -244,12 +246,15 @@ fn external(record: &Record, binds: &[PathBuf]) -> Result<Vec<String>, Step> {
     let text = fs::read_to_string(&info).map_err(Step::on(|| format!("read `{info}`")))?;
     let mut external = Vec::new();
     for (place, kind) in text.lines().filter_map(parse_mount) {
-        // What is masked is the host's /dev/null.
-        let masked = kind == "devtmpfs";
-        if masked || kind == "cgroup" || binds.contains(&place) {
-            let place = place.display();
-            external.push(format!("mnt[{place}]:{place}"));
-        }
+        let name = if kind == "cgroup" || binds.contains(&place) {
+            &place
+        } else if kind == "devtmpfs" {
+            // A file that is masked.
+            Path::new(MASK)
+        } else {
+            continue;
+        };
+        external.push(format!("mnt[{}]:{}", place.display(), name.display()));
     }
     for (kind, file, name) in [(NamespaceKind::Network, "net", NETWORK), (NamespaceKind::Pid, "pid", PIDS)] {
         let joined = record.namespaces.iter().any(|n| n.kind == kind && n.path.is_some());

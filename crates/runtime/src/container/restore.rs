@@ -18,7 +18,7 @@ use sampan_kernel::process::{self as kernel, Namespaces};
 use sampan_oci::runtime::{Hooks, NamespaceKind, Resources, Status};
 
 use super::attach;
-use super::checkpoint::{self, DESCRIPTORS, NETWORK, Opened, PIDS, notified};
+use super::checkpoint::{self, DESCRIPTORS, MASK, NETWORK, Opened, PIDS, notified};
 use super::create::{Options as CreateOptions, hand_over_process};
 use super::delete::{DeleteError, clear};
 use super::run::{Console, Mode, receive_terminal};
@@ -116,6 +116,14 @@ pub fn restore(
         _ => Some(attach::take_signals().map_err(Step::on(|| "take signals"))?),
     };
     let console = Console::new(options, mode)?;
+    let terminal = match &options.console_socket {
+        Some(path) => {
+            let connected = UnixStream::connect(path);
+            let doing = || format!("connect to the console socket `{}`", path.display());
+            Some(Rc::new(connected.map_err(Step::on(doing))?))
+        }
+        None => console.theirs,
+    };
 
     let Some((directory, lock)) = root.take(&id)? else { return Err(RestoreError::Exists { id }) };
     let hooks = bundle.spec.hooks.clone().unwrap_or_default();
@@ -127,7 +135,7 @@ pub fn restore(
         layout: &layout,
         options,
         how,
-        console: console.theirs.clone(),
+        console: terminal.clone(),
         log,
     };
     let process = match restoring.make(&request) {
@@ -137,7 +145,7 @@ pub fn restore(
             return Err(error);
         }
     };
-    drop((request, console.theirs, lock));
+    drop((request, terminal, lock));
     let Some(signals) = signals else { return Ok(0) };
     let controller = console.ours.map(|socket| receive_terminal(&socket)).transpose()?.flatten();
     let ending = attach::stay(&process, &signals, controller)
@@ -183,7 +191,7 @@ impl Restoring {
         let opened = Opened::open(how)?;
         let mut criu = opened.options(how, true)?;
         criu.root = self.record.rootfs.display().to_string();
-        criu.external = external(bundle, &plan.rootfs);
+        criu.external = external(&plan.rootfs);
         criu.cgroup_roots = self.cgroup_roots(request.layout, how.cgroups_mode);
         let joined = self.join(&mut criu)?;
         criu.inherit.extend(streams(&how.images)?);
@@ -378,16 +386,14 @@ impl Drop for PrivateMounts {
 }
 
 /// What is the host's and is mounted again: what config.json binds, and what hides files.
-fn external(bundle: &Bundle, plan: &rootfs::Plan) -> Vec<String> {
+fn external(plan: &rootfs::Plan) -> Vec<String> {
     let bound = plan.mounts.iter().filter_map(|mount| match &mount.what {
         What::Bind { source, .. } => {
             Some(format!("mnt[/{}]:{}", mount.destination.display(), source.display()))
         }
         _ => None,
     });
-    let masked = bundle.spec.linux.iter().flat_map(|linux| &linux.masked_paths);
-    // Those of directories are not the host's; that they are named here, too, is of no effect.
-    bound.chain(masked.map(|path| format!("mnt[{path}]:/dev/null"))).collect()
+    bound.chain([format!("mnt[{MASK}]:{MASK}")]).collect()
 }
 
 /// Sets the options of bind mounts in a restored container whose processes do not run yet. CRIU keeps most of them, but

@@ -35,6 +35,28 @@ pub(crate) fn shows_nothing() {
     assert!(!spied.contains("holds") && !spied.contains("led-to"), "{spied}");
 }
 
+/// `mounts add` sends in a helper that holds trees of the host's.
+pub(crate) fn helper_shows_nothing() {
+    let f = with_attacker(Fixture::new(SPY));
+    f.start();
+    eventually("the spy is ready", || spied(&f).contains("ready"));
+    let (source, file) = (f.path("source"), f.path("mounts"));
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("sampan-canary"), "").unwrap();
+    let mount =
+        serde_json::json!([{"destination": "/added", "type": "bind", "source": source, "options": ["bind"]}]);
+    fs::write(&file, mount.to_string()).unwrap();
+    let file = file.display().to_string();
+    for _ in 0..ROUNDS / 4 {
+        f.call(&["mounts", "add", "c", &file]).ok();
+        f.call(&["mounts", "remove", "c", &file]).ok();
+    }
+    f.call(&["exec", "c", "sleep", "0.2"]).ok();
+    let spied = spied(&f);
+    assert!(spied.contains("looked"), "it saw nobody");
+    assert!(!spied.contains("holds") && !spied.contains("led-to"), "{spied}");
+}
+
 pub(crate) fn shows_nothing_control() {
     let f = with_attacker(Fixture::new(SPY));
     f.start();

@@ -40,6 +40,7 @@ use Side::{Control, NoControl, OldRunc, Ours};
 /// All tests: class, name, side.
 const TESTS: &[(&str, &str, Side)] = &[
     ("01", "a_process_on_its_way_in_shows_nothing", Ours(descriptors::shows_nothing)),
+    ("01", "a_helper_that_mounts_shows_nothing", Ours(descriptors::helper_shows_nothing)),
     ("01", "control", Control(descriptors::shows_nothing_control)),
     ("02", "the_executable_cannot_be_overwritten", Ours(executable::overwritten)),
     ("02", "control", Control(executable::overwritten_control)),

@@ -1,7 +1,10 @@
 //! Checkpoint and restore, by CRIU.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
@@ -212,6 +215,63 @@ pub(crate) fn systemd_makes_the_groups_of_a_restored_container() {
     eventually("it counts on", || count(&f) > reached + 3);
     assert_eq!(group(), before);
     f.call(&["delete", "--force", "c"]).ok();
+}
+
+pub(crate) fn a_terminal_is_handed_over_again() {
+    let script = "while read word; do [ $word = size ] && stty size || echo got $word; done";
+    let f = Fixture::new(script).with(|c| c["process"]["terminal"] = true.into());
+    let socket = f.path("console");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let socket = socket.to_str().unwrap();
+    let converse = |controller: &mut fs::File, word: &str| {
+        controller.write_all(format!("{word}\n").as_bytes()).unwrap();
+        let mut text = String::new();
+        eventually("it answers", || {
+            let mut buffer = [0; 1024];
+            let length = controller.read(&mut buffer).unwrap();
+            text.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            text.contains(&format!("got {word}"))
+        });
+    };
+    quietly(&f, &["run", "-d", "--console-socket", socket, "c"]);
+    let mut controller = accept(&listener);
+    converse(&mut controller, "before");
+    checkpoint(&f, &["--shell-job"]);
+    drop(controller);
+    restore(&f, &["--shell-job", "--console-socket", socket]);
+    let mut controller = accept(&listener);
+    converse(&mut controller, "after");
+    f.call(&["delete", "--force", "c"]).ok();
+    f.assert_gone();
+}
+
+fn accept(listener: &UnixListener) -> fs::File {
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    eventually("somebody brings a terminal", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    let (socket, _) = accepted.unwrap();
+    socket.set_nonblocking(false).unwrap();
+    let received = sampan_runtime::channel::receive_descriptor(socket.as_fd(), &mut [0; 4096]).unwrap();
+    fs::File::from(received.1.unwrap())
+}
+
+pub(crate) fn what_runc_has_written_is_restored() {
+    let runc = Path::new("/usr/sbin/runc");
+    assert!(runc.exists(), "this test compares with runc");
+    let mut f = Fixture::new(COUNTER).with(|c| c["ociVersion"] = "1.0.2".into());
+    let ours = std::mem::replace(&mut f.runtime, runc.to_owned());
+    start(&f);
+    eventually("it counts", || count(&f) > 3);
+    checkpoint(&f, &[]);
+    let reached = count(&f);
+    f.runtime = ours;
+    restore(&f, &[]);
+    eventually("it counts on", || count(&f) > reached + 3);
+    f.call(&["delete", "--force", "c"]).ok();
+    f.assert_gone();
 }
 
 pub(crate) fn failures_are_told_and_leave_nothing() {

@@ -245,7 +245,7 @@ pub(crate) const TESTS: &[Test] = &[
     })
     .but(&[("crun", "ignores it on v1")]),
     must("unified", "Unified", "writes to the files that `unified` names", |b| {
-        written(b, json!({"unified": {"pids.max": "77"}}), "", "pids.max", "77");
+        written(b, json!({"unified": {"pids.max": "77"}}), "pids.max", "pids.max", "77");
     })
     .needs(&[Need::Unified]),
     must("impossible_limit", "Control groups", "refuses a limit that the kernel refuses", |b| {
