@@ -1,7 +1,5 @@
 //! From rules to a program: per architecture, ranges of call numbers with the same outcome, searched by halves.
 
-use std::collections::BTreeMap;
-
 use super::table::{Abi, Family, NATIVE, Row};
 use super::{Action, Architecture, Condition, Instruction, Operator, Policy, Program, Rule};
 
@@ -103,7 +101,7 @@ fn compile_for(family: &Family, policy: &Policy<'_>) -> Result<Program, CompileE
         }
         let wide = group.iter().all(|abi| abi.wide);
         let mut block = vec![load(NUMBER_AT)];
-        block.extend(search(&merge(ranges), wide));
+        search(&merge(ranges), wide, &mut block);
         program.push(jump_if(JUMP_EQUAL, group.first().map_or(0, |abi| abi.audit), 1, 0));
         program.push(jump(block.len()));
         program.append(&mut block);
@@ -132,22 +130,17 @@ type Resolved<'p> = (&'p Rule<'p>, Vec<&'static Row>);
 /// The outcomes of an architecture's calls, all numbers from its mark on.
 fn ranges_of<'p>(policy: &'p Policy<'_>, rules: &[Resolved<'p>], abi: &Abi) -> Vec<Range<'p>> {
     let base = abi.mark;
-    let mut calls: BTreeMap<u32, (Vec<Clause<'p>>, Option<Action>)> = BTreeMap::new();
-    for (rule, rows) in rules {
-        for number in rows.iter().filter_map(|row| abi.number(row)) {
-            let (clauses, unconditional) = calls.entry(number).or_default();
-            match (rule.conditions.as_slice(), &unconditional) {
-                // An earlier rule without conditions has decided already.
-                (_, Some(_)) => {}
-                ([], None) => *unconditional = Some(rule.action),
-                (conditions, None) => clauses.push((conditions, rule.action)),
-            }
-        }
-    }
+    let named = rules.iter().flat_map(|(rule, rows)| {
+        rows.iter().filter_map(|row| abi.number(row)).map(move |number| (number, *rule))
+    });
+    let mut calls: Vec<(u32, &'p Rule<'p>)> = named.collect();
+    // The rules of one call stay in their order.
+    calls.sort_by_key(|(number, _)| *number);
     let default = || Outcome::always(policy.default);
     let mut ranges = vec![Range { first: base, outcome: default() }];
     let mut next = 0;
-    for (number, (clauses, unconditional)) in calls {
+    for group in calls.chunk_by(|(one, _), (other, _)| one == other) {
+        let number = group[0].0;
         if number > next {
             // Private calls of an architecture are not its newest.
             if let (Some(unknown), true) = (policy.unknown, number >= PRIVATE && next < PRIVATE) {
@@ -156,7 +149,11 @@ fn ranges_of<'p>(policy: &'p Policy<'_>, rules: &[Resolved<'p>], abi: &Abi) -> V
             }
             ranges.push(Range { first: base + next, outcome: default() });
         }
-        let otherwise = unconditional.unwrap_or(policy.default);
+        // The first rule without conditions decides, and those after it are of no use.
+        let decisive = group.iter().position(|(_, rule)| rule.conditions.is_empty());
+        let otherwise = decisive.map_or(policy.default, |at| group[at].1.action);
+        let before = &group[..decisive.unwrap_or(group.len())];
+        let clauses = before.iter().map(|(_, rule)| (rule.conditions.as_slice(), rule.action)).collect();
         ranges.push(Range { first: base + number, outcome: Outcome { clauses, otherwise } });
         next = number + 1;
     }
@@ -181,27 +178,30 @@ fn merge(ranges: Vec<Range<'_>>) -> Vec<Range<'_>> {
     merged
 }
 
-/// Code that finds the range of the call number in the accumulator, by halves, and returns its outcome.
-fn search(ranges: &[Range<'_>], wide: bool) -> Vec<Instruction> {
+/// Appends code that finds the range of the call number in the accumulator, by halves, and returns its outcome.
+fn search(ranges: &[Range<'_>], wide: bool, code: &mut Vec<Instruction>) {
     if let [range] = ranges {
-        return decide(&range.outcome, wide);
+        return decide(&range.outcome, wide, code);
     }
     let (lower, upper) = ranges.split_at(ranges.len() / 2);
-    let lower_code = search(lower, wide);
     let first = upper.first().map_or(0, |range| range.first);
+    let at = code.len();
+    code.push(jump(0));
+    search(lower, wide, code);
+    let distance = code.len() - at - 1;
     // A conditional jump reaches 255 instructions, an unconditional one everywhere.
-    let mut code = match u8::try_from(lower_code.len()) {
-        Ok(distance) => vec![jump_if(JUMP_AT_LEAST, first, distance, 0)],
-        Err(_) => vec![jump_if(JUMP_AT_LEAST, first, 0, 1), jump(lower_code.len())],
-    };
-    code.extend(lower_code);
-    code.extend(search(upper, wide));
-    code
+    match u8::try_from(distance) {
+        Ok(distance) => code[at] = jump_if(JUMP_AT_LEAST, first, distance, 0),
+        Err(_) => {
+            code[at] = jump_if(JUMP_AT_LEAST, first, 0, 1);
+            code.insert(at + 1, jump(distance));
+        }
+    }
+    search(upper, wide, code);
 }
 
-/// Code that returns an outcome. It may use the accumulator: every path through it ends the program.
-fn decide(outcome: &Outcome<'_>, wide: bool) -> Vec<Instruction> {
-    let mut code = Vec::new();
+/// Appends code that returns an outcome. It may use the accumulator: every path through it ends the program.
+fn decide(outcome: &Outcome<'_>, wide: bool, code: &mut Vec<Instruction>) {
     for (conditions, action) in &outcome.clauses {
         let mut clause = vec![ret(*action)];
         for condition in conditions.iter().rev() {
@@ -212,7 +212,6 @@ fn decide(outcome: &Outcome<'_>, wide: bool) -> Vec<Instruction> {
         code.extend(clause);
     }
     code.push(ret(outcome.otherwise));
-    code
 }
 
 /// Code that goes on behind itself if the condition holds, and else skips `fail` instructions more. At most 6

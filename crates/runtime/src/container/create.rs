@@ -167,8 +167,8 @@ pub fn create(
         // Known before the program runs, which may ask at once.
         *size = terminal::own_size();
     }
-    let linux = bundle.spec.linux.clone().unwrap_or_default();
-    let path = linux.cgroups_path.as_deref();
+    let linux = bundle.spec.linux.as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path.as_deref());
     let (unit, group_path) = match options.systemd_cgroup {
         true => (Some(Unit::plan(path, id.as_str())?), None),
         false => (None, Some(GroupPath::new(path, id.as_str())?)),
@@ -176,7 +176,8 @@ pub fn create(
     check_terminal(&plan, options)?;
     let layout = Layout::detect().map_err(Step::on(|| "read `/proc/self/cgroup`"))?;
 
-    if !linux.resources.as_ref().is_none_or(|r| r.unified.is_empty()) && !layout.is_unified() {
+    let mut resources = linux.and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    if !resources.unified.is_empty() && !layout.is_unified() {
         let why = "invalid configuration: linux.resources.unified needs a host with cgroup v2 alone";
         return Err(Refused::Invalid(why.to_owned()).into());
     }
@@ -196,7 +197,6 @@ pub fn create(
     // Until it is known, nobody in them is ours to kill.
     making.record.shares_cgroups = true;
     making.record.shares_keyring = options.switches.no_new_keyring;
-    let mut resources = linux.resources.unwrap_or_default();
     if let Some(pids) = resources.pids.as_mut().filter(|pids| pids.limit == Some(0)) {
         // A limit like any other, since version 1.3 of the specification; the first process is there by then.
         pids.limit = Some(1);

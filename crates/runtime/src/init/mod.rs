@@ -17,7 +17,7 @@ use sampan_base::Class;
 use sampan_kernel::cgroup::Version;
 use sampan_kernel::process::{self as kernel, Namespaces};
 use sampan_kernel::signals;
-use sampan_oci::runtime::{Hook, NamespaceKind, Spec, State, Status};
+use sampan_oci::runtime::{Hook, Linux, NamespaceKind, Spec, State, Status};
 
 use crate::cgroup::{Group, Joiner};
 use crate::channel::{Channel, Message, Report};
@@ -80,10 +80,11 @@ pub struct Switches {
 /// # Errors
 /// If config.json asks for what makes no sense or is not supported.
 pub fn plan(spec: &Spec, bundle: &std::path::Path, id: &str, switches: &Switches) -> Result<Plan, Refused> {
-    let linux = spec.linux.clone().unwrap_or_default();
+    let no_linux = Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&no_linux);
     crate::check::spec(spec)?;
-    let namespaces = namespaces::plan(&linux)?;
-    let net_devices = net_devices::plan(&linux, &namespaces)?;
+    let namespaces = namespaces::plan(linux)?;
+    let net_devices = net_devices::plan(linux, &namespaces)?;
     for (name, what) in [(&spec.hostname, "hostname"), (&spec.domainname, "domainname")] {
         let given = name.as_deref().is_some_and(|n| !n.is_empty());
         if given && !namespaces.has(NamespaceKind::Uts) {
