@@ -113,10 +113,15 @@ impl Bench {
         bundle
     }
 
+    /// Nothing here that would make the start of the process dearer than a plain one: no directory to change into.
     fn command(&self, runtime: &Runtime, bundle: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(&runtime.path);
-        command.arg("--root").arg(self.directory.path().join(runtime.name)).args(arguments);
-        command.current_dir(bundle).stdin(Stdio::null()).stdout(Stdio::null());
+        command.arg("--root").arg(self.directory.path().join(runtime.name)).arg(arguments[0]);
+        if matches!(arguments[0], "run" | "create") {
+            command.arg("--bundle").arg(bundle);
+        }
+        command.args(&arguments[1..]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
 
@@ -263,7 +268,7 @@ impl Bench {
             let mut timed = Command::new("/usr/bin/time");
             let own = self.command(runtime, &bundle, &["run", &id()]);
             timed.args(["-f", "%M", "-o"]).arg(&log).arg(own.get_program()).args(own.get_args());
-            timed.current_dir(&bundle).stdin(Stdio::null()).stdout(Stdio::null());
+            timed.stdin(Stdio::null()).stdout(Stdio::null());
             let memory = match timed.status() {
                 Ok(status) if status.success() => {
                     let text = std::fs::read_to_string(&log).unwrap();
@@ -274,7 +279,7 @@ impl Bench {
             let mut traced = Command::new("strace");
             let own = self.command(runtime, &bundle, &["run", &id()]);
             traced.args(["-f", "-qq", "-o"]).arg(&log).arg(own.get_program()).args(own.get_args());
-            traced.current_dir(&bundle).stdin(Stdio::null()).stdout(Stdio::null());
+            traced.stdin(Stdio::null()).stdout(Stdio::null());
             let calls = match traced.status() {
                 Ok(status) if status.success() => {
                     let text = std::fs::read_to_string(&log).unwrap();
