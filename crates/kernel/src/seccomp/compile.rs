@@ -178,26 +178,82 @@ fn merge(ranges: Vec<Range<'_>>) -> Vec<Range<'_>> {
     merged
 }
 
+/// The farthest that a conditional jump reaches.
+const REACH: usize = 255;
+
 /// Appends code that finds the range of the call number in the accumulator, by halves, and returns its outcome.
 fn search(ranges: &[Range<'_>], wide: bool, code: &mut Vec<Instruction>) {
-    if let [range] = ranges {
-        return decide(&range.outcome, wide, code);
+    // One range alone needs no jump, however long its outcome is.
+    if ranges.len() == 1 || length(ranges, wide) <= REACH {
+        return decide_among(ranges, wide, code);
     }
     let (lower, upper) = ranges.split_at(ranges.len() / 2);
     let first = upper.first().map_or(0, |range| range.first);
     let at = code.len();
-    code.push(jump(0));
+    code.extend([jump_if(JUMP_AT_LEAST, first, 0, 1), jump(0)]);
     search(lower, wide, code);
-    let distance = code.len() - at - 1;
-    // A conditional jump reaches 255 instructions, an unconditional one everywhere.
-    match u8::try_from(distance) {
-        Ok(distance) => code[at] = jump_if(JUMP_AT_LEAST, first, distance, 0),
-        Err(_) => {
-            code[at] = jump_if(JUMP_AT_LEAST, first, 0, 1);
-            code.insert(at + 1, jump(distance));
+    code[at + 1] = jump(code.len() - at - 2);
+    search(upper, wide, code);
+}
+
+/// How long the code of [`decide_among`] is.
+fn length(ranges: &[Range<'_>], wide: bool) -> usize {
+    let mut outcomes: Vec<&Outcome<'_>> = Vec::new();
+    for range in ranges {
+        if !outcomes.contains(&&range.outcome) {
+            outcomes.push(&range.outcome);
         }
     }
-    search(upper, wide, code);
+    let mut code = Vec::new();
+    outcomes.into_iter().for_each(|outcome| decide(outcome, wide, &mut code));
+    ranges.len() - 1 + code.len()
+}
+
+/// As [`search`], where all is in reach of all: first the comparisons, then each outcome once. The kernel checks,
+/// translates and tries every instruction when it loads them, so half as many take half the time.
+fn decide_among(ranges: &[Range<'_>], wide: bool, code: &mut Vec<Instruction>) {
+    let mut exits = Vec::new();
+    match ranges {
+        [only] => return decide(&only.outcome, wide, code),
+        _ => compare(ranges, code, &mut exits),
+    }
+    let mut placed: Vec<(&Outcome<'_>, usize)> = Vec::new();
+    for (at, holds, outcome) in exits {
+        let target = match placed.iter().find(|(other, _)| *other == outcome) {
+            Some((_, target)) => *target,
+            None => {
+                placed.push((outcome, code.len()));
+                decide(outcome, wide, code);
+                placed[placed.len() - 1].1
+            }
+        };
+        let distance = (target - at - 1) as u8;
+        *(if holds { &mut code[at].if_true } else { &mut code[at].if_false }) = distance;
+    }
+}
+
+/// Appends the comparisons among two ranges or more. `exits` gets the jumps that are to lead to an outcome: where they
+/// are, and whether it is for numbers that are high enough.
+fn compare<'r, 'p>(
+    ranges: &'r [Range<'p>],
+    code: &mut Vec<Instruction>,
+    exits: &mut Vec<(usize, bool, &'r Outcome<'p>)>,
+) {
+    let (lower, upper) = ranges.split_at(ranges.len() / 2);
+    let first = upper.first().map_or(0, |range| range.first);
+    let at = code.len();
+    code.push(jump_if(JUMP_AT_LEAST, first, 0, 0));
+    match lower {
+        [one] => exits.push((at, false, &one.outcome)),
+        _ => compare(lower, code, exits),
+    }
+    match upper {
+        [one] => exits.push((at, true, &one.outcome)),
+        _ => {
+            code[at].if_true = (code.len() - at - 1) as u8;
+            compare(upper, code, exits);
+        }
+    }
 }
 
 /// Appends code that returns an outcome. It may use the accumulator: every path through it ends the program.
