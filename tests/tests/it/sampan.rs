@@ -202,7 +202,7 @@ fn exec_and_what_it_can_be_told() {
         OCI runtime exec failed: exec failed: unable to start container process: exec: "no-such-program": executable file not found in $PATH
         [127]
         $ sampan exec c1 /etc/passwd
-        OCI runtime exec failed: exec failed: unable to start container process: exec: "/etc/passwd": permission denied
+        OCI runtime exec failed: exec failed: unable to start container process: exec: "/etc/passwd": permission denied (it has no permission to be executed by this user)
         [126]
         $ sampan exec -u nobody-here c1 true
         ! sampan: unable to find user nobody-here: no matching entries in passwd file
