@@ -368,7 +368,9 @@ impl Directory {
 
     /// Where in its life the container is.
     pub fn status(&self, record: &Record) -> Status {
-        self.status_of(record, is_alive(record))
+        // By its handle, where that can be had: another process of its number may have begun in the same tick.
+        let is_alive = open_process(record).map_or_else(|_| is_alive(record), |process| process.is_some());
+        self.status_of(record, is_alive)
     }
 
     /// As [`Directory::status`], if it is known already whether the process has not ended.

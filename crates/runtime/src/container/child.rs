@@ -21,7 +21,6 @@ pub(super) fn give_birth(
     hands: Hands,
     cgroup: Option<BorrowedFd<'_>>,
     without: &[BorrowedFd<'_>],
-    ours: &Channel,
 ) -> Result<Child, CreateError> {
     hide_children()?;
     let at_birth = plan.namespaces.at_birth();
@@ -34,8 +33,10 @@ pub(super) fn give_birth(
     let failed = || Step::on::<io::Error, _>(|| "make the container's process");
     let child = if plan.namespaces.needs_intermediate() {
         let how = Clone { cgroup, without, ..Clone::default() };
-        let helper = kernel::clone(&how, || intermediate(plan, hands, at_birth)).map_err(failed())?;
-        let moved = ours.receive().map_err(failed())?;
+        // Not by the channel of the process itself, which may be the first to say something.
+        let (heard, told) = Channel::pair().map_err(failed())?;
+        let helper = kernel::clone(&how, || intermediate(plan, hands, at_birth, told)).map_err(failed())?;
+        let moved = heard.receive().map_err(failed())?;
         let ending = wait_status(&helper.pidfd).map_err(failed())?;
         match moved {
             Some((Message::Moved(pid), _)) => adopt(pid).map_err(failed())?,
@@ -66,11 +67,7 @@ pub(super) fn hide_children() -> Result<(), Step> {
 }
 
 /// The helper: joins what is to be joined, and makes the container's process as the runtime's child.
-fn intermediate(plan: &init::Plan, mut hands: Hands, at_birth: Namespaces) -> i32 {
-    let channel = match hands.channel.try_clone() {
-        Ok(channel) => channel,
-        Err(_) => return 1,
-    };
+fn intermediate(plan: &init::Plan, mut hands: Hands, at_birth: Namespaces, told: Channel) -> i32 {
     let join = std::mem::take(&mut hands.tools.join);
     if plan.namespaces.joins(NamespaceKind::User) {
         // Whoever is root in that namespace may soon look at this process. (With a new one, the runtime may have to
@@ -81,7 +78,7 @@ fn intermediate(plan: &init::Plan, mut hands: Hands, at_birth: Namespaces) -> i3
         let how = Clone { namespaces: at_birth, cgroup: None, without: &[], sibling: true };
         kernel::clone(&how, || init::run(plan, hands)).map_err(Step::on(|| "make the container's process"))
     });
-    i32::from(!report_birth(&channel, &born))
+    i32::from(!report_birth(&told, &born))
 }
 
 /// Makes a process that is added to a container, by way of a helper that joins the container's user and PID namespaces
@@ -91,12 +88,12 @@ pub(super) fn give_birth_inside(
     first: Namespaces,
     how: &Clone<'_>,
     channel: Channel,
-    ours: &Channel,
     live: impl FnOnce(Channel) -> i32,
 ) -> Result<Child, Step> {
     let failed = || Step::on::<io::Error, _>(|| "make the process");
-    let reply = channel.try_clone().map_err(failed())?;
-    let helper = kernel::clone(how, || {
+    // Not by the channel of the process itself, which may be the first to say something.
+    let (heard, told) = Channel::pair().map_err(failed())?;
+    let helper = kernel::clone(how, move || {
         let born = || -> Result<Child, Step> {
             rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
                 .map_err(Step::on(|| "hide from ptrace"))?;
@@ -106,10 +103,10 @@ pub(super) fn give_birth_inside(
             let how = Clone { sibling: true, ..Clone::default() };
             kernel::clone(&how, || live(channel)).map_err(failed())
         };
-        i32::from(!report_birth(&reply, &born()))
+        i32::from(!report_birth(&told, &born()))
     });
     let helper = helper.map_err(failed())?;
-    let moved = ours.receive().map_err(failed())?;
+    let moved = heard.receive().map_err(failed())?;
     let ending = wait_status(&helper.pidfd).map_err(failed())?;
     match moved {
         Some((Message::Moved(pid), _)) => adopt(pid).map_err(failed()),

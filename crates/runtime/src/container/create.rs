@@ -285,7 +285,7 @@ impl Making {
 
         let without = [ours.as_fd(), lock.0.as_fd()];
         let birthplace = birthplace.as_ref().map(AsFd::as_fd);
-        let child = child::give_birth(plan, hands, birthplace, &without, &ours)?;
+        let child = child::give_birth(plan, hands, birthplace, &without)?;
         self.record.pid = child.pid.as_raw_nonzero().get();
         self.child = Some(child.pidfd.try_clone().map_err(Step::on(|| "copy a descriptor"))?);
         self.record.began =

@@ -269,7 +269,7 @@ fn give_birth(
         let first = to_join & (Namespaces::USER | Namespaces::PID);
         let rest = to_join - first;
         let live = |channel| live(init, rest, joiner, plan, channel, console);
-        let child = child::give_birth_inside(init, first, &how, channel, ours, live)?;
+        let child = child::give_birth_inside(init, first, &how, channel, live)?;
         if let (Some(unit), None) = (&record.unit, birthplace) {
             unit.attach(child.pid)?;
         }
