@@ -40,7 +40,7 @@ impl Builder<'_> {
             let mut inline = Vec::new();
             for heredoc in &copy.heredocs {
                 let text = if heredoc.expand {
-                    expand::document(&heredoc.text(), self.file.escape, &lookup).map_err(wrong)?
+                    expand::document(&heredoc.text(), &lookup).map_err(wrong)?
                 } else {
                     heredoc.text()
                 };
