@@ -8,9 +8,12 @@
 
 pub mod expand;
 mod flags;
+mod healthcheck;
 mod lines;
 mod mount;
+pub(crate) mod near;
 mod parse;
+mod substitute;
 
 pub use lines::{Directive, heredoc_alone};
 pub use mount::{Mount, MountKind, RunMount, Sharing};

@@ -43,7 +43,7 @@ impl StageRun<'_, '_> {
             let mut inline = Vec::new();
             for heredoc in &copy.heredocs {
                 let text = if heredoc.expand {
-                    expand::document(&heredoc.text(), solve.file.escape, &lookup).map_err(wrong)?
+                    expand::document(&heredoc.text(), &lookup).map_err(wrong)?
                 } else {
                     heredoc.text()
                 };
