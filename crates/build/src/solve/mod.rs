@@ -201,7 +201,7 @@ struct Solve<'a> {
     /// File systems that are copied from, mounted.
     views: Mutex<HashMap<Option<ChainId>, Arc<Scratch>>>,
     /// Images that this build started or copied from: each is looked up once, so that all stages see the same.
-    bases_at_hand: Mutex<HashMap<(String, String), Arc<Mutex<Option<Image>>>>>,
+    bases_at_hand: Mutex<HashMap<(String, String), ImageSlot>>,
     /// What was made or recalled in this build, by key.
     made: Mutex<HashMap<Digest, Outcome>>,
     /// What others made, to be looked at when this host has nothing.
@@ -209,6 +209,9 @@ struct Solve<'a> {
     steps: AtomicUsize,
     cached: AtomicUsize,
 }
+
+/// An image that one stage looks up and others wait for.
+type ImageSlot = Arc<Mutex<Option<Image>>>;
 
 /// A stage's outcome, for those who wait for it.
 #[derive(Default)]
