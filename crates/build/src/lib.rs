@@ -10,9 +10,11 @@
 //! * [`solve`]: [`build`] itself, its options and events. [`error`]: how it fails.
 //! * [`run`]: what a [`StepRunner`] is asked for.
 //! * [`context`], [`ignore`], [`pattern`]: the files. [`dockerfile`]: the text.
+//! * [`checks`]: what may not be meant.
 //! * [`change`]: instructions for `docker commit --change`.
 
 pub mod change;
+pub mod checks;
 mod config;
 pub mod context;
 pub mod copy;

@@ -6,6 +6,8 @@
 //!
 //! Variables are not expanded here: that needs the values of a build, and happens as it goes ([`expand`]).
 
+pub mod args;
+mod excerpt;
 pub mod expand;
 mod flags;
 mod healthcheck;
@@ -15,6 +17,7 @@ pub(crate) mod near;
 mod parse;
 mod substitute;
 
+pub use excerpt::excerpt;
 pub use lines::{Directive, heredoc_alone};
 pub use mount::{Mount, MountKind, RunMount, Sharing};
 pub use parse::parse_instruction;
