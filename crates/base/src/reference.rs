@@ -61,6 +61,17 @@ impl ImageRef {
         Ok(ImageRef { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
     }
 
+    /// The same repository by the digest of a manifest, without a tag.
+    #[must_use]
+    pub fn with_digest(&self, digest: &Digest) -> ImageRef {
+        ImageRef { tag: None, digest: Some(digest.clone()), ..self.clone() }
+    }
+
+    /// Whether both name the same repository of the same registry.
+    pub fn same_repository(&self, other: &ImageRef) -> bool {
+        (&self.registry, &self.repository) == (&other.registry, &other.repository)
+    }
+
     /// The repository as people write it, without `docker.io/library/`: `debian`, `127.0.0.1:5000/web`.
     pub fn familiar_repository(&self) -> String {
         if self.registry != DEFAULT_REGISTRY {

@@ -163,7 +163,7 @@ pub(crate) fn apply(
             image.author.clone_from(name);
             format!("MAINTAINER {name}")
         }
-        Instruction::Arg(_) | Instruction::Run { .. } | Instruction::Copy(_) | Instruction::Workdir(_) => {
+        Instruction::Arg(_) | Instruction::Run(_) | Instruction::Copy(_) | Instruction::Workdir(_) => {
             return Ok(None);
         }
     }))

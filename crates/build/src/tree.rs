@@ -217,10 +217,12 @@ impl Tree<'_> {
     pub(crate) fn content(&self, path: &Path) -> Result<Box<dyn Read + '_>, TreeError> {
         let not_found = || TreeError::NotFound { place: self.place(), path: path.display().to_string() };
         match self {
-            Tree::Context { context, visible } => match visible.get(path).map(|e| &e.kind) {
-                Some(EntryKind::File { offset, size, .. }) => Ok(Box::new(context.content(*offset, *size))),
-                _ => Err(not_found()),
-            },
+            Tree::Context { context, visible } => {
+                if !visible.contains_key(path) {
+                    return Err(not_found());
+                }
+                context.content(path).map_err(|source| TreeError::Read { path: path.to_owned(), source })
+            }
             Tree::Mounted(tree) => match tree.file(path) {
                 Ok(file) => Ok(Box::new(file)),
                 Err(source) => Err(TreeError::Read { path: path.to_owned(), source }),
@@ -260,10 +262,9 @@ impl Tree<'_> {
     }
 
     fn digest(&self, path: &Path) -> Result<Digest, TreeError> {
-        if let Tree::Context { visible, .. } = self
-            && let Some(EntryKind::File { digest, .. }) = visible.get(path).map(|e| &e.kind)
-        {
-            return Ok(digest.clone());
+        if let Tree::Context { context, .. } = self {
+            let digest = context.digest(path);
+            return digest.map_err(|source| TreeError::Read { path: path.to_owned(), source });
         }
         let mut hashing = sampan_base::digest::Hashing::new(self.content(path)?);
         io::copy(&mut hashing, &mut io::sink())

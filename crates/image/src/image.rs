@@ -9,7 +9,7 @@ use sampan_base::{ChainId, Class, DiffId, Digest, FileError, ImageRef, Timestamp
 use sampan_oci::image::{Descriptor, ImageConfig, Manifest, media};
 
 use crate::limits::{MAX_JSON_BYTES, MAX_LAYERS};
-use crate::metadata::{CHAINS, ChainRecord, IMAGES, ImageRecord, MetadataError, NAMES};
+use crate::metadata::{CHAINS, ChainRecord, DIGESTS, IMAGES, ImageRecord, MetadataError, NAMES, Table};
 use crate::store::{Layer, Lease, Store};
 
 /// Names an image for good: the digest of its configuration.
@@ -44,6 +44,8 @@ pub struct Image {
     pub manifest: Digest,
     /// Its names, in order.
     pub names: Vec<ImageRef>,
+    /// By what it was pulled or pushed, `repository@digest`, in order.
+    pub digests: Vec<ImageRef>,
     /// Its configuration.
     pub config: ImageConfig,
     /// Its layers, the base first.
@@ -209,6 +211,9 @@ impl Store {
             return self.image(&id).map(Some);
         }
         let Some(digest) = name.digest() else { return Ok(None) };
+        if let Some(id) = self.metadata().get::<ImageId>(DIGESTS, &name.with_digest(digest).canonical())? {
+            return self.image(&id).map(Some);
+        }
         let images = self.metadata().all::<ImageRecord>(IMAGES)?;
         let found = images.into_iter().find(|(id, r)| r.manifest == *digest || id == digest.as_str());
         found.map(|(id, record)| self.image_of(&id, record)).transpose()
@@ -249,6 +254,9 @@ impl Store {
         if layers.len() > MAX_LAYERS {
             return Err(ImageError::TooManyLayers { layers: layers.len() });
         }
+        if let Some(name) = names.iter().find(|n| n.digest().is_some()) {
+            return Err(ImageError::DigestInName { name: name.clone() });
+        }
         config.rootfs.diff_ids = layers.iter().map(|l| l.diff_id.clone()).collect();
         let damaged = |what, source| ImageError::Damaged { what, digest: Digest::of(b""), source };
         let config_bytes = serde_json::to_vec(&config).map_err(|e| damaged("configuration", e))?;
@@ -268,7 +276,7 @@ impl Store {
         self.put_image(&config_bytes, &manifest_bytes, layers, names)
     }
 
-    /// As [`Store::create_image`], with the documents' own bytes.
+    /// As [`Store::create_image`], with the documents' own bytes. A name with a digest is one of [`Image::digests`].
     pub(crate) fn put_image(
         &self,
         config: &[u8],
@@ -276,21 +284,15 @@ impl Store {
         layers: &[Layer],
         names: &[ImageRef],
     ) -> Result<Image, ImageError> {
-        if let Some(name) = names.iter().find(|n| n.digest().is_some()) {
-            return Err(ImageError::DigestInName { name: name.clone() });
-        }
         let id = ImageId(Digest::of(config));
         let lease = self.lease();
         let known = self.metadata().get::<ImageRecord>(IMAGES, id.as_str())?;
-        let unnamed: Vec<&ImageRef> = {
-            let mut unnamed = Vec::new();
-            for name in names {
-                if self.metadata().get::<ImageId>(NAMES, &name.canonical())?.as_ref() != Some(&id) {
-                    unnamed.push(name);
-                }
+        let mut unnamed = Vec::new();
+        for (table, key) in names.iter().map(key_of_name) {
+            if self.metadata().get::<ImageId>(table, &key)?.as_ref() != Some(&id) {
+                unnamed.push((table, key));
             }
-            unnamed
-        };
+        }
         let record = match known {
             Some(record) if unnamed.is_empty() => return self.image_of(id.as_str(), record),
             Some(record) => record,
@@ -320,8 +322,8 @@ impl Store {
                 self.metadata().put(t, CHAINS, chain.0.as_str(), record)?;
             }
             self.metadata().put(t, IMAGES, id.as_str(), &record)?;
-            for name in &unnamed {
-                self.metadata().put(t, NAMES, &name.canonical(), &id)?;
+            for (table, key) in &unnamed {
+                self.metadata().put(t, *table, key, &id)?;
             }
             Ok(())
         })?;
@@ -345,17 +347,39 @@ impl Store {
         Ok(())
     }
 
-    /// Takes a name from its image, which stays; answers the image's id, or `None` if nothing had that name.
+    /// Remembers that what is named so was pulled from, or pushed to, its repository as the manifest or index
+    /// `digest`; from then on `repository@digest` means it, too.
+    ///
+    /// # Errors
+    /// If nothing has that name, or the database can't be written.
+    pub fn set_repo_digest(&self, name: &ImageRef, digest: &Digest) -> Result<(), ImageError> {
+        let image = self.named(name)?.ok_or_else(|| ImageError::NotFound { id: name.to_string() })?;
+        let key = name.with_digest(digest).canonical();
+        if self.metadata().get::<ImageId>(DIGESTS, &key)?.as_ref() != Some(&image.id) {
+            self.metadata().write(|t| self.metadata().put(t, DIGESTS, &key, &image.id))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a name from its image, which stays; answers the image's id, or `None` if nothing had that name. With the
+    /// last tag of a repository the image's digests of that repository go, too.
     ///
     /// # Errors
     /// If the database can't be written.
     pub fn untag(&self, name: &ImageRef) -> Result<Option<ImageId>, ImageError> {
-        let id = self.metadata().get::<ImageId>(NAMES, &name.canonical())?;
-        if id.is_some() {
-            self.metadata().write(|t| self.metadata().delete(t, NAMES, &name.canonical()))?;
-            self.write_index();
-        }
-        Ok(id)
+        let (table, key) = key_of_name(name);
+        let id = self.metadata().get::<ImageId>(table, &key)?;
+        let Some(id) = id else { return Ok(None) };
+        let others = self.names_of(NAMES, &id)?;
+        let last = !others.iter().any(|n| n != name && n.same_repository(name));
+        let mut digests = self.names_of(DIGESTS, &id)?;
+        digests.retain(|d| last && name.digest().is_none() && d.same_repository(name));
+        self.metadata().write(|t| {
+            self.metadata().delete(t, table, &key)?;
+            digests.iter().try_for_each(|d| self.metadata().delete(t, DIGESTS, &d.canonical()))
+        })?;
+        self.write_index();
+        Ok(Some(id))
     }
 
     /// Removes the image with all its names, and then what nothing else uses of its layers and documents.
@@ -366,10 +390,11 @@ impl Store {
         self.metadata()
             .get::<ImageRecord>(IMAGES, id.as_str())?
             .ok_or_else(|| ImageError::NotFound { id: id.to_string() })?;
-        let names = self.names_of(id)?;
+        let mut names = self.names_of(NAMES, id)?;
+        names.extend(self.names_of(DIGESTS, id)?);
         self.metadata().write(|t| {
-            for name in &names {
-                self.metadata().delete(t, NAMES, &name.canonical())?;
+            for (table, key) in names.iter().map(key_of_name) {
+                self.metadata().delete(t, table, &key)?;
             }
             self.metadata().delete(t, IMAGES, id.as_str())
         })?;
@@ -378,8 +403,8 @@ impl Store {
         Ok(())
     }
 
-    fn names_of(&self, id: &ImageId) -> Result<Vec<ImageRef>, ImageError> {
-        let names = self.metadata().all::<ImageId>(NAMES)?;
+    fn names_of(&self, table: Table, id: &ImageId) -> Result<Vec<ImageRef>, ImageError> {
+        let names = self.metadata().all::<ImageId>(table)?;
         Ok(names.into_iter().filter(|(_, i)| i == id).filter_map(|(name, _)| name.parse().ok()).collect())
     }
 
@@ -404,7 +429,8 @@ impl Store {
             return Err(ImageError::MissingLayer { id, diff_id: diff_id.clone() });
         }
         Ok(Image {
-            names: self.names_of(&id)?,
+            names: self.names_of(NAMES, &id)?,
+            digests: self.names_of(DIGESTS, &id)?,
             manifest: record.manifest,
             size: layers.iter().map(|l| l.size).sum(),
             created: config.created,
@@ -450,5 +476,13 @@ impl Store {
             lease.hold_blob_in(&mut held, &layer.blob);
             lease.hold_chain_in(&mut held, &layer.chain_id);
         }
+    }
+}
+
+/// Where a name is recorded: tags and digests have a table each.
+fn key_of_name(name: &ImageRef) -> (Table, String) {
+    match name.digest() {
+        Some(digest) => (DIGESTS, name.with_digest(digest).canonical()),
+        None => (NAMES, name.canonical()),
     }
 }

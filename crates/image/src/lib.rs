@@ -17,6 +17,7 @@
 //!
 //! * [`store`]: [`Store`], what is where on disk, and [`Lease`], which keeps things from being collected.
 //! * [`image`]: [`Image`], names and ids.
+//! * [`receive`]: images from a registry; [`send`]: as they go to one.
 //! * [`unpack`]: layers from streams and blobs; [`import`]: `docker import`.
 //! * [`snapshot`]: containers' and build steps' file systems; [`commit`]: these as layers and tars.
 //! * [`archive`]: images in files, `save` and `load`.
@@ -35,6 +36,9 @@ pub mod import;
 pub mod layer;
 pub mod limits;
 mod metadata;
+mod pack;
+pub mod receive;
+pub mod send;
 pub mod snapshot;
 pub mod store;
 pub mod tar;
@@ -48,6 +52,8 @@ pub use import::{ImportError, ImportOptions};
 pub use layer::apply::{ApplyError, EntryError, extract};
 pub use layer::changes::{Change, ChangeKind};
 pub use metadata::MetadataError;
+pub use receive::{BlobSource, LayerProgress, Progress, ReceiveError};
+pub use send::{SendError, Sendable};
 pub use snapshot::{InitLayer, Remains, Scratch, Snapshot, SnapshotError};
 pub use store::{Layer, Lease, OpenError, Store};
 pub use unpack::{Expected, UnpackError};

@@ -1,9 +1,10 @@
 //! What the store knows, in one redb file: which names, images, layers and snapshots there are.
 //!
 //! ```text
-//! image.redb, format 1; keys are text, values JSON
-//!   meta       "format"            -> 1
+//! image.redb, format 2; keys are text, values JSON
+//!   meta       "format"            -> 2
 //!   names      canonical reference -> image id
+//!   digests    repository@digest   -> image id         (as what it was pulled or pushed)
 //!   images     image id            -> ImageRecord      (the id is the digest of the configuration's bytes)
 //!   chains     chain id            -> ChainRecord      (a layer on top of those below it)
 //!   diffs      diff id             -> DiffRecord       (which blob holds the layer's tar)
@@ -16,6 +17,8 @@
 //! ([`Pending`]), where every reader sees them, and [`Metadata::flush`] syncs the file system once and then commits
 //! them together. A crash before that loses records of which nobody was told, and the next
 //! [`crate::Store::open`] removes the files that no record names.
+//!
+//! Format 1 had no `digests`; it is made into format 2 when it is opened, in one transaction.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,17 +28,19 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use sampan_base::{ChainId, Class, DiffId, Digest, FileError, Timestamp, files};
 use serde::{Deserialize, Serialize};
 
-type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+pub(crate) type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
 const META: Table = TableDefinition::new("meta");
 pub(crate) const NAMES: Table = TableDefinition::new("names");
+pub(crate) const DIGESTS: Table = TableDefinition::new("digests");
 pub(crate) const IMAGES: Table = TableDefinition::new("images");
 pub(crate) const CHAINS: Table = TableDefinition::new("chains");
 pub(crate) const DIFFS: Table = TableDefinition::new("diffs");
 pub(crate) const SNAPSHOTS: Table = TableDefinition::new("snapshots");
 pub(crate) const CACHE: Table = TableDefinition::new("cache");
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+const OLDEST_FORMAT: u32 = 1;
 /// Bytes of redb's page cache: the whole database of a busy host fits, and an idle one takes what it uses.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -191,10 +196,12 @@ impl Metadata {
         let found: Option<u32> = metadata.read_if_there(META, "format")?;
         match found {
             Some(FORMAT) => {}
-            Some(found) => return Err(MetadataError::Format { path: metadata.path, found }),
-            None => metadata.write(|t| {
+            Some(found) if !(OLDEST_FORMAT..FORMAT).contains(&found) => {
+                return Err(MetadataError::Format { path: metadata.path, found });
+            }
+            _ => metadata.write(|t| {
                 // Opening a table makes it, so that readers find them all.
-                for table in [NAMES, IMAGES, CHAINS, DIFFS, SNAPSHOTS, CACHE] {
+                for table in [NAMES, DIGESTS, IMAGES, CHAINS, DIFFS, SNAPSHOTS, CACHE] {
                     metadata.on("create tables in", t.open_table(table))?;
                 }
                 metadata.put(t, META, "format", &FORMAT)

@@ -7,9 +7,13 @@
 //! Variables are not expanded here: that needs the values of a build, and happens as it goes ([`expand`]).
 
 pub mod expand;
+mod flags;
 mod lines;
+mod mount;
 mod parse;
 
+pub use lines::{Directive, heredoc_alone};
+pub use mount::{Mount, MountKind, RunMount, Sharing};
 pub use parse::parse_instruction;
 
 /// A whole Dockerfile.
@@ -17,6 +21,12 @@ pub use parse::parse_instruction;
 pub struct Dockerfile {
     /// The character that escapes and that continues lines: `\`, or a backtick.
     pub escape: char,
+    /// `# syntax=image`: the frontend to read it with. This one is the only one, so it changes nothing.
+    pub syntax: Option<Directive>,
+    /// `# check=skip=…;error=…`: how it wants to be checked.
+    pub check: Option<Directive>,
+    /// The lines where instructions end that have empty lines in their continuation.
+    pub empty_continuations: Vec<usize>,
     /// The `ARG`s before the first `FROM`.
     pub args: Vec<Located>,
     /// The stages in order.
@@ -28,12 +38,16 @@ pub struct Dockerfile {
 pub struct Stage {
     /// The line of its `FROM`.
     pub line: usize,
+    /// The last line of its `FROM`.
+    pub end: usize,
     /// The `FROM` as written.
     pub text: String,
     /// The image or stage that it starts from, not expanded.
     pub base: String,
     /// `AS name`, in lower case.
     pub name: Option<String>,
+    /// The comments right above it.
+    pub comments: Vec<String>,
     /// `--platform`, not expanded.
     pub platform: Option<String>,
     /// What follows.
@@ -45,8 +59,12 @@ pub struct Stage {
 pub struct Located {
     /// The line where it starts, from 1.
     pub line: usize,
+    /// Its last line.
+    pub end: usize,
     /// The instruction as written, its lines joined.
     pub text: String,
+    /// The comments right above it.
+    pub comments: Vec<String>,
     /// What it says.
     pub instruction: Instruction,
 }
@@ -57,14 +75,7 @@ pub enum Instruction {
     /// `ARG name[=default] …`
     Arg(Vec<(String, Option<String>)>),
     /// `RUN`
-    Run {
-        /// What to run.
-        command: Command,
-        /// Files given in the Dockerfile itself.
-        heredocs: Vec<Heredoc>,
-        /// `--network`
-        network: Option<String>,
-    },
+    Run(Run),
     /// `COPY` and `ADD`
     Copy(Copy),
     /// `ENV key=value …`
@@ -104,8 +115,45 @@ pub enum Command {
     Exec(Vec<String>),
 }
 
-/// `COPY` or `ADD`.
+/// `RUN`
 #[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// What to run.
+    pub command: Command,
+    /// Files given in the Dockerfile itself.
+    pub heredocs: Vec<Heredoc>,
+    /// `--network`
+    pub network: Option<RunNetwork>,
+    /// `--security`
+    pub security: Option<Security>,
+    /// Each `--mount`, in order.
+    pub mounts: Vec<RunMount>,
+    /// Each `--device`, in order.
+    pub devices: Vec<String>,
+}
+
+/// `RUN --network`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunNetwork {
+    /// As containers have it by default.
+    Default,
+    /// Only the loopback device.
+    None,
+    /// The host's.
+    Host,
+}
+
+/// `RUN --security`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Security {
+    /// As containers are.
+    Sandbox,
+    /// With all privileges.
+    Insecure,
+}
+
+/// `COPY` or `ADD`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Copy {
     /// Whether it is `ADD`.
     pub add: bool,
@@ -119,8 +167,20 @@ pub struct Copy {
     pub from: Option<String>,
     /// `--chown`
     pub chown: Option<String>,
-    /// `--chmod`
+    /// `--chmod`: octal or symbolic.
     pub chmod: Option<String>,
+    /// `--link`: independent of the layers below.
+    pub link: bool,
+    /// `COPY --parents`: sources keep their directories.
+    pub parents: bool,
+    /// Each `--exclude`.
+    pub exclude: Vec<String>,
+    /// `ADD --checksum`, of what is downloaded.
+    pub checksum: Option<String>,
+    /// `ADD --keep-git-dir`
+    pub keep_git_dir: Option<bool>,
+    /// `ADD --unpack`; `None`: local archives are, downloaded ones are not.
+    pub unpack: Option<bool>,
 }
 
 /// A here-document.
@@ -130,8 +190,20 @@ pub struct Heredoc {
     pub name: String,
     /// Whether variables in it are expanded: the word was not quoted.
     pub expand: bool,
-    /// Its text.
+    /// `<<-`: tabs at the start of lines are no part of it.
+    pub chomp: bool,
+    /// Its text as written, tabs included.
     pub content: String,
+}
+
+impl Heredoc {
+    /// Its text, without the tabs that [`Heredoc::chomp`] takes away.
+    pub fn text(&self) -> String {
+        if !self.chomp {
+            return self.content.clone();
+        }
+        self.content.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
+    }
 }
 
 /// `HEALTHCHECK`; times in nanoseconds, 0 if not given.
@@ -191,12 +263,32 @@ pub enum Problem {
         requires: &'static str,
     },
     /// There is no such option.
-    #[error("unknown flag: {instruction} {flag}")]
+    #[error("unknown flag: {instruction} {flag}{}", hint(suggestion.as_deref()))]
     UnknownFlag {
         /// The instruction.
         instruction: String,
         /// The option.
         flag: String,
+        /// The one that may be meant.
+        suggestion: Option<&'static str>,
+    },
+    /// An option twice, without its value, or with one that is neither `true` nor `false`.
+    #[error("{instruction}: {what} {flag}")]
+    Flag {
+        /// The instruction.
+        instruction: String,
+        /// What is wrong.
+        what: &'static str,
+        /// The option.
+        flag: String,
+    },
+    /// A mount of `RUN`.
+    #[error("invalid mount `{mount}`: {why}")]
+    Mount {
+        /// As written.
+        mount: String,
+        /// What is wrong.
+        why: String,
     },
     /// An option or argument is not as it should be.
     #[error("{instruction}: invalid {what} `{value}`")]
@@ -223,12 +315,6 @@ pub enum Problem {
     /// A quote, a substitution.
     #[error(transparent)]
     Word(#[from] expand::WordError),
-    /// Two stages of one name.
-    #[error("duplicate stage name `{name}`")]
-    DuplicateStage {
-        /// The name.
-        name: String,
-    },
     /// A parser directive.
     #[error("invalid parser directive: {why}")]
     Directive {
@@ -253,6 +339,10 @@ fn hint(suggestion: Option<&str>) -> String {
 pub const MAX_DOCKERFILE_BYTES: usize = 4 * 1024 * 1024;
 /// Stages of a Dockerfile.
 pub const MAX_STAGES: usize = 1000;
+/// Instructions of a Dockerfile: each is a step, and a layer at most.
+pub const MAX_INSTRUCTIONS: usize = 20_000;
+/// Here-documents of one instruction.
+pub const MAX_HEREDOCS: usize = 1000;
 
 impl Dockerfile {
     /// Reads a Dockerfile.

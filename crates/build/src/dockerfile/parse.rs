@@ -1,10 +1,12 @@
 //! Logical lines to instructions.
 
 use super::expand::split;
-use super::lines::{Logical, lines};
+use super::flags::{self, Flags};
+use super::lines::{self, Logical, lines};
+use super::mount::RunMount;
 use super::{
-    Command, Copy, Dockerfile, Healthcheck, Heredoc, Instruction, Located, MAX_DOCKERFILE_BYTES, MAX_STAGES,
-    ParseError, Problem, Stage,
+    Command, Copy, Dockerfile, Healthcheck, Heredoc, Instruction, Located, MAX_DOCKERFILE_BYTES,
+    MAX_INSTRUCTIONS, MAX_STAGES, ParseError, Problem, Run, RunNetwork, Security, Stage,
 };
 
 const INSTRUCTIONS: [&str; 18] = [
@@ -28,11 +30,11 @@ const INSTRUCTIONS: [&str; 18] = [
     "WORKDIR",
 ];
 
-/// A line after its flags.
+/// A line after its name and flags.
 struct Parts<'a> {
     /// In upper case.
-    name: String,
-    flags: Vec<(String, String)>,
+    name: &'a str,
+    flags: Flags<'a>,
     rest: &'a str,
     escape: char,
 }
@@ -43,34 +45,44 @@ enum Parsed {
 }
 
 pub(super) fn parse(text: &str) -> Result<Dockerfile, ParseError> {
+    let limit = |what, limit| Problem::Limit { what, limit };
     if text.len() > MAX_DOCKERFILE_BYTES {
-        let problem = Problem::Limit { what: "bytes", limit: MAX_DOCKERFILE_BYTES };
-        return Err(ParseError { line: 0, problem });
+        return Err(ParseError { line: 0, problem: limit("bytes", MAX_DOCKERFILE_BYTES) });
     }
-    let (escape, logical) = lines(text)?;
-    let mut file = Dockerfile { escape, args: Vec::new(), stages: Vec::new() };
-    for Logical { line, text, heredocs } in logical {
+    let (directives, logical) = lines(text)?;
+    if let Some(first) = logical.get(MAX_INSTRUCTIONS) {
+        return Err(ParseError { line: first.line, problem: limit("instructions", MAX_INSTRUCTIONS) });
+    }
+    let escape = directives.escape.unwrap_or('\\');
+    let mut file = Dockerfile {
+        escape,
+        syntax: directives.syntax,
+        check: directives.check,
+        empty_continuations: logical.iter().filter_map(|l| l.empty_continuation).collect(),
+        args: Vec::new(),
+        stages: Vec::new(),
+    };
+    for Logical { line, end, text, heredocs, comments, .. } in logical {
         let at = |problem| ParseError { line, problem };
         match instruction(&text, heredocs, escape).map_err(at)? {
             Parsed::From { base, name, platform } => {
-                if let Some(name) =
-                    name.as_ref().filter(|n| file.stages.iter().any(|s| s.name.as_ref() == Some(n)))
-                {
-                    return Err(at(Problem::DuplicateStage { name: name.clone() }));
-                }
                 if file.stages.len() == MAX_STAGES {
-                    return Err(at(Problem::Limit { what: "stages", limit: MAX_STAGES }));
+                    return Err(at(limit("stages", MAX_STAGES)));
                 }
-                file.stages.push(Stage { line, text, base, name, platform, instructions: Vec::new() });
+                let instructions = Vec::new();
+                file.stages.push(Stage { line, end, text, base, name, comments, platform, instructions });
             }
-            Parsed::Other(instruction) => match (file.stages.last_mut(), &instruction) {
-                (Some(stage), _) => stage.instructions.push(Located { line, text, instruction }),
-                (None, Instruction::Arg(_)) => file.args.push(Located { line, text, instruction }),
-                (None, _) => {
-                    let instruction = text.split_whitespace().next().unwrap_or("").to_ascii_uppercase();
-                    return Err(at(Problem::NoStage { instruction }));
-                }
-            },
+            Parsed::Other(instruction) => {
+                let list = match (file.stages.last_mut(), &instruction) {
+                    (Some(stage), _) => &mut stage.instructions,
+                    (None, Instruction::Arg(_)) => &mut file.args,
+                    (None, _) => {
+                        let instruction = text.split_whitespace().next().unwrap_or("").to_ascii_uppercase();
+                        return Err(at(Problem::NoStage { instruction }));
+                    }
+                };
+                list.push(Located { line, end, text, comments, instruction });
+            }
         }
     }
     if file.stages.is_empty() {
@@ -84,122 +96,69 @@ pub(super) fn parse(text: &str) -> Result<Dockerfile, ParseError> {
     Ok(file)
 }
 
-/// Reads one instruction that stands alone: a trigger of a base image, a `--change` of commit or import.
+/// Reads one instruction that stands alone, perhaps with its here-documents: a trigger of a base image, a `--change`
+/// of commit or import.
 ///
 /// # Errors
 /// If it can't be understood, or is `FROM`.
 pub fn parse_instruction(text: &str) -> Result<Instruction, Problem> {
-    match instruction(text.trim(), Vec::new(), '\\')? {
+    let (_, mut logical) = lines(text).map_err(|e| e.problem)?;
+    let Logical { text, heredocs, .. } = logical.pop().ok_or(Problem::Empty)?;
+    if !logical.is_empty() {
+        return Err(Problem::Unsupported { what: "more than one instruction here".to_owned() });
+    }
+    match instruction(&text, heredocs, '\\')? {
         Parsed::Other(instruction) => Ok(instruction),
         Parsed::From { .. } => Err(Problem::Unsupported { what: "FROM here".to_owned() }),
     }
 }
 
 fn instruction(text: &str, heredocs: Vec<Heredoc>, escape: char) -> Result<Parsed, Problem> {
-    let parts = parts(text, escape)?;
-    let name = parts.name.as_str();
-    Ok(Parsed::Other(match name {
-        "FROM" => return parts.from(),
-        "RUN" => parts.run(heredocs)?,
-        "COPY" | "ADD" => parts.copy(heredocs)?,
-        "ARG" => Instruction::Arg(parts.args()?),
-        "ENV" => Instruction::Env(parts.pairs()?),
-        "LABEL" => Instruction::Label(parts.pairs()?),
-        "WORKDIR" => Instruction::Workdir(parts.whole()?),
-        "USER" => Instruction::User(parts.whole()?),
-        "STOPSIGNAL" => Instruction::StopSignal(parts.whole()?),
-        "MAINTAINER" => Instruction::Maintainer(parts.whole()?),
-        "EXPOSE" => Instruction::Expose(parts.words()?),
-        "VOLUME" => Instruction::Volume(parts.json_or_words()?),
-        "CMD" => Instruction::Cmd(parts.command()?),
-        "ENTRYPOINT" => Instruction::Entrypoint(parts.command()?),
-        "SHELL" => parts.shell()?,
-        "HEALTHCHECK" => Instruction::Healthcheck(parts.healthcheck()?),
-        "ONBUILD" => parts.onbuild(heredocs)?,
-        _ => {
-            let name = text.split_whitespace().next().unwrap_or("").chars().take(50).collect::<String>();
-            return Err(Problem::UnknownInstruction {
-                suggestion: suggest(&name.to_ascii_uppercase()),
-                name,
-            });
-        }
-    }))
-}
-
-fn parts(text: &str, escape: char) -> Result<Parts<'_>, Problem> {
-    let (name, mut rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-    let name = name.to_ascii_uppercase();
-    rest = rest.trim();
-    let mut flags = Vec::new();
-    // Healthcheck's own command may have options, too; those come after CMD. ENV and the like have none.
-    let has_flags = matches!(name.as_str(), "FROM" | "RUN" | "COPY" | "ADD" | "HEALTHCHECK" | "ONBUILD");
-    while has_flags && rest.starts_with("--") {
-        let end = flag_end(rest, escape);
-        let flag = split(&rest[..end], escape).into_iter().next().unwrap_or_default();
-        rest = rest[end..].trim_start();
-        if flag == "--" {
-            break;
-        }
-        let (key, value) = flag[2..].split_once('=').unwrap_or((&flag[2..], ""));
-        flags.push((key.to_owned(), unquote(value)));
+    let (name, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    let upper = name.to_ascii_uppercase();
+    if !INSTRUCTIONS.contains(&upper.as_str()) {
+        let name = name.chars().take(50).collect::<String>();
+        return Err(Problem::UnknownInstruction { suggestion: suggest(&upper, &INSTRUCTIONS), name });
     }
-    Ok(Parts { name, flags, rest, escape })
-}
-
-/// Where the first word ends, quotes respected.
-fn flag_end(text: &str, escape: char) -> usize {
-    let mut quote = None;
-    let mut chars = text.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match quote {
-            None if c.is_whitespace() => return at,
-            None if c == '"' || c == '\'' => quote = Some(c),
-            Some(q) if q == c => quote = None,
-            _ if c == escape => {
-                chars.next();
-            }
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-fn unquote(text: &str) -> String {
-    text.chars().filter(|c| !matches!(c, '"' | '\'')).collect()
+    let (flags, rest) = flags::take(rest);
+    let mut parts = Parts { name: &upper, flags: Flags::new(&upper, flags), rest: rest.trim(), escape };
+    let parsed = match upper.as_str() {
+        "FROM" => parts.from()?,
+        _ => Parsed::Other(parts.instruction(heredocs)?),
+    };
+    parts.flags.finish()?;
+    Ok(parsed)
 }
 
 impl Parts<'_> {
+    fn instruction(&mut self, heredocs: Vec<Heredoc>) -> Result<Instruction, Problem> {
+        Ok(match self.name {
+            "RUN" => Instruction::Run(self.run(heredocs)?),
+            "COPY" | "ADD" => Instruction::Copy(self.copy(heredocs)?),
+            "ARG" => Instruction::Arg(self.args()?),
+            "ENV" => Instruction::Env(self.pairs()?),
+            "LABEL" => Instruction::Label(self.pairs()?),
+            "WORKDIR" => Instruction::Workdir(self.whole()?),
+            "USER" => Instruction::User(self.whole()?),
+            "STOPSIGNAL" => Instruction::StopSignal(self.whole()?),
+            "MAINTAINER" => Instruction::Maintainer(self.whole()?),
+            "EXPOSE" => Instruction::Expose(self.words()?),
+            "VOLUME" => Instruction::Volume(self.json_or_words()?),
+            "CMD" => Instruction::Cmd(self.command()?),
+            "ENTRYPOINT" => Instruction::Entrypoint(self.command()?),
+            "SHELL" => self.shell()?,
+            "HEALTHCHECK" => Instruction::Healthcheck(self.healthcheck()?),
+            // The caller knows the name; FROM is its own.
+            _ => self.onbuild(&heredocs)?,
+        })
+    }
+
     fn wrong(&self, requires: &'static str) -> Problem {
-        Problem::Arguments { instruction: self.name.clone(), requires }
+        Problem::Arguments { instruction: self.name.to_owned(), requires }
     }
 
     fn invalid(&self, what: &'static str, value: &str) -> Problem {
-        Problem::Invalid { instruction: self.name.clone(), what, value: value.to_owned() }
-    }
-
-    /// The flags, each at most once; others are refused, those that exist elsewhere as not supported.
-    fn flags<const N: usize>(
-        &self,
-        known: [&str; N],
-        elsewhere: &[&str],
-    ) -> Result<[Option<String>; N], Problem> {
-        let mut found = [const { None }; N];
-        for (key, value) in &self.flags {
-            if elsewhere.contains(&key.as_str()) {
-                return Err(Problem::Unsupported { what: format!("{} --{key}", self.name) });
-            }
-            match known.iter().position(|k| k == key) {
-                Some(i) if found[i].is_none() => found[i] = Some(value.clone()),
-                Some(_) => return Err(self.invalid("repeated flag", key)),
-                None => {
-                    return Err(Problem::UnknownFlag {
-                        instruction: self.name.clone(),
-                        flag: format!("--{key}"),
-                    });
-                }
-            }
-        }
-        Ok(found)
+        Problem::Invalid { instruction: self.name.to_owned(), what, value: value.to_owned() }
     }
 
     fn words(&self) -> Result<Vec<String>, Problem> {
@@ -215,15 +174,22 @@ impl Parts<'_> {
         }
     }
 
-    fn json(&self, text: &str) -> Option<Vec<String>> {
+    /// A list, if it is written as one; what is no JSON at all is not.
+    fn json(&self, text: &str) -> Result<Option<Vec<String>>, Problem> {
         if !text.starts_with('[') {
-            return None;
+            return Ok(None);
         }
-        serde_json::from_str(text).ok()
+        let Ok(list) = serde_json::from_str::<Vec<serde_json::Value>>(text) else { return Ok(None) };
+        let strings = list.into_iter().map(|item| match item {
+            serde_json::Value::String(text) => Some(text),
+            _ => None,
+        });
+        let strings: Option<Vec<String>> = strings.collect();
+        strings.map(Some).ok_or_else(|| self.wrong("has a JSON list with something other than strings"))
     }
 
     fn json_or_words(&self) -> Result<Vec<String>, Problem> {
-        match self.json(self.rest) {
+        match self.json(self.rest)? {
             Some(list) if list.is_empty() => Err(self.wrong("requires at least one argument")),
             Some(list) => Ok(list),
             None => self.words(),
@@ -231,14 +197,18 @@ impl Parts<'_> {
     }
 
     fn command(&self) -> Result<Command, Problem> {
-        Ok(match self.json(self.rest) {
+        self.command_of(self.rest)
+    }
+
+    fn command_of(&self, text: &str) -> Result<Command, Problem> {
+        Ok(match self.json(text)? {
             Some(list) => Command::Exec(list),
-            None => Command::Shell(self.rest.to_owned()),
+            None => Command::Shell(text.to_owned()),
         })
     }
 
-    fn from(&self) -> Result<Parsed, Problem> {
-        let [platform] = self.flags(["platform"], &[])?;
+    fn from(&mut self) -> Result<Parsed, Problem> {
+        let platform = self.flags.text("platform")?;
         let words = self.words().map_err(|_| self.wrong("requires either one or three arguments"))?;
         let (base, name) = match words.as_slice() {
             [base] => (base, None),
@@ -246,23 +216,31 @@ impl Parts<'_> {
             _ => return Err(self.wrong("requires either one or three arguments")),
         };
         let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if let Some(name) = &name {
-            if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(letter) {
-                return Err(self.invalid("name for a build stage", name));
-            }
-            if name == "scratch" {
-                return Err(self.invalid("name for a build stage", name));
-            }
+        if let Some(name) = &name
+            && (!name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(letter))
+        {
+            return Err(self.invalid("name for a build stage", name));
         }
         Ok(Parsed::From { base: base.clone(), name, platform })
     }
 
-    fn run(&self, heredocs: Vec<Heredoc>) -> Result<Instruction, Problem> {
-        let [network] = self.flags(["network"], &["mount", "security"])?;
-        if let Some(network) = network.as_ref().filter(|n| !matches!(n.as_str(), "default" | "none" | "host"))
-        {
-            return Err(self.invalid("network", network));
-        }
+    fn run(&mut self, heredocs: Vec<Heredoc>) -> Result<Run, Problem> {
+        let network = match self.flags.text("network")?.as_deref() {
+            None => None,
+            Some("default") => Some(RunNetwork::Default),
+            Some("none") => Some(RunNetwork::None),
+            Some("host") => Some(RunNetwork::Host),
+            Some(other) => return Err(self.invalid("network", other)),
+        };
+        let security = match self.flags.text("security")?.as_deref() {
+            None => None,
+            Some("sandbox") => Some(Security::Sandbox),
+            Some("insecure") => Some(Security::Insecure),
+            Some(other) => return Err(self.invalid("security mode", other)),
+        };
+        let mounts = self.flags.texts("mount")?.into_iter().map(|text| RunMount::parse(&text));
+        let mounts = mounts.collect::<Result<_, _>>()?;
+        let devices = self.flags.texts("device")?;
         if self.rest.is_empty() {
             return Err(self.wrong("requires at least one argument"));
         }
@@ -270,35 +248,42 @@ impl Parts<'_> {
         if command == Command::Exec(Vec::new()) {
             return Err(self.wrong("requires at least one argument"));
         }
-        Ok(Instruction::Run { command, heredocs, network })
+        Ok(Run { command, heredocs, network, security, mounts, devices })
     }
 
-    fn copy(&self, heredocs: Vec<Heredoc>) -> Result<Instruction, Problem> {
+    fn copy(&mut self, heredocs: Vec<Heredoc>) -> Result<Copy, Problem> {
         let add = self.name == "ADD";
-        let elsewhere: &[&str] =
-            if add { &["checksum", "keep-git-dir", "unpack", "exclude"] } else { &["parents", "exclude"] };
-        let [from, chown, chmod, link] = self.flags(["from", "chown", "chmod", "link"], elsewhere)?;
-        if add && from.is_some() {
-            return Err(Problem::UnknownFlag { instruction: self.name.clone(), flag: "--from".to_owned() });
-        }
-        if let Some(value) = link.filter(|l| !matches!(l.as_str(), "" | "true" | "false")) {
-            return Err(self.invalid("value of --link", &value));
-        }
         // Names with blanks need the JSON form: quotes do not hold words together here.
-        let mut words = match self.json(self.rest) {
+        let json = self.json(self.rest)?;
+        let is_json = json.is_some();
+        let mut words = match json {
             Some(list) => list,
             None => self.rest.split_whitespace().map(str::to_owned).collect(),
         };
+        let (chown, chmod) = (self.flags.text("chown")?, self.flags.text("chmod")?);
+        let link = self.flags.bool("link")?.unwrap_or(false);
+        let exclude = self.flags.texts("exclude")?;
+        let mut copy = Copy { add, chown, chmod, link, exclude, heredocs, ..Copy::default() };
+        if add {
+            copy.checksum = self.flags.text("checksum")?;
+            copy.keep_git_dir = self.flags.bool("keep-git-dir")?;
+            copy.unpack = self.flags.bool("unpack")?;
+        } else {
+            copy.from = self.flags.text("from")?;
+            copy.parents = self.flags.bool("parents")?.unwrap_or(false);
+        }
         if words.len() < 2 {
             return Err(self.wrong("requires at least two arguments"));
         }
         // At least two, as of the lines above.
-        let destination = words.pop().unwrap_or_default();
-        words.retain(|w| !is_heredoc_word(w));
-        if words.is_empty() && heredocs.is_empty() {
-            return Err(self.wrong("requires at least two arguments"));
+        copy.destination = words.pop().unwrap_or_default();
+        let is_heredoc = |word: &str| !is_json && lines::opening(word, self.escape).is_some();
+        if is_heredoc(&copy.destination) {
+            return Err(self.wrong("cannot have a here-document as its destination"));
         }
-        Ok(Instruction::Copy(Copy { add, sources: words, heredocs, destination, from, chown, chmod }))
+        words.retain(|word| !is_heredoc(word));
+        copy.sources = words;
+        Ok(copy)
     }
 
     fn args(&self) -> Result<Vec<(String, Option<String>)>, Problem> {
@@ -313,7 +298,7 @@ impl Parts<'_> {
                 None => (word.as_str(), None),
             };
             if name.is_empty() {
-                return Err(self.invalid("name", &word));
+                return Err(self.wrong("names can not be blank"));
             }
             args.push((name.to_owned(), value));
         }
@@ -330,14 +315,14 @@ impl Parts<'_> {
             let (key, value) = self
                 .rest
                 .split_once(char::is_whitespace)
-                .ok_or_else(|| self.wrong("requires a name and a value"))?;
+                .ok_or_else(|| self.wrong("must have two arguments"))?;
             return Ok(vec![(key.to_owned(), value.trim_start().to_owned())]);
         }
         let pair = |word: &String| {
             let (key, value) =
                 word.split_once('=').ok_or_else(|| self.invalid("argument without `=`", word))?;
             if key.is_empty() {
-                Err(self.invalid("name", word))
+                Err(self.wrong("names can not be blank"))
             } else {
                 Ok((key.to_owned(), value.to_owned()))
             }
@@ -346,71 +331,65 @@ impl Parts<'_> {
     }
 
     fn shell(&self) -> Result<Instruction, Problem> {
-        match self.json(self.rest) {
+        match self.json(self.rest)? {
             Some(list) if !list.is_empty() => Ok(Instruction::Shell(list)),
             _ => Err(self.wrong("requires the arguments to be in JSON form")),
         }
     }
 
-    fn onbuild(&self, heredocs: Vec<Heredoc>) -> Result<Instruction, Problem> {
-        let trigger = self.whole()?;
+    fn onbuild(&self, heredocs: &[Heredoc]) -> Result<Instruction, Problem> {
+        let mut trigger = self.whole()?;
         let first = trigger.split_whitespace().next().unwrap_or("").to_ascii_uppercase();
         if matches!(first.as_str(), "ONBUILD" | "FROM" | "MAINTAINER") {
             return Err(self.invalid("trigger", &first));
         }
-        if !heredocs.is_empty() {
-            return Err(Problem::Unsupported { what: "a here-document in ONBUILD".to_owned() });
-        }
         // A trigger that could never run is told here, not in the build that uses the image.
-        instruction(&trigger, Vec::new(), self.escape)?;
+        instruction(&trigger, heredocs.to_vec(), self.escape)?;
+        for heredoc in heredocs {
+            trigger.push('\n');
+            trigger.push_str(&heredoc.content);
+            trigger.push_str(&heredoc.name);
+        }
         Ok(Instruction::OnBuild(trigger))
     }
 
-    fn healthcheck(&self) -> Result<Healthcheck, Problem> {
-        let names = ["interval", "timeout", "start-period", "start-interval", "retries"];
-        let [interval, timeout, start_period, start_interval, retries] = self.flags(names, &[])?;
+    fn healthcheck(&mut self) -> Result<Healthcheck, Problem> {
+        let mut time = |what: &'static str, flag: &'static str| match self.flags.text(flag)? {
+            Some(text) if text.is_empty() => Ok(0),
+            Some(text) => match duration(&text).filter(|d| *d == 0 || *d >= 1_000_000) {
+                Some(nanos) => Ok(nanos),
+                None => Err(Problem::Invalid { instruction: self.name.to_owned(), what, value: text }),
+            },
+            None => Ok(0),
+        };
+        let mut check = Healthcheck {
+            command: None,
+            interval: time("interval", "interval")?,
+            timeout: time("timeout", "timeout")?,
+            start_period: time("start period", "start-period")?,
+            start_interval: time("start interval", "start-interval")?,
+            retries: 0,
+        };
+        if let Some(text) = self.flags.text("retries")?.filter(|t| !t.is_empty()) {
+            let number = text.parse::<i32>().ok().filter(|n| *n >= 0);
+            check.retries = number.ok_or_else(|| self.invalid("number of retries", &text))?.into();
+        }
         let (kind, rest) = self.rest.split_once(char::is_whitespace).unwrap_or((self.rest, ""));
+        let rest = rest.trim();
         match kind.to_ascii_uppercase().as_str() {
-            "NONE" if rest.trim().is_empty() => return Ok(Healthcheck::default()),
+            "NONE" if rest.is_empty() => return Ok(Healthcheck::default()),
             "NONE" => return Err(self.wrong("NONE takes no arguments")),
-            "CMD" if rest.trim().is_empty() => return Err(self.wrong("CMD requires a command")),
+            "CMD" if rest.is_empty() => return Err(self.wrong("CMD requires a command")),
             "CMD" => {}
             "" => return Err(self.wrong("requires at least one argument")),
             _ => return Err(self.invalid("type", kind)),
         }
-        let time = |what, text: Option<String>| match text {
-            Some(text) => match duration(&text).filter(|d| *d == 0 || *d >= 1_000_000) {
-                Some(nanos) => Ok(nanos),
-                None => Err(self.invalid(what, &text)),
-            },
-            None => Ok(0),
-        };
-        let retries = match retries {
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|n: &i64| *n >= 0)
-                .ok_or_else(|| self.invalid("number of retries", &text))?,
-            None => 0,
-        };
-        let rest = rest.trim();
-        let command = match self.json(rest) {
-            Some(list) => Command::Exec(list),
-            None => Command::Shell(rest.to_owned()),
-        };
-        Ok(Healthcheck {
-            command: Some(command),
-            interval: time("interval", interval)?,
-            timeout: time("timeout", timeout)?,
-            start_period: time("start period", start_period)?,
-            start_interval: time("start interval", start_interval)?,
-            retries,
-        })
+        check.command = Some(self.command_of(rest)?);
+        if check.command == Some(Command::Exec(Vec::new())) {
+            return Err(self.wrong("CMD requires a command"));
+        }
+        Ok(check)
     }
-}
-
-fn is_heredoc_word(word: &str) -> bool {
-    word.strip_prefix("<<").is_some_and(|w| !w.is_empty() && !w.starts_with('<'))
 }
 
 /// A time as Go writes it: `1h30m`, `1.5s`, `500ms`.
@@ -434,9 +413,13 @@ fn duration(text: &str) -> Option<i64> {
     (!text.is_empty() && nanos < 9e18).then_some(nanos.round() as i64)
 }
 
-/// The instruction whose name is nearest, if it is near.
-fn suggest(name: &str) -> Option<&'static str> {
-    let near = INSTRUCTIONS.iter().map(|known| (distance(name, known), *known)).min()?;
+/// The known name that is nearest, if it is near.
+pub(super) fn suggest(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    // Long ones are near to none, and would take long.
+    if name.len() > 100 {
+        return None;
+    }
+    let near = known.iter().map(|known| (distance(name, known), *known)).min()?;
     (near.0 <= 2 && near.0 * 2 <= name.len()).then_some(near.1)
 }
 
@@ -510,24 +493,37 @@ CMD x y
 ENTRYPOINT ["x"]
 SHELL ["/bin/bash", "-c"]
 STOPSIGNAL 9
-HEALTHCHECK --interval=1m30s --retries=3 CMD ["a"]
+HEALTHCHECK --interval=1m30s --retries=3 --start-interval=2s CMD ["a"]
 HEALTHCHECK NONE
 ONBUILD RUN x
+ONBUILD RUN <<-E
+	x
+	E
+RUN --mount=type=cache,target=/c --mount=from=o,target=/o --network=none --security=sandbox --device=d x
+COPY --parents --exclude=*.a --exclude=b --chmod=u=rwX,go=rX a/./b c /d
+ADD --checksum=sha256:0 --keep-git-dir --unpack=false http://x/y /
+RUN python3 <<A && cat <<-"B"
+a
+A
+	b
+	B
 MAINTAINER me <me@x>
 FROM base
-COPY --from=base <<F /f
+COPY --from=base <<F 3<<'G' /f
 text
 F
+$g
+G
 "#,
             expect_test::expect![[r#"
                 1: Arg([("V", Some("1")), ("W", None)])
                 2: FROM debian:$V as Some("base")
-                  3: Run { command: Shell("a \"b\" && c"), heredocs: [], network: None }
-                  4: Run { command: Exec(["a", "b c"]), heredocs: [], network: None }
-                  5: Run { command: Shell("[not json]"), heredocs: [], network: None }
-                  6: Copy(Copy { add: false, sources: ["a", "\"b", "c\""], heredocs: [], destination: "/d/", from: None, chown: Some("1:2"), chmod: Some("755") })
-                  7: Copy(Copy { add: false, sources: ["a b"], heredocs: [], destination: "c", from: None, chown: None, chmod: None })
-                  8: Copy(Copy { add: true, sources: ["x.tar"], heredocs: [], destination: "/", from: None, chown: None, chmod: None })
+                  3: Run(Run { command: Shell("a \"b\" && c"), heredocs: [], network: None, security: None, mounts: [], devices: [] })
+                  4: Run(Run { command: Exec(["a", "b c"]), heredocs: [], network: None, security: None, mounts: [], devices: [] })
+                  5: Run(Run { command: Shell("[not json]"), heredocs: [], network: None, security: None, mounts: [], devices: [] })
+                  6: Copy(Copy { add: false, sources: ["a", "\"b", "c\""], heredocs: [], destination: "/d/", from: None, chown: Some("1:2"), chmod: Some("755"), link: false, parents: false, exclude: [], checksum: None, keep_git_dir: None, unpack: None })
+                  7: Copy(Copy { add: false, sources: ["a b"], heredocs: [], destination: "c", from: None, chown: None, chmod: None, link: false, parents: false, exclude: [], checksum: None, keep_git_dir: None, unpack: None })
+                  8: Copy(Copy { add: true, sources: ["x.tar"], heredocs: [], destination: "/", from: None, chown: None, chmod: None, link: true, parents: false, exclude: [], checksum: None, keep_git_dir: None, unpack: None })
                   9: Env([("a", "1"), ("b", "\"2 3\""), ("c", "4\\ 5")])
                   10: Env([("old", "form  here")])
                   11: Label([("\"x.y\"", "\"z\"")])
@@ -540,12 +536,17 @@ F
                   18: Entrypoint(Exec(["x"]))
                   19: Shell(["/bin/bash", "-c"])
                   20: StopSignal("9")
-                  21: Healthcheck(Healthcheck { command: Some(Exec(["a"])), interval: 90000000000, timeout: 0, start_period: 0, start_interval: 0, retries: 3 })
+                  21: Healthcheck(Healthcheck { command: Some(Exec(["a"])), interval: 90000000000, timeout: 0, start_period: 0, start_interval: 2000000000, retries: 3 })
                   22: Healthcheck(Healthcheck { command: None, interval: 0, timeout: 0, start_period: 0, start_interval: 0, retries: 0 })
                   23: OnBuild("RUN x")
-                  24: Maintainer("me <me@x>")
-                25: FROM base as None
-                  26: Copy(Copy { add: false, sources: [], heredocs: [Heredoc { name: "F", expand: true, content: "text\n" }], destination: "/f", from: Some("base"), chown: None, chmod: None })
+                  24: OnBuild("RUN <<-E\n\tx\nE")
+                  27: Run(Run { command: Shell("x"), heredocs: [], network: Some(None), security: Some(Sandbox), mounts: [RunMount { text: "type=cache,target=/c", from: None }, RunMount { text: "from=o,target=/o", from: Some("o") }], devices: ["d"] })
+                  28: Copy(Copy { add: false, sources: ["a/./b", "c"], heredocs: [], destination: "/d", from: None, chown: None, chmod: Some("u=rwX,go=rX"), link: false, parents: true, exclude: ["*.a", "b"], checksum: None, keep_git_dir: None, unpack: None })
+                  29: Copy(Copy { add: true, sources: ["http://x/y"], heredocs: [], destination: "/", from: None, chown: None, chmod: None, link: false, parents: false, exclude: [], checksum: Some("sha256:0"), keep_git_dir: Some(true), unpack: Some(false) })
+                  30: Run(Run { command: Shell("python3 <<A && cat <<-\"B\""), heredocs: [Heredoc { name: "A", expand: true, chomp: false, content: "a\n" }, Heredoc { name: "B", expand: false, chomp: true, content: "\tb\n" }], network: None, security: None, mounts: [], devices: [] })
+                  35: Maintainer("me <me@x>")
+                36: FROM base as None
+                  37: Copy(Copy { add: false, sources: [], heredocs: [Heredoc { name: "F", expand: true, chomp: false, content: "text\n" }, Heredoc { name: "G", expand: false, chomp: false, content: "$g\n" }], destination: "/f", from: Some("base"), chown: None, chmod: None, link: false, parents: false, exclude: [], checksum: None, keep_git_dir: None, unpack: None })
             "#]],
         );
     }
@@ -562,13 +563,25 @@ F
             ("FROM", "1: FROM requires either one or three arguments"),
             ("FROM a b", "1: FROM requires either one or three arguments"),
             ("FROM a AS 1x", "1: FROM: invalid name for a build stage `1x`"),
-            ("FROM a as x\nFROM b as X", "2: duplicate stage name `x`"),
             ("FROM a\nCOPY x", "2: COPY requires at least two arguments"),
             ("FROM a\nCOPY --bad=1 x y", "2: unknown flag: COPY --bad"),
+            ("FROM a\nCOPY --chwon=1 x y", "2: unknown flag: COPY --chwon (did you mean chown?)"),
+            ("FROM a\nCOPY --chown=1 --chown=2 x y", "2: COPY: duplicate flag specified: --chown"),
+            ("FROM a\nCOPY --chown x y", "2: COPY: missing a value on flag: --chown"),
+            ("FROM a\nCOPY --link=maybe x y", "2: COPY: expecting `true` or `false` as the value of --link"),
+            ("FROM a\nCMD --x y", "2: unknown flag: CMD --x"),
+            ("FROM a\nCOPY x <<EOF\nEOF", "2: COPY cannot have a here-document as its destination"),
+            ("FROM a\nCMD [\"a\", 1]", "2: CMD has a JSON list with something other than strings"),
+            ("FROM a\nRUN --network=x y", "2: RUN: invalid network `x`"),
+            ("FROM a\nRUN --security=x y", "2: RUN: invalid security mode `x`"),
+            ("FROM a\nONBUILD COPY <<E /x\nabc", "2: unterminated heredoc `E`"),
             ("FROM a\nADD --from=x x y", "2: unknown flag: ADD --from"),
-            ("FROM a\nCOPY --parents x y", "2: COPY --parents is not supported yet"),
-            ("FROM a\nRUN --mount=type=cache,target=/x y", "2: RUN --mount is not supported yet"),
-            ("FROM a\nENV x", "2: ENV requires a name and a value"),
+            ("FROM a\nADD --parents x y", "2: unknown flag: ADD --parents"),
+            (
+                "FROM a\nRUN --mount=type=cash,target=/x y",
+                "2: invalid mount `type=cash,target=/x`: unsupported mount type `cash` (did you mean cache?)",
+            ),
+            ("FROM a\nENV x", "2: ENV must have two arguments"),
             ("FROM a\nENV x=1 y", "2: ENV: invalid argument without `=` `y`"),
             ("FROM a\nSHELL bash", "2: SHELL requires the arguments to be in JSON form"),
             ("FROM a\nRUN", "2: RUN requires at least one argument"),

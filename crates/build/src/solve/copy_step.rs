@@ -19,6 +19,16 @@ use crate::{config, copy, graph, users};
 impl Builder<'_> {
     pub(super) fn copy(&mut self, state: &mut State, line: usize, copy: &Copy, stage: usize) -> Result<()> {
         let name = if copy.add { "ADD" } else { "COPY" };
+        let asked = [
+            ("--parents", copy.parents),
+            ("--exclude", !copy.exclude.is_empty()),
+            ("--checksum", copy.checksum.is_some()),
+            ("--keep-git-dir", copy.keep_git_dir.is_some()),
+            ("--unpack", copy.unpack.is_some()),
+        ];
+        if let Some((flag, _)) = asked.iter().find(|(_, asked)| *asked) {
+            return Err(self.wrong(line, Problem::Unsupported { what: format!("{name} {flag}") }));
+        }
         let (sources, destination, chown, chmod, inline) = {
             let lookup = state.lookup();
             let words = Words { escape: self.file.escape, lookup: &lookup };
@@ -30,9 +40,9 @@ impl Builder<'_> {
             let mut inline = Vec::new();
             for heredoc in &copy.heredocs {
                 let text = if heredoc.expand {
-                    expand::document(&heredoc.content, self.file.escape, &lookup).map_err(wrong)?
+                    expand::document(&heredoc.text(), self.file.escape, &lookup).map_err(wrong)?
                 } else {
-                    heredoc.content.clone()
+                    heredoc.text()
                 };
                 inline.push((heredoc.name.clone(), text));
             }

@@ -296,7 +296,8 @@ impl<'a> Builder<'a> {
         self.end_step(started, None, &state.key);
         for trigger in triggers {
             let instruction = parse_instruction(&trigger).map_err(|e| self.wrong(stage.line, e))?;
-            let located = Located { line: stage.line, text: trigger, instruction };
+            let (line, end, comments) = (stage.line, stage.end, Vec::new());
+            let located = Located { line, end, text: trigger, comments, instruction };
             self.total += 1;
             self.instruction(&mut state, &located, index)?;
         }
@@ -358,9 +359,7 @@ impl<'a> Builder<'a> {
         match &located.instruction {
             Instruction::Arg(args) => self.arg(state, line, args)?,
             Instruction::Workdir(path) => self.workdir(state, line, path)?,
-            Instruction::Run { command, heredocs, network } => {
-                self.run(state, line, command, heredocs, network.as_deref())?;
-            }
+            Instruction::Run(run) => self.run(state, line, run)?,
             Instruction::Copy(copy) => self.copy(state, line, copy, stage)?,
             other => {
                 let before = state.clone();

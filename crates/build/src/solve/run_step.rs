@@ -5,7 +5,7 @@ use sampan_image::{InitLayer, Scratch};
 use super::copy_step::open_root;
 use super::state::{State, chain_text, key_of};
 use super::{BuildEvent, Builder, Result};
-use crate::dockerfile::{Command, Heredoc, expand};
+use crate::dockerfile::{Command, Heredoc, Problem, Run, RunNetwork, Security, expand, heredoc_alone};
 use crate::error::BuildError;
 use crate::run::{NetworkMode, RunStep, StepMount};
 use crate::{config, copy, users};
@@ -44,15 +44,19 @@ impl Builder<'_> {
         self.freeze(state, scratch, &key, by, line)
     }
 
-    pub(super) fn run(
-        &mut self,
-        state: &mut State,
-        line: usize,
-        command: &Command,
-        heredocs: &[Heredoc],
-        network: Option<&str>,
-    ) -> Result<()> {
-        let (args, script) = run_arguments(state, command, heredocs);
+    pub(super) fn run(&mut self, state: &mut State, line: usize, run: &Run) -> Result<()> {
+        let unsupported =
+            |flag: &str| Err(self.wrong(line, Problem::Unsupported { what: format!("RUN {flag}") }));
+        if !run.mounts.is_empty() {
+            return unsupported("--mount");
+        }
+        if !run.devices.is_empty() {
+            return unsupported("--device");
+        }
+        if run.security == Some(Security::Insecure) {
+            return unsupported("--security=insecure");
+        }
+        let (args, script) = run_arguments(state, &run.command, &run.heredocs);
         let mut passed: Vec<String> = Vec::new();
         for (name, _) in &state.args {
             let value = state.arg(name).filter(|_| config::env(&state.image.config, name).is_none());
@@ -64,9 +68,9 @@ impl Builder<'_> {
         if !passed.is_empty() {
             by = format!("|{} {} {by}", passed.len(), passed.join(" "));
         }
-        let network = match network {
-            Some("none") => NetworkMode::None,
-            Some("host") => NetworkMode::Host,
+        let network = match run.network {
+            Some(RunNetwork::None) => NetworkMode::None,
+            Some(RunNetwork::Host) => NetworkMode::Host,
             _ => self.options.network.clone(),
         };
         let mut env = state.image.config.env.clone();
@@ -125,7 +129,7 @@ impl Builder<'_> {
     /// Writes a here-document that is a program of its own beside the root file system.
     fn script(&self, scratch: &Scratch, heredoc: &Heredoc, target: &str, line: usize) -> Result<StepMount> {
         let source = scratch.rootfs().with_file_name("script");
-        let written = std::fs::write(&source, &heredoc.content).and_then(|()| {
+        let written = std::fs::write(&source, heredoc.text()).and_then(|()| {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             std::fs::set_permissions(&source, mode)
         });
@@ -143,12 +147,12 @@ fn run_arguments(state: &State, command: &Command, heredocs: &[Heredoc]) -> (Vec
     let (Command::Shell(text), [first, rest @ ..]) = (command, heredocs) else {
         return (config::arguments(config, command), None);
     };
-    let bare = text.trim_start_matches("<<").trim_start_matches('-').trim_matches(['"', '\'']);
-    if rest.is_empty() && bare == first.name {
+    // The whole command is one here-document: a program of its own, or a script for the shell.
+    if rest.is_empty() && heredoc_alone(text) {
         if first.content.starts_with("#!") {
             return (vec![format!("/dev/pipes/{}", first.name)], Some(first.clone()));
         }
-        return (config::arguments(config, &Command::Shell(first.content.clone())), None);
+        return (config::arguments(config, &Command::Shell(first.text())), None);
     }
     let mut whole = text.clone();
     for heredoc in heredocs {

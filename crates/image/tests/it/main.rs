@@ -7,3 +7,4 @@ mod layers;
 mod speed;
 mod store;
 mod support;
+mod transfer;

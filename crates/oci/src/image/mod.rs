@@ -8,6 +8,7 @@
 
 mod config;
 pub mod media;
+mod platform;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
+pub use platform::InvalidPlatform;
 
 /// Says what some content is, how long, and under which digest.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
