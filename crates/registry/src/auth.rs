@@ -53,7 +53,11 @@ impl Challenge {
                     found.map(|(_, v)| v.to_unescaped())
                 };
                 if let Some(realm) = value("realm") {
-                    return Some(Challenge::Bearer { realm, service: value("service"), scope: value("scope") });
+                    return Some(Challenge::Bearer {
+                        realm,
+                        service: value("service"),
+                        scope: value("scope"),
+                    });
                 }
             }
         }
@@ -201,7 +205,8 @@ impl Auth {
             return Err(Cause::Nonsense { what });
         }
         // The registry's own words count only where we have none: they may ask for less than is needed next.
-        let scopes = if scope.is_empty() { asked.as_deref().filter(|_| !offline).unwrap_or("") } else { scope };
+        let scopes =
+            if scope.is_empty() { asked.as_deref().filter(|_| !offline).unwrap_or("") } else { scope };
         let mut pairs: Vec<(&str, &str)> = Vec::new();
         pairs.extend(service.as_deref().map(|s| ("service", s)));
         let answer = match &self.credentials {

@@ -83,7 +83,9 @@ impl Repository {
         read.map_err(|source| failed()(Cause::Connection { source }))?;
         let digest = Digest::of(&bytes);
         if digest != blob.digest {
-            return Err(failed()(Cause::WrongContent { what: format!("bytes with the digest {digest} came") }));
+            return Err(failed()(Cause::WrongContent {
+                what: format!("bytes with the digest {digest} came"),
+            }));
         }
         Ok(bytes)
     }
@@ -126,7 +128,8 @@ fn connect(
     if let Some(length) = answer.length()
         && start.checked_add(length) != Some(blob.size)
     {
-        let what = format!("a blob of {} bytes where the manifest says {}", start.saturating_add(length), blob.size);
+        let what =
+            format!("a blob of {} bytes where the manifest says {}", start.saturating_add(length), blob.size);
         return Err(Cause::WrongContent { what });
     }
     let mut body = answer.into_reader();
@@ -142,7 +145,8 @@ fn connect(
 /// The first byte's place, of `Content-Range: bytes 5-9/10`.
 fn range_start(answer: &Answer) -> Result<u64, Cause> {
     let text = answer.header(header::CONTENT_RANGE).unwrap_or_default();
-    let start = text.strip_prefix("bytes ").and_then(|t| t.split('-').next()).and_then(|n| n.trim().parse().ok());
+    let start =
+        text.strip_prefix("bytes ").and_then(|t| t.split('-').next()).and_then(|n| n.trim().parse().ok());
     start.ok_or_else(|| Cause::Nonsense { what: "a part of a blob without its place".to_owned() })
 }
 

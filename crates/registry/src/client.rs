@@ -149,7 +149,8 @@ impl Client {
     pub(crate) fn location(&self, seen_from: &Uri, location: &str) -> Result<Uri, Cause> {
         let uri = exchange::resolve(seen_from, location)?;
         let base = self.base()?;
-        if base.scheme_str() == Some("https") && uri.scheme_str() == Some("http") && uri.host() == base.host() {
+        if base.scheme_str() == Some("https") && uri.scheme_str() == Some("http") && uri.host() == base.host()
+        {
             return exchange::resolve(&base, uri.path_and_query().map_or("/", |p| p.as_str()));
         }
         Ok(uri)
@@ -267,7 +268,8 @@ impl Client {
             return Ok(opened);
         }
         let mut schemes = self.endpoint.schemes.clone();
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&self.endpoint.authority).copied();
+        let known =
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&self.endpoint.authority).copied();
         if known.is_some_and(|known| schemes.contains(&known)) {
             schemes.sort_by_key(|s| Some(*s) != known);
         }
@@ -304,7 +306,9 @@ impl Client {
         let ask = || exchange::send(&agent, &mut Request::new(Method::GET, uri.clone()), None);
         let answer = match ask() {
             // A server of plain HTTP may hang up without a word on what it can't read.
-            Err(Cause::Connection { source }) if !last && source.kind() != io::ErrorKind::ConnectionRefused => {
+            Err(Cause::Connection { source })
+                if !last && source.kind() != io::ErrorKind::ConnectionRefused =>
+            {
                 return Err(Cause::Tls { hint: "", source });
             }
             // Nobody is there: most likely the name is wrong. Waiting would only hide that.
@@ -330,7 +334,10 @@ fn is_refused(cause: &Cause) -> bool {
 /// Whether a failure of the connection may pass.
 fn is_passing(error: &io::Error) -> bool {
     // A name that is not known, and what a limit of ours refused, will not be otherwise the next time.
-    !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+    !matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+    )
 }
 
 /// Whether an answer may be another one later.

@@ -114,14 +114,18 @@ impl DockerConfig {
                 Some(text) => from_helper(&helper, &text)?,
             });
         }
-        Ok(self.entry(registry).map(|entry| from_entry(entry)).unwrap_or_default())
+        Ok(self.entry(registry).map(from_entry).unwrap_or_default())
     }
 
     /// Keeps the credentials for a registry; answers the helper that has them now, if one has.
     ///
     /// # Errors
     /// If the helper fails or the file can't be written.
-    pub fn store(&mut self, registry: &str, credentials: &Credentials) -> Result<Option<String>, DockerConfigError> {
+    pub fn store(
+        &mut self,
+        registry: &str,
+        credentials: &Credentials,
+    ) -> Result<Option<String>, DockerConfigError> {
         let key = key_of(registry);
         let (user, secret, identity) = match credentials {
             Credentials::Password { user, password } => (user.clone(), password.clone(), false),
@@ -129,8 +133,11 @@ impl DockerConfig {
             Credentials::Anonymous | Credentials::Bearer(_) => return Ok(None),
         };
         if let Some(helper) = self.helper(registry) {
-            let entry =
-                HelperEntry { server_url: key.to_owned(), username: user, secret: secret.expose().to_owned() };
+            let entry = HelperEntry {
+                server_url: key.to_owned(),
+                username: user,
+                secret: secret.expose().to_owned(),
+            };
             let text = serde_json::to_string(&entry).unwrap_or_default();
             run_helper(&helper, "store", &text)?;
             // As Docker: the file says that there is a login, without it.
@@ -189,7 +196,8 @@ impl DockerConfig {
     }
 
     fn helper(&self, registry: &str) -> Option<String> {
-        let own = self.content.get("credHelpers").and_then(|h| h.get(key_of(registry)).or_else(|| h.get(registry)));
+        let own =
+            self.content.get("credHelpers").and_then(|h| h.get(key_of(registry)).or_else(|| h.get(registry)));
         let name = own.or_else(|| self.content.get("credsStore"))?.as_str()?;
         (!name.is_empty()).then(|| name.to_owned())
     }
@@ -203,10 +211,9 @@ impl DockerConfig {
         let mut text = Vec::new();
         let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
         let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-        self.content.serialize(&mut serializer).map_err(|e| DockerConfigError::Damaged {
-            path: path.clone(),
-            why: e.to_string(),
-        })?;
+        self.content
+            .serialize(&mut serializer)
+            .map_err(|e| DockerConfigError::Damaged { path: path.clone(), why: e.to_string() })?;
         Ok(files::write_atomic(&path, &text, 0o600)?)
     }
 }

@@ -4,12 +4,12 @@ use std::io::{self, Read};
 
 use http::{HeaderName, HeaderValue, Method, Uri, header};
 
-use crate::endpoint::public_agent;
-use crate::error::{Cause, RegistryError, Refusal};
-use crate::exchange::{self, Request};
-use crate::pace::{Cancel, Pace, backoff};
 use crate::client::is_worth_another_try;
+use crate::endpoint::public_agent;
+use crate::error::{Cause, Refusal, RegistryError};
+use crate::exchange::{self, Request};
 use crate::limits::{MAX_ATTEMPTS, MAX_REDIRECTS, MAX_RETRY_AFTER};
+use crate::pace::{Cancel, Pace, backoff};
 use crate::pace::{RealPace, retry_after};
 
 /// What is known of a file on another host, so that it need not be sent again.
@@ -42,7 +42,10 @@ pub struct Download {
 
 impl std::fmt::Debug for Download {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Download").field("url", &self.url).field("length", &self.length).finish_non_exhaustive()
+        f.debug_struct("Download")
+            .field("url", &self.url)
+            .field("length", &self.length)
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,13 +88,18 @@ pub fn download_paced(
     loop {
         let wait = match attempt(url, known, limit, cancel) {
             Ok(Ok(downloaded)) => return Ok(downloaded),
-            Ok(Err((refusal, after))) if is_worth_another_try(refusal.status) && failures + 1 < MAX_ATTEMPTS => {
+            Ok(Err((refusal, after)))
+                if is_worth_another_try(refusal.status) && failures + 1 < MAX_ATTEMPTS =>
+            {
                 after.and_then(|h| retry_after(&h, pace.now()))
             }
             Ok(Err((refusal, _))) => return Err(failed(Cause::Refused(refusal))),
             Err(Cause::Connection { source })
                 if failures + 1 < MAX_ATTEMPTS
-                    && !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+                    && !matches!(
+                        source.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                    ) =>
             {
                 None
             }
@@ -110,9 +118,16 @@ pub fn download_paced(
 
 type Refused = (Refusal, Option<String>);
 
-fn attempt(url: &str, known: &Known, limit: u64, cancel: &Cancel) -> Result<Result<Downloaded, Refused>, Cause> {
+fn attempt(
+    url: &str,
+    known: &Known,
+    limit: u64,
+    cancel: &Cancel,
+) -> Result<Result<Downloaded, Refused>, Cause> {
     if !url.starts_with("http://") && !url.starts_with("https://") {
-        return Err(Cause::Unsupported { what: "addresses that are neither http:// nor https://".to_owned() });
+        return Err(Cause::Unsupported {
+            what: "addresses that are neither http:// nor https://".to_owned(),
+        });
     }
     let mut uri = exchange::resolve(&Uri::default(), url)?;
     // Followed here, host by host: each may need another client.

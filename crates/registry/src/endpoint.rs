@@ -292,7 +292,12 @@ mod tests {
             let one = |e: &Endpoint| {
                 let schemes: Vec<_> = e.schemes.iter().map(|s| s.as_str()).collect();
                 let verify = if e.verify { "" } else { " unchecked" };
-                format!("{}{} {}{verify}", if e.mirror { "mirror " } else { "" }, e.authority, schemes.join("|"))
+                format!(
+                    "{}{} {}{verify}",
+                    if e.mirror { "mirror " } else { "" },
+                    e.authority,
+                    schemes.join("|")
+                )
             };
             all.iter().map(one).collect::<Vec<_>>().join(", ")
         });

@@ -148,9 +148,7 @@ fn send_once(
     }
     let nonsense = |e: &dyn std::error::Error| Cause::Nonsense { what: e.to_string() };
     let answer = match &mut request.payload {
-        Payload::None if length.is_none() => {
-            agent.run(builder.body(()).map_err(|e| nonsense(&e))?)
-        }
+        Payload::None if length.is_none() => agent.run(builder.body(()).map_err(|e| nonsense(&e))?),
         Payload::None => agent.run(builder.body(&[][..]).map_err(|e| nonsense(&e))?),
         Payload::Bytes(bytes) => agent.run(builder.body(*bytes).map_err(|e| nonsense(&e))?),
         Payload::Reader(reader, _) => {
@@ -170,9 +168,9 @@ fn cause(error: ureq::Error) -> Cause {
         E::Io(source) => Cause::Connection { source },
         E::Rustls(error) => tls(io::Error::new(io::ErrorKind::InvalidData, error)),
         E::Timeout(_) => Cause::Connection { source: io::Error::new(io::ErrorKind::TimedOut, error) },
-        E::HostNotFound => {
-            Cause::Connection { source: io::Error::new(io::ErrorKind::NotFound, "the host's name is not known") }
-        }
+        E::HostNotFound => Cause::Connection {
+            source: io::Error::new(io::ErrorKind::NotFound, "the host's name is not known"),
+        },
         E::ConnectionFailed => Cause::Connection { source: io::ErrorKind::ConnectionRefused.into() },
         E::LargeResponseHeader(_, limit) => Cause::TooLong { limit: limit as u64 },
         other => Cause::Nonsense { what: clean(&other.to_string()) },
@@ -252,7 +250,9 @@ mod tests {
         let same = |a: &str, b: &str| same_origin(&a.parse().unwrap(), &b.parse().unwrap());
         assert!(same("https://a/x", "https://A:443/y"));
         assert!(same("http://a:80/x", "http://a/y?z"));
-        for (a, b) in [("https://a/", "http://a/"), ("https://a/", "https://b/"), ("https://a/", "https://a:444/")] {
+        for (a, b) in
+            [("https://a/", "http://a/"), ("https://a/", "https://b/"), ("https://a/", "https://a:444/")]
+        {
             assert!(!same(a, b), "{a} {b}");
         }
     }

@@ -37,7 +37,7 @@ pub use endpoint::RegistryConfig;
 pub use error::{Cause, ErrorDetail, Refusal, RegistryError};
 pub use manifest::{Document, Found};
 pub use pace::{Cancel, Pace, RealPace};
-pub use platform::{InvalidPlatform, choose, fits, parse_platform, show_platform};
+pub use platform::{choose, fits};
 pub use repository::{Registries, Repository, Which};
 pub use secret::{Credentials, Secret};
 pub use upload::{UploadSource, Uploaded};

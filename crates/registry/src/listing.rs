@@ -39,7 +39,11 @@ impl Repository {
     ///
     /// # Errors
     /// If the registry does not answer, or not in sense.
-    pub fn referrers(&self, digest: &Digest, artifact_type: Option<&str>) -> Result<Vec<Descriptor>, RegistryError> {
+    pub fn referrers(
+        &self,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
         let client = self.inner.own();
         let failed = || client.failed(format!("list what refers to {}@{digest}", self.inner.name));
         let wanted = artifact_type.map(|t| format!("?artifactType={}", encode(t))).unwrap_or_default();

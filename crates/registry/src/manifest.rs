@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::client::{Call, Client, Target};
 use crate::error::{Cause, RegistryError, clean};
 use crate::limits::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};
-use crate::platform::{choose, is_image, show_platform};
+use crate::platform::{self, choose, is_image};
 use crate::repository::{Repository, Which};
 
 /// Where a registry says which digest it sends.
@@ -64,8 +64,7 @@ impl Repository {
         let doing = format!("look for the manifest {}:{which}", self.inner.name);
         let (scope, path) = (self.inner.pull_scope(), self.inner.path(&format!("manifests/{which}")));
         let headers = [(header::ACCEPT, accept())];
-        let call =
-            Call { method: Method::HEAD, headers: &headers, ..Call::get(&path, &scope) };
+        let call = Call { method: Method::HEAD, headers: &headers, ..Call::get(&path, &scope) };
         let answer = client.send(&call).map_err(|e| client.failed(&*doing)(e))?;
         if answer.status.as_u16() == 404 {
             return Ok(None);
@@ -87,7 +86,7 @@ impl Repository {
     ///
     /// # Errors
     /// If there is none for the platform, or what comes is not what was asked for.
-    pub fn find(&self, which: &Which, platform: &Platform) -> Result<Found, RegistryError> {
+    pub fn find(&self, which: &Which, wanted: &Platform) -> Result<Found, RegistryError> {
         let mut document = self.document(which)?;
         let root = document.descriptor.clone();
         let client = self.inner.own();
@@ -105,16 +104,19 @@ impl Repository {
             }
             let index: Index = serde_json::from_slice(&document.bytes)
                 .map_err(|e| failed()(Cause::Nonsense { what: format!("the index: {e}") }))?;
-            let chosen = choose(&index.manifests, platform).ok_or_else(|| {
-                let names = index.manifests.iter().filter(|d| is_image(d)).filter_map(|d| d.platform.as_ref());
-                let there: Vec<String> = names.map(show_platform).take(30).collect();
-                failed()(Cause::NoPlatform { wanted: show_platform(platform), there: there.join(", ") })
+            let chosen = choose(&index.manifests, wanted).ok_or_else(|| {
+                let names =
+                    index.manifests.iter().filter(|d| is_image(d)).filter_map(|d| d.platform.as_ref());
+                let there: Vec<String> = names.map(platform::show).take(30).collect();
+                failed()(Cause::NoPlatform { wanted: platform::show(wanted), there: there.join(", ") })
             })?;
             let expected = chosen.size;
             document = self.document(&Which::Digest(chosen.digest.clone()))?;
             if document.descriptor.size != expected {
-                let what =
-                    format!("a manifest of {} bytes where the index says {expected}", document.descriptor.size);
+                let what = format!(
+                    "a manifest of {} bytes where the index says {expected}",
+                    document.descriptor.size
+                );
                 return Err(failed()(Cause::WrongContent { what }));
             }
         }
@@ -127,13 +129,19 @@ impl Repository {
     ///
     /// # Errors
     /// If the registry refuses, or took it for another content.
-    pub fn put_document(&self, which: &Which, media_type: &str, bytes: &[u8]) -> Result<Digest, RegistryError> {
+    pub fn put_document(
+        &self,
+        which: &Which,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Digest, RegistryError> {
         let client = self.inner.own();
         let digest = Digest::of(bytes);
         let (scope, path) = (self.inner.push_scope(), self.inner.path(&format!("manifests/{which}")));
         let put = || {
-            let kind = HeaderValue::from_str(media_type)
-                .map_err(|_| Cause::Nonsense { what: format!("`{}` is not a media type", clean(media_type)) })?;
+            let kind = HeaderValue::from_str(media_type).map_err(|_| Cause::Nonsense {
+                what: format!("`{}` is not a media type", clean(media_type)),
+            })?;
             let call = Call {
                 method: Method::PUT,
                 target: Target::Path(&path),
@@ -177,7 +185,9 @@ fn fetch(client: &Client, path: &str, scope: &str, which: &Which) -> Result<Docu
     match which {
         Which::Digest(wanted) if *wanted != digest => return wrong(wanted.as_str()),
         // What the registry says of its own content; other algorithms than ours can't be compared.
-        Which::Tag(_) if said.as_deref().is_some_and(|s| s.starts_with("sha256:") && s != digest.as_str()) => {
+        Which::Tag(_)
+            if said.as_deref().is_some_and(|s| s.starts_with("sha256:") && s != digest.as_str()) =>
+        {
             return wrong(said.as_deref().unwrap_or_default());
         }
         _ => {}
@@ -211,7 +221,9 @@ fn media_type_of(bytes: &[u8], header: &str) -> Result<String, Cause> {
     let known = |kind: &str| media::is_index(kind) || media::is_manifest(kind);
     let kind = match form.media_type.as_deref().filter(|t| !t.is_empty()) {
         Some(own) if known(header) && own != header => {
-            return Err(Cause::Nonsense { what: format!("it is sent as {} and calls itself {}", clean(header), clean(own)) });
+            return Err(Cause::Nonsense {
+                what: format!("it is sent as {} and calls itself {}", clean(header), clean(own)),
+            });
         }
         Some(own) => own,
         None if known(header) => header,

@@ -171,7 +171,8 @@ impl Upload<'_> {
 
     /// Asks for the blob from another repository. Registries that can't do it begin an upload instead, which is left.
     fn mount(&self, repository: &str) -> Result<Option<Uploaded>, Cause> {
-        let query = format!("blobs/uploads/?mount={}&from={}", encode(self.blob.digest.as_str()), encode(repository));
+        let query =
+            format!("blobs/uploads/?mount={}&from={}", encode(self.blob.digest.as_str()), encode(repository));
         let scope = format!("{} repository:{repository}:pull", self.inner.push_scope());
         let path = self.inner.path(&query);
         let answer = self.client.send(&Call { method: Method::POST, ..Call::get(&path, &scope) })?;
@@ -182,7 +183,8 @@ impl Upload<'_> {
             (202, Some(location)) => {
                 // Begun in vain: the registry need not keep it.
                 let uri = self.client.location(&self.client.base()?, &location)?;
-                let _ = self.client.send_once(&mut Request::new(Method::DELETE, uri), &self.inner.push_scope());
+                let _ =
+                    self.client.send_once(&mut Request::new(Method::DELETE, uri), &self.inner.push_scope());
                 Ok(None)
             }
             // It may not let us read there; then it is sent.
@@ -221,15 +223,23 @@ impl Upload<'_> {
     /// Sends `length` bytes from where the upload is; a PUT ends it.
     fn send(&self, session: &mut Session, method: Method, length: u64) -> Result<Step, Cause> {
         let last = method == Method::PUT;
-        let uri = if last { with_digest(&session.location, &self.blob.digest)? } else { session.location.clone() };
+        let uri =
+            if last { with_digest(&session.location, &self.blob.digest)? } else { session.location.clone() };
         let source = self.source.open_at(session.offset).map_err(|source| Cause::Local { source })?;
-        let mut reader = Counted { inner: source.take(length), sent: 0, from: session.offset, tell: self.progress, failed: None };
+        let mut reader = Counted {
+            inner: source.take(length),
+            sent: 0,
+            from: session.offset,
+            tell: self.progress,
+            failed: None,
+        };
         let mut request = Request::new(method, uri.clone())
             .header(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         if length > 0 {
             if !last {
                 let range = format!("{}-{}", session.offset, session.offset + length - 1);
-                let range = HeaderValue::from_str(&range).map_err(|e| Cause::Nonsense { what: e.to_string() })?;
+                let range =
+                    HeaderValue::from_str(&range).map_err(|e| Cause::Nonsense { what: e.to_string() })?;
                 request = request.header(header::CONTENT_RANGE, range);
             }
             request.payload = Payload::Reader(&mut reader, length);
@@ -262,7 +272,9 @@ impl Upload<'_> {
                 Ok(Step::Goes)
             }
             413 => Ok(Step::TooLong { answer: self.client.refused(answer) }),
-            status if is_worth_another_try(status) || status == 416 || (status == 401 && session.offset > 0) => {
+            status
+                if is_worth_another_try(status) || status == 416 || (status == 401 && session.offset > 0) =>
+            {
                 let wait = answer.header(header::RETRY_AFTER);
                 let wait = wait.and_then(|h| retry_after(h, self.client.pace().now()));
                 Ok(Step::Broke { cause: self.client.refused(answer), wait })
@@ -318,7 +330,8 @@ impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.inner.read(buffer) {
             Ok(0) if self.inner.limit() > 0 && !buffer.is_empty() => {
-                let error = || io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than it should be");
+                let error =
+                    || io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than it should be");
                 self.failed = Some(error());
                 Err(error())
             }
