@@ -159,12 +159,39 @@ mod tests {
         );
     }
 
+    /// The rules again, read word by word: the last line that fits a path, or a directory that it is in, decides.
+    fn plainly(rules: &str, path: &str) -> bool {
+        let parts: Vec<&str> = path.split('/').collect();
+        let mut ignored = false;
+        for rule in rules.lines() {
+            let (rule, back) = rule.strip_prefix('!').map_or((rule, false), |rule| (rule, true));
+            let rule: Vec<char> = super::clean(rule).chars().collect();
+            let fits = (1..=parts.len()).any(|n| {
+                let path: Vec<char> = parts[..n].join("/").chars().collect();
+                crate::pattern::tests::plainly(&rule, true, &path, 0)
+            });
+            if fits {
+                ignored = !back;
+            }
+        }
+        ignored
+    }
+
     proptest::proptest! {
         #[test]
         fn any_rules_and_paths(rules in "[-ab*?!/.\\[\\]^\\\\\n# ]{0,40}", path in "[ab.]{1,4}(/[ab.]{1,4}){0,3}") {
             if let Ok(ignore) = Ignore::parse(&rules) {
                 let _ = ignore.excludes(&path);
             }
+        }
+
+        #[test]
+        fn the_last_rule_that_fits_decides(
+            rules in "(!?/?[ab*?]{1,3}(/[ab*]{1,3}){0,2}/?\n){1,5}",
+            path in "[ab]{1,2}(/[ab]{1,2}){0,3}",
+        ) {
+            let ignore = Ignore::parse(&rules).unwrap();
+            proptest::prop_assert_eq!(ignore.excludes(&path), plainly(&rules, &path));
         }
     }
 }

@@ -32,10 +32,12 @@ enum Token {
         negated: bool,
         ranges: Vec<(char, char)>,
     },
-    /// `**/`: nothing, or whole directories.
+    /// `**` with something behind it: nothing, or anything up to a slash.
     Directories,
-    /// `**`: anything.
+    /// `**` at the end: anything.
     Anything,
+    /// An unescaped `^` outside a class: Docker makes it an anchor, which fits nothing but the very start.
+    Start,
 }
 
 impl Pattern {
@@ -86,6 +88,7 @@ impl Pattern {
                 rest(at, failed) || (at..text.len()).any(|i| text[i] == '/' && rest(i + 1, failed))
             }
             Token::Anything => (at..=text.len()).any(|next| rest(next, failed)),
+            Token::Start => at == 0 && rest(at, failed),
         };
         failed[state] = !found;
         found
@@ -102,49 +105,24 @@ fn parse(text: &str, double_star: bool) -> Result<Pattern, BadPattern> {
     if text.len() > MAX_PATTERN_BYTES {
         return Err(bad());
     }
+    let plain = |text: &str| !text.contains(['*', '?', '[', ']', '\\']);
+    // Docker compares these as texts, and makes regular expressions of the others.
+    let ends_so = double_star && text.strip_prefix("**").is_some_and(plain);
+    let compared = ends_so || plain(text.strip_suffix("**").unwrap_or(text));
     let mut chars = text.chars().peekable();
     let mut tokens = Vec::new();
     while let Some(c) = chars.next() {
         tokens.push(match c {
-            '*' if double_star && chars.peek() == Some(&'*') => {
-                while chars.peek() == Some(&'*') {
-                    chars.next();
-                }
-                if chars.peek() == Some(&'/') {
-                    chars.next();
-                    Token::Directories
-                } else {
-                    Token::Anything
-                }
+            '*' if double_star && chars.next_if_eq(&'*').is_some() => {
+                let slash = chars.next_if_eq(&'/').is_some();
+                let anything = chars.peek().is_none() || (ends_so && !slash);
+                if anything { Token::Anything } else { Token::Directories }
             }
             '*' => Token::Name,
             '?' => Token::One,
             '\\' => Token::Literal(chars.next().ok_or_else(bad)?),
-            '[' => {
-                let negated = chars.next_if_eq(&'^').is_some();
-                let mut ranges = Vec::new();
-                loop {
-                    let mut one = || match chars.next() {
-                        Some('\\') => chars.next().ok_or_else(bad),
-                        Some(c) => Ok(c),
-                        None => Err(bad()),
-                    };
-                    let from = one()?;
-                    if from == ']' && !ranges.is_empty() {
-                        break;
-                    }
-                    let mut to = from;
-                    if chars.next_if_eq(&'-').is_some() {
-                        to = match chars.next() {
-                            Some('\\') => chars.next().ok_or_else(bad)?,
-                            Some(c) if c != ']' => c,
-                            _ => return Err(bad()),
-                        };
-                    }
-                    ranges.push((from, to));
-                }
-                Token::Class { negated, ranges }
-            }
+            '[' => class(&mut chars).ok_or_else(bad)?,
+            '^' if double_star && !compared => Token::Start,
             c => Token::Literal(c),
         });
     }
@@ -153,8 +131,29 @@ fn parse(text: &str, double_star: bool) -> Result<Pattern, BadPattern> {
     Ok(Pattern { tokens })
 }
 
+/// A class, after its `[`.
+fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
+    let negated = chars.next_if_eq(&'^').is_some();
+    let mut ranges = Vec::new();
+    while ranges.is_empty() || chars.next_if_eq(&']').is_none() {
+        let from = class_member(chars)?;
+        let to = if chars.next_if_eq(&'-').is_some() { class_member(chars)? } else { from };
+        ranges.push((from, to));
+    }
+    Some(Token::Class { negated, ranges })
+}
+
+fn class_member(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<char> {
+    match chars.next()? {
+        // These stand for themselves only behind a backslash.
+        '-' | ']' => None,
+        '\\' => chars.next(),
+        c => Some(c),
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -168,7 +167,10 @@ mod tests {
             ("a?c", "a/c", false),
             ("[a-c]x", "bx", true),
             ("[^a-c]x", "bx", false),
-            ("[]a]", "]", true),
+            ("[\\]a]", "]", true),
+            ("[a\\-c]", "-", true),
+            ("a]", "a]", true),
+            ("^a*", "^ab", true),
             ("a\\*", "a*", true),
             ("a\\*", "ab", false),
             ("", "", true),
@@ -186,13 +188,25 @@ mod tests {
             ("a/**", "a", false),
             ("**", "a/b", true),
             ("a**b", "a/x/b", true),
+            ("a**b", "ab", true),
+            ("a**b", "axb", false),
+            ("a**/b", "ab", true),
+            ("**b", "ab", true),
+            ("**b*", "ab", false),
+            ("**b*", "a/bc", true),
+            ("**/b", "ab", false),
+            ("a**", "abc/d", true),
+            ("***b", "xb", true),
+            ("a^b", "a^b", true),
+            ("^a*", "ab", true),
+            ("a^b*", "a^b", false),
             ("**/*.md", "r/a.md", true),
             ("a/**/b", "a/b", true),
             ("a/**/b", "a/x/y/b", true),
         ] {
             assert_eq!(Pattern::for_ignore(pattern).unwrap().matches(text), expected, "{pattern} {text}");
         }
-        for bad in ["[a", "[", "a\\", "[a-]"] {
+        for bad in ["[a", "[", "a\\", "[a-]", "[]a]", "[-a]", "[^]", "[]"] {
             assert!(Pattern::for_copy(bad).is_err(), "{bad}");
         }
     }
@@ -201,5 +215,40 @@ mod tests {
     fn hostile_patterns_take_no_time() {
         let pattern = Pattern::for_ignore(&format!("{}c", "*a**b".repeat(50))).unwrap();
         assert!(!pattern.matches(&"ab".repeat(500)));
+    }
+
+    /// Docker's rules once more, as plainly as can be: each character of the pattern, one after the other.
+    pub(crate) fn plainly(pattern: &[char], first: bool, text: &[char], at: usize) -> bool {
+        let here = text.get(at).copied();
+        match pattern {
+            [] => at == text.len(),
+            ['*', '*', rest @ ..] => {
+                let names: String = rest.iter().collect();
+                if first && !names.starts_with('/') && !names.contains(['*', '?', '[', '\\']) {
+                    return text.iter().collect::<String>().ends_with(&names);
+                }
+                let rest = rest.strip_prefix(&['/']).unwrap_or(rest);
+                let slash = |i: &usize| i > &at && text[i - 1] == '/';
+                rest.is_empty()
+                    || plainly(rest, false, text, at)
+                    || (at..=text.len()).filter(slash).any(|i| plainly(rest, false, text, i))
+            }
+            ['*', rest @ ..] => {
+                plainly(rest, false, text, at)
+                    || here.is_some_and(|c| c != '/') && plainly(pattern, false, text, at + 1)
+            }
+            ['?', rest @ ..] => here.is_some_and(|c| c != '/') && plainly(rest, false, text, at + 1),
+            ['\\', c, rest @ ..] | [c, rest @ ..] => here == Some(*c) && plainly(rest, false, text, at + 1),
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+        #[test]
+        fn fits_as_plainly(pattern in "[ab*?/.]{0,8}(\\\\[*?ab])?[ab*/]{0,3}", text in "[ab*]{1,3}(/[ab.]{1,3}){0,3}") {
+            let parsed = Pattern::for_ignore(&pattern).unwrap();
+            let (p, t): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+            proptest::prop_assert_eq!(parsed.matches(&text), plainly(&p, true, &t, 0), "{} {}", pattern, text);
+        }
     }
 }

@@ -32,6 +32,12 @@ pub enum EngineError {
         /// As it was asked for.
         name: String,
     },
+    /// A directory that whoever asks sees, and this process does not.
+    #[error("`{}` is another directory here than where the request comes from", path.display())]
+    NotThisHost {
+        /// The directory.
+        path: std::path::PathBuf,
+    },
     /// No network has this name or id.
     #[error("network {name} not found")]
     NoSuchNetwork {
@@ -121,7 +127,9 @@ impl EngineError {
             | EngineError::NoSuchNetwork { .. }
             | EngineError::NotToPush { .. }
             | EngineError::Platform { .. } => Class::NotFound,
-            EngineError::Ambiguous { .. } | EngineError::Invalid(_) => Class::Invalid,
+            EngineError::Ambiguous { .. } | EngineError::Invalid(_) | EngineError::NotThisHost { .. } => {
+                Class::Invalid
+            }
             EngineError::NameInUse { .. } | EngineError::Conflict(_) => Class::Conflict,
             EngineError::Denied(denial) => denial.class(),
             EngineError::Unsupported(_) => Class::Unsupported,

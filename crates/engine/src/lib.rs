@@ -60,6 +60,9 @@ pub(crate) struct Inner {
     pub(crate) metadata: metadata::Metadata,
     pub(crate) images: images::Images,
     pub(crate) access: registry::Access,
+    pub(crate) solver: sampan_build::Solver,
+    /// Files of build contexts that were hashed before.
+    pub(crate) digests: Arc<sampan_build::Digests>,
     pub(crate) net: sampan_net::Net,
     pub(crate) events: events::Events,
     pub(crate) execs: exec::Execs,
@@ -148,6 +151,8 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
     let metadata = metadata::Metadata::open(&config.root)?;
     let net = network::open(&config)?;
     Ok(Inner {
+        solver: Inner::open_solver(&config, &images)?,
+        digests: Arc::default(),
         host: HostFacts::probe(),
         metadata,
         images,

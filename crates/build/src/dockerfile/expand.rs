@@ -2,7 +2,10 @@
 //!
 //! `$x`, `${x}`, `${x:-word}`, `${x-word}`, `${x:+word}`, `${x+word}`, `${x:?word}`, `${x?word}`, `${x#pattern}`,
 //! `${x##pattern}`, `${x%pattern}`, `${x%%pattern}`, `${x/pattern/word}`, `${x//pattern/word}`; a variable that is not
-//! set is empty. Single quotes keep everything, double quotes everything but variables.
+//! set is empty. Single quotes keep everything, double quotes everything but variables. How values are cut and replaced
+//! is in [`substitute`](super::substitute).
+
+use super::substitute;
 
 /// Why a word has no meaning.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -13,6 +16,14 @@ pub enum WordError {
     Unterminated {
         /// `single` or `double`.
         quote: &'static str,
+    },
+    /// A pattern with a `\` before something that needs none.
+    #[error("invalid escape `\\{character}` in the pattern `{pattern}`")]
+    Escape {
+        /// What is escaped.
+        character: char,
+        /// The pattern.
+        pattern: String,
     },
     /// `${` without its end, or without a name.
     #[error("bad substitution: `{text}`")]
@@ -36,6 +47,9 @@ pub enum WordError {
         /// The text.
         text: String,
     },
+    /// More text than [`MAX_EXPANDED_BYTES`].
+    #[error("variables expand to more than {MAX_EXPANDED_BYTES} bytes")]
+    TooLong,
     /// Substitutions within substitutions, without end.
     #[error("substitutions are nested too deep")]
     TooDeep,
@@ -43,6 +57,9 @@ pub enum WordError {
 
 /// How deep `${a:-${b:-…}}` may go: each level is a stack frame.
 const MAX_DEPTH: usize = 50;
+
+/// Bytes that variables of one word may expand to: `ENV a=$a$a` doubles each time, and no program can be given more.
+pub const MAX_EXPANDED_BYTES: usize = 1024 * 1024;
 
 /// Gives the value of a variable, if it is set.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -64,57 +81,61 @@ pub fn words(text: &str, escape: char, lookup: Lookup<'_>) -> Result<Vec<String>
     expand(text, escape, lookup, true)
 }
 
-/// Expands only the variables: quotes stay as they are, an escape works before `$` only. For here-documents.
+/// Expands a here-document of `COPY`: quotes are text, a `\` takes away the meaning of what follows, whatever that is
+/// and whatever the file's escape character.
 ///
 /// # Errors
 /// As [`word`].
-pub fn document(text: &str, escape: char, lookup: Lookup<'_>) -> Result<String, WordError> {
-    let mut expander = Expander::new(text, escape, lookup);
-    let mut out = String::new();
-    while let Some(c) = expander.next() {
-        if c == escape && expander.peek().is_some_and(|next| next == '$' || next == escape) {
-            out.extend(expander.next());
-        } else if c == '$' {
-            out.push_str(&expander.dollar(0)?);
-        } else {
-            out.push(c);
-        }
-    }
-    Ok(out)
+pub fn document(text: &str, lookup: Lookup<'_>) -> Result<String, WordError> {
+    let mut expander = Expander { quotes: false, ..Expander::new(text, '\\', lookup) };
+    let mut out = Pieces::new(false);
+    expander.until(None, &mut out, false, 0)?;
+    Ok(out.finish().pop().unwrap_or_default())
 }
 
 fn expand(text: &str, escape: char, lookup: Lookup<'_>, split: bool) -> Result<Vec<String>, WordError> {
     let mut expander = Expander::new(text, escape, lookup);
-    let mut out = Pieces { words: Vec::new(), current: None, split };
-    expander.until(None, &mut out, 0)?;
+    let mut out = Pieces::new(split);
+    expander.until(None, &mut out, false, 0)?;
     Ok(out.finish())
 }
 
 /// Collects what is expanded, split at blanks if that is wanted.
 struct Pieces {
     words: Vec<String>,
-    current: Option<String>,
+    current: String,
     split: bool,
 }
 
 impl Pieces {
+    fn new(split: bool) -> Pieces {
+        Pieces { words: Vec::new(), current: String::new(), split }
+    }
+
     /// Text that is never split: it was quoted or escaped.
     fn quoted(&mut self, text: &str) {
-        self.current.get_or_insert_default().push_str(text);
+        self.current.push_str(text);
     }
 
     fn plain(&mut self, text: &str) {
         for c in text.chars() {
             if self.split && c.is_whitespace() {
-                self.words.extend(self.current.take());
+                self.end_word();
             } else {
-                self.current.get_or_insert_default().push(c);
+                self.current.push(c);
             }
         }
     }
 
+    /// An empty word is none, even if it was quoted.
+    fn end_word(&mut self) {
+        if !self.current.is_empty() {
+            self.words.push(std::mem::take(&mut self.current));
+        }
+    }
+
     fn finish(mut self) -> Vec<String> {
-        self.words.extend(self.current.take());
+        self.end_word();
         self.words
     }
 }
@@ -123,12 +144,16 @@ struct Expander<'a> {
     rest: std::iter::Peekable<std::str::Chars<'a>>,
     text: &'a str,
     escape: char,
+    /// Whether quotes have a meaning.
+    quotes: bool,
+    /// Bytes that variables gave so far.
+    expanded: usize,
     lookup: Lookup<'a>,
 }
 
 impl<'a> Expander<'a> {
     fn new(text: &'a str, escape: char, lookup: Lookup<'a>) -> Expander<'a> {
-        Expander { rest: text.chars().peekable(), text, escape, lookup }
+        Expander { rest: text.chars().peekable(), text, escape, quotes: true, expanded: 0, lookup }
     }
 
     fn next(&mut self) -> Option<char> {
@@ -139,20 +164,30 @@ impl<'a> Expander<'a> {
         self.rest.peek().copied()
     }
 
-    /// Up to `stop`, which is taken, or the end; `false` if `stop` did not come.
-    fn until(&mut self, stop: Option<char>, out: &mut Pieces, depth: usize) -> Result<bool, WordError> {
+    /// Up to `stop`, which is taken, or the end; `false` if `stop` did not come. Raw text keeps its escapes: a pattern
+    /// has its own use for them.
+    fn until(
+        &mut self,
+        stop: Option<char>,
+        out: &mut Pieces,
+        raw: bool,
+        depth: usize,
+    ) -> Result<bool, WordError> {
         while let Some(c) = self.next() {
             if Some(c) == stop {
                 return Ok(true);
             }
             match c {
-                '\'' => self.single(out)?,
-                '"' => self.double(out, depth)?,
+                '\'' if self.quotes => self.single(out)?,
+                '"' if self.quotes => self.double(out, raw, depth)?,
                 '$' => {
                     let value = self.dollar(depth)?;
                     out.plain(&value);
                 }
                 c if c == self.escape => {
+                    if raw {
+                        out.quoted(c.encode_utf8(&mut [0; 4]));
+                    }
                     // At the very end it stands for nothing.
                     if let Some(c) = self.next() {
                         out.quoted(c.encode_utf8(&mut [0; 4]));
@@ -165,7 +200,6 @@ impl<'a> Expander<'a> {
     }
 
     fn single(&mut self, out: &mut Pieces) -> Result<(), WordError> {
-        out.quoted("");
         loop {
             match self.next() {
                 Some('\'') => return Ok(()),
@@ -175,8 +209,7 @@ impl<'a> Expander<'a> {
         }
     }
 
-    fn double(&mut self, out: &mut Pieces, depth: usize) -> Result<(), WordError> {
-        out.quoted("");
+    fn double(&mut self, out: &mut Pieces, raw: bool, depth: usize) -> Result<(), WordError> {
         loop {
             match self.next() {
                 Some('"') => return Ok(()),
@@ -184,22 +217,38 @@ impl<'a> Expander<'a> {
                     let value = self.dollar(depth)?;
                     out.quoted(&value);
                 }
-                Some(c) if c == self.escape => match self.peek() {
-                    Some(next) if next == '"' || next == '$' || next == self.escape => {
+                Some(c) if c == self.escape => {
+                    let known = self.peek().filter(|next| matches!(next, '"' | '$') || *next == self.escape);
+                    if raw || known.is_none() {
+                        out.quoted(c.encode_utf8(&mut [0; 4]));
+                    }
+                    if let Some(next) = known {
                         self.next();
                         out.quoted(next.encode_utf8(&mut [0; 4]));
                     }
-                    Some(_) => out.quoted(c.encode_utf8(&mut [0; 4])),
-                    None => return Err(WordError::Unterminated { quote: "double" }),
-                },
+                }
                 Some(c) => out.quoted(c.encode_utf8(&mut [0; 4])),
                 None => return Err(WordError::Unterminated { quote: "double" }),
             }
         }
     }
 
+    fn bad(&self) -> WordError {
+        WordError::BadSubstitution { text: self.shown() }
+    }
+
+    fn shown(&self) -> String {
+        self.text.chars().take(200).collect()
+    }
+
     /// What stands for the `$` just taken and what belongs to it.
     fn dollar(&mut self, depth: usize) -> Result<String, WordError> {
+        let value = self.substituted(depth)?;
+        self.expanded = self.expanded.saturating_add(value.len());
+        if self.expanded > MAX_EXPANDED_BYTES { Err(WordError::TooLong) } else { Ok(value) }
+    }
+
+    fn substituted(&mut self, depth: usize) -> Result<String, WordError> {
         if depth > MAX_DEPTH {
             return Err(WordError::TooDeep);
         }
@@ -212,168 +261,99 @@ impl<'a> Expander<'a> {
             });
         }
         self.next();
-        let bad = |e: &Self| WordError::BadSubstitution { text: e.text.chars().take(200).collect() };
-        let name = self.name();
-        if name.is_empty() {
-            return Err(bad(self));
+        if matches!(self.peek(), None | Some('{' | '}' | ':')) {
+            return Err(self.bad());
         }
+        let name = self.name();
         let value = (self.lookup)(&name);
         match self.next() {
             Some('}') => Ok(value.unwrap_or_default()),
             Some(':') => {
-                let modifier = self.next().ok_or_else(|| bad(self))?;
-                let set = value.filter(|v| !v.is_empty());
-                self.conditional(&name, modifier, ":", set, depth)
+                let modifier = self.next().ok_or_else(|| self.bad())?;
+                self.modified(&name, modifier, true, value, depth)
             }
-            Some(modifier @ ('-' | '+' | '?')) => self.conditional(&name, modifier, "", value, depth),
-            Some(end @ ('#' | '%')) => {
-                let longest = self.peek() == Some(end);
-                if longest {
-                    self.next();
-                }
-                let pattern = self.argument('}', depth)?;
-                Ok(trim(&value.unwrap_or_default(), &pattern, end == '#', longest))
+            Some(modifier @ ('-' | '+' | '?' | '#' | '%')) => {
+                self.modified(&name, modifier, false, value, depth)
             }
             Some('/') => {
                 let all = self.peek() == Some('/');
                 if all {
                     self.next();
                 }
-                let pattern = self.argument('/', depth)?;
-                let by = self.argument('}', depth)?;
-                Ok(replace(&value.unwrap_or_default(), &pattern, &by, all))
+                let pattern = self.argument('/', true, depth)?;
+                let by = self.argument('}', true, depth)?;
+                substitute::replace(&value.unwrap_or_default(), &pattern, &by, all)
             }
-            Some(other) => {
-                let text = self.text.chars().take(200).collect();
-                Err(WordError::Modifier { modifier: other.to_string(), text })
-            }
-            None => Err(bad(self)),
+            Some(other) => Err(WordError::Modifier { modifier: other.to_string(), text: self.shown() }),
+            None => Err(self.bad()),
         }
     }
 
-    fn conditional(
+    /// `${name`, perhaps a colon, the modifier: the rest. With a colon an empty value is none.
+    fn modified(
         &mut self,
         name: &str,
         modifier: char,
-        colon: &str,
-        set: Option<String>,
+        colon: bool,
+        value: Option<String>,
         depth: usize,
     ) -> Result<String, WordError> {
-        let argument = self.argument('}', depth)?;
-        match (modifier, set) {
+        let cuts = matches!(modifier, '#' | '%');
+        let argument = self.argument('}', cuts, depth)?;
+        if cuts {
+            let value = value.unwrap_or_default();
+            return match argument.strip_prefix(modifier) {
+                Some(pattern) => substitute::trim(&value, pattern, modifier == '#', true),
+                None => substitute::trim(&value, &argument, modifier == '#', false),
+            };
+        }
+        let unset = value.is_none();
+        match (modifier, value.filter(|v| !colon || !v.is_empty())) {
             ('-' | '?', Some(value)) => Ok(value),
             ('-', None) | ('+', Some(_)) => Ok(argument),
             ('+', None) => Ok(String::new()),
             ('?', None) => {
-                let message =
-                    if argument.is_empty() { "is not allowed to be unset".to_owned() } else { argument };
-                Err(WordError::Required { name: name.to_owned(), message })
+                let message = match argument.as_str() {
+                    "" if unset => "is not allowed to be unset",
+                    "" => "is not allowed to be empty",
+                    message => message,
+                };
+                Err(WordError::Required { name: name.to_owned(), message: message.to_owned() })
             }
             (other, _) => {
-                let text = self.text.chars().take(200).collect();
-                Err(WordError::Modifier { modifier: format!("{colon}{other}"), text })
+                let modifier = if colon { format!(":{other}") } else { other.to_string() };
+                Err(WordError::Modifier { modifier, text: self.shown() })
             }
         }
     }
 
     /// The word after a modifier, itself expanded.
-    fn argument(&mut self, stop: char, depth: usize) -> Result<String, WordError> {
-        let mut out = Pieces { words: Vec::new(), current: None, split: false };
-        if !self.until(Some(stop), &mut out, depth + 1)? {
-            return Err(WordError::BadSubstitution { text: self.text.chars().take(200).collect() });
+    fn argument(&mut self, stop: char, raw: bool, depth: usize) -> Result<String, WordError> {
+        let mut out = Pieces::new(false);
+        if !self.until(Some(stop), &mut out, raw, depth + 1)? {
+            return Err(self.bad());
         }
         Ok(out.finish().pop().unwrap_or_default())
     }
 
-    /// A name, or one of the shell's single-character ones.
+    /// A name, a number, or one of the shell's special ones.
     fn name(&mut self) -> String {
         let mut name = String::new();
         match self.peek() {
-            Some(c) if c.is_ascii_digit() || matches!(c, '@' | '*' | '#') => name.extend(self.next()),
-            _ => {
-                while let Some(c) = self.peek().filter(|c| c.is_ascii_alphanumeric() || *c == '_') {
+            Some(c) if c.is_ascii_digit() => {
+                while let Some(c) = self.rest.next_if(char::is_ascii_digit) {
                     name.push(c);
-                    self.next();
+                }
+            }
+            Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => name.extend(self.next()),
+            _ => {
+                while let Some(c) = self.rest.next_if(|c| c.is_alphanumeric() || *c == '_') {
+                    name.push(c);
                 }
             }
         }
         name
     }
-}
-
-/// Shell patterns in a substitution: `*` and `?`, and `\` before either.
-fn matches(pattern: &[char], text: &[char]) -> bool {
-    // Greedy with one step back: linear in pattern times text, whatever the pattern.
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        let escaped = pattern.get(p) == Some(&'\\') && p + 1 < pattern.len();
-        let fits = if escaped {
-            pattern[p + 1] == text[t]
-        } else {
-            pattern.get(p).is_some_and(|c| *c == text[t] || *c == '?')
-        };
-        if pattern.get(p) == Some(&'*') {
-            star = Some((p, t));
-            p += 1;
-        } else if fits {
-            p += if escaped { 2 } else { 1 };
-            t += 1;
-        } else if let Some((star_p, star_t)) = star {
-            (p, t) = (star_p + 1, star_t + 1);
-            star = Some((star_p, star_t + 1));
-        } else {
-            return false;
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
-}
-
-/// `${x#p}` and its kin: cuts what fits the pattern from the start or the end.
-fn trim(value: &str, pattern: &str, start: bool, longest: bool) -> String {
-    let (value, pattern): (Vec<char>, Vec<char>) = (value.chars().collect(), pattern.chars().collect());
-    let mut lengths: Vec<usize> = (0..=value.len()).collect();
-    if longest {
-        lengths.reverse();
-    }
-    for length in lengths {
-        let (cut, kept) = if start {
-            (&value[..length], &value[length..])
-        } else {
-            (&value[value.len() - length..], &value[..value.len() - length])
-        };
-        if matches(&pattern, cut) {
-            return kept.iter().collect();
-        }
-    }
-    value.into_iter().collect()
-}
-
-/// `${x/p/w}`: the first, or each, longest part that fits.
-fn replace(value: &str, pattern: &str, by: &str, all: bool) -> String {
-    let (value, pattern): (Vec<char>, Vec<char>) = (value.chars().collect(), pattern.chars().collect());
-    let mut out = String::new();
-    let mut at = 0;
-    let mut done = false;
-    while at < value.len() {
-        let end = if done {
-            None
-        } else {
-            (at + 1..=value.len()).rev().find(|end| matches(&pattern, &value[at..*end]))
-        };
-        match end {
-            Some(end) => {
-                out.push_str(by);
-                at = end;
-                done = !all;
-            }
-            None => {
-                out.push(value[at]);
-                at += 1;
-            }
-        }
-    }
-    out
 }
 
 /// Splits a line at blanks outside quotes; quotes and escapes stay in the words.
@@ -458,18 +438,32 @@ mod tests {
             ("$", "$"),
             ("a$", "a$"),
             ("$.", "$."),
-            ("5$1x", "5x"),
+            ("5$12x", "5x"),
+            ("$$x", "x"),
+            ("$?$-a", "a"),
+            ("${-}", ""),
+            ("${x:#va}", "lue"),
+            ("${path//\\//_}", "_usr_local_lib_a.tar.gz"),
+            ("${x/*}/\\}}", "value"),
+            ("${x/a/${x}}", "vvaluelue"),
+            ("${x/?/}", "alue"),
+            ("${x//l*/\"$path\"}", "va/usr/local/lib/a.tar.gz"),
+            ("${x#'v*'}", "alue"),
+            ("${none:-\"a ${x} b\"}", "a value b"),
+            ("${none:-a\\}b}", "a}b"),
+            ("\"${none:-'a'}\"", "a"),
             ("it\"'\"s", "it's"),
             ("", ""),
             ("end\\", "end"),
         ] {
             check(text, expected);
         }
+        assert_eq!(words("\"\" $none '' a\"\"", '\\', &lookup).unwrap(), ["a"]);
         assert_eq!(words("$two \"$two\" c", '\\', &lookup).unwrap(), ["a", "b", "a b", "c"]);
         assert_eq!(word("C:\\$x`$x", '`', &lookup).unwrap(), "C:\\value$x");
         assert_eq!(
-            document("\"$x\" 'y' \\$x \\n ${none:-z}", '\\', &lookup).unwrap(),
-            "\"value\" 'y' $x \\n z"
+            document("\"$x\" 'y' \\$x \\\\ \\n ${none:-'z'} \\", &lookup).unwrap(),
+            "\"value\" 'y' $x \\ n 'z' "
         );
     }
 
@@ -484,11 +478,26 @@ mod tests {
             ("${x:a}", "unsupported modifier (:a)"),
             ("${x!}", "unsupported modifier (!)"),
             ("${none:?must be there}", "none: must be there"),
+            ("${empty:?}", "empty: is not allowed to be empty"),
+            ("${none?}", "none: is not allowed to be unset"),
+            ("${:x}", "bad substitution"),
+            ("${{x}", "bad substitution"),
+            ("${x/a}", "bad substitution"),
+            ("${x#\\a}", "invalid escape `\\a`"),
             (&"${a:-".repeat(100), "nested too deep"),
         ] {
             let error = word(text, '\\', &lookup).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn variables_do_not_grow_without_end() {
+        let long = "x".repeat(600_000);
+        let lookup = |_: &str| Some(long.clone());
+        assert_eq!(word("$a", '\\', &lookup).unwrap().len(), 600_000);
+        assert_eq!(word("$a$a", '\\', &lookup), Err(WordError::TooLong));
+        assert_eq!(word("${a/x/y}", '\\', &lookup), Err(WordError::TooLong));
     }
 
     #[test]

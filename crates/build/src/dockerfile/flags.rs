@@ -1,7 +1,7 @@
 //! The options of an instruction: `--name=value` words before its arguments.
 
 use super::Problem;
-use super::parse::suggest;
+use super::near::suggest;
 
 /// An option as written, quotes and backslashes gone.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -16,6 +16,8 @@ pub struct Directive {
 /// The directives of a file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Directives {
+    /// How many lines they are.
+    pub(super) lines: usize,
     pub(super) escape: Option<char>,
     pub(super) syntax: Option<Directive>,
     pub(super) check: Option<Directive>,
@@ -48,13 +50,12 @@ pub(super) fn lines(text: &str) -> Result<(Directives, Vec<Logical>), ParseError
     let mut at = 0;
     while at < physical.len() {
         let first = physical[at].trim_start();
-        if let Some(comment) = first.strip_prefix('#') {
-            match comment.trim() {
+        if first.is_empty() || first.starts_with('#') {
+            match first.trim_start_matches('#').trim() {
                 "" => comments.clear(),
+                _ if at < directives.lines => {}
                 comment => comments.push(comment.to_owned()),
             }
-        }
-        if first.is_empty() || first.starts_with('#') {
             at += 1;
             continue;
         }
@@ -158,6 +159,7 @@ fn directives(lines: &[&str]) -> Result<Directives, ParseError> {
             // Anything else is a comment, and ends the directives.
             _ => break,
         }
+        found.lines = line;
     }
     Ok(found)
 }
@@ -263,8 +265,11 @@ mod tests {
 
     #[test]
     fn comments_above_stay_with_their_instruction() {
-        let (_, lines) = lines("# a\n#\n# b c\n\n# d\nFROM x\nRUN y").unwrap();
+        let (_, lines) =
+            lines("# syntax=a\n# a\n#\n# b c\n# d\nFROM x\nRUN y\n# e\n\nRUN z\n# check=x\nRUN a").unwrap();
         assert_eq!(lines[0].comments, ["b c", "d"]);
+        assert!(lines[2].comments.is_empty());
+        assert_eq!(lines[3].comments, ["check=x"]);
         assert!(lines[1].comments.is_empty());
     }
 

@@ -6,12 +6,18 @@
 //!
 //! Variables are not expanded here: that needs the values of a build, and happens as it goes ([`expand`]).
 
+pub mod args;
+mod excerpt;
 pub mod expand;
 mod flags;
+mod healthcheck;
 mod lines;
 mod mount;
+pub(crate) mod near;
 mod parse;
+mod substitute;
 
+pub use excerpt::excerpt;
 pub use lines::{Directive, heredoc_alone};
 pub use mount::{Mount, MountKind, RunMount, Sharing};
 pub use parse::parse_instruction;
@@ -299,6 +305,12 @@ pub enum Problem {
         what: &'static str,
         /// Its text.
         value: String,
+    },
+    /// What only the caller of the build can allow.
+    #[error("{what} is not allowed: build with `--allow {what}`")]
+    NotAllowed {
+        /// The entitlement.
+        what: String,
     },
     /// What exists elsewhere, but not yet here.
     #[error("{what} is not supported yet")]

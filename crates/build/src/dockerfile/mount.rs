@@ -2,7 +2,7 @@
 
 use super::Problem;
 use super::expand::WordError;
-use super::parse::suggest;
+use super::near::suggest;
 
 /// A `--mount` as written: its words may have variables, so what it says is known only in a build ([`RunMount::resolve`]).
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -4,9 +4,10 @@ use super::expand::split;
 use super::flags::{self, Flags};
 use super::lines::{self, Logical, lines};
 use super::mount::RunMount;
+use super::near::suggest;
 use super::{
-    Command, Copy, Dockerfile, Healthcheck, Heredoc, Instruction, Located, MAX_DOCKERFILE_BYTES,
-    MAX_INSTRUCTIONS, MAX_STAGES, ParseError, Problem, Run, RunNetwork, Security, Stage,
+    Command, Copy, Dockerfile, Heredoc, Instruction, Located, MAX_DOCKERFILE_BYTES, MAX_INSTRUCTIONS,
+    MAX_STAGES, ParseError, Problem, Run, RunNetwork, Security, Stage,
 };
 
 const INSTRUCTIONS: [&str; 18] = [
@@ -31,11 +32,11 @@ const INSTRUCTIONS: [&str; 18] = [
 ];
 
 /// A line after its name and flags.
-struct Parts<'a> {
+pub(super) struct Parts<'a> {
     /// In upper case.
-    name: &'a str,
-    flags: Flags<'a>,
-    rest: &'a str,
+    pub(super) name: &'a str,
+    pub(super) flags: Flags<'a>,
+    pub(super) rest: &'a str,
     escape: char,
 }
 
@@ -153,11 +154,11 @@ impl Parts<'_> {
         })
     }
 
-    fn wrong(&self, requires: &'static str) -> Problem {
+    pub(super) fn wrong(&self, requires: &'static str) -> Problem {
         Problem::Arguments { instruction: self.name.to_owned(), requires }
     }
 
-    fn invalid(&self, what: &'static str, value: &str) -> Problem {
+    pub(super) fn invalid(&self, what: &'static str, value: &str) -> Problem {
         Problem::Invalid { instruction: self.name.to_owned(), what, value: value.to_owned() }
     }
 
@@ -200,7 +201,7 @@ impl Parts<'_> {
         self.command_of(self.rest)
     }
 
-    fn command_of(&self, text: &str) -> Result<Command, Problem> {
+    pub(super) fn command_of(&self, text: &str) -> Result<Command, Problem> {
         Ok(match self.json(text)? {
             Some(list) => Command::Exec(list),
             None => Command::Shell(text.to_owned()),
@@ -352,94 +353,6 @@ impl Parts<'_> {
         }
         Ok(Instruction::OnBuild(trigger))
     }
-
-    fn healthcheck(&mut self) -> Result<Healthcheck, Problem> {
-        let mut time = |what: &'static str, flag: &'static str| match self.flags.text(flag)? {
-            Some(text) if text.is_empty() => Ok(0),
-            Some(text) => match duration(&text).filter(|d| *d == 0 || *d >= 1_000_000) {
-                Some(nanos) => Ok(nanos),
-                None => Err(Problem::Invalid { instruction: self.name.to_owned(), what, value: text }),
-            },
-            None => Ok(0),
-        };
-        let mut check = Healthcheck {
-            command: None,
-            interval: time("interval", "interval")?,
-            timeout: time("timeout", "timeout")?,
-            start_period: time("start period", "start-period")?,
-            start_interval: time("start interval", "start-interval")?,
-            retries: 0,
-        };
-        if let Some(text) = self.flags.text("retries")?.filter(|t| !t.is_empty()) {
-            let number = text.parse::<i32>().ok().filter(|n| *n >= 0);
-            check.retries = number.ok_or_else(|| self.invalid("number of retries", &text))?.into();
-        }
-        let (kind, rest) = self.rest.split_once(char::is_whitespace).unwrap_or((self.rest, ""));
-        let rest = rest.trim();
-        match kind.to_ascii_uppercase().as_str() {
-            "NONE" if rest.is_empty() => return Ok(Healthcheck::default()),
-            "NONE" => return Err(self.wrong("NONE takes no arguments")),
-            "CMD" if rest.is_empty() => return Err(self.wrong("CMD requires a command")),
-            "CMD" => {}
-            "" => return Err(self.wrong("requires at least one argument")),
-            _ => return Err(self.invalid("type", kind)),
-        }
-        check.command = Some(self.command_of(rest)?);
-        if check.command == Some(Command::Exec(Vec::new())) {
-            return Err(self.wrong("CMD requires a command"));
-        }
-        Ok(check)
-    }
-}
-
-/// A time as Go writes it: `1h30m`, `1.5s`, `500ms`.
-fn duration(text: &str) -> Option<i64> {
-    if text == "0" {
-        return Some(0);
-    }
-    let mut rest = text;
-    let mut nanos = 0f64;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
-        let value: f64 = rest[..end].parse().ok()?;
-        rest = &rest[end..];
-        let units =
-            [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("h", 3.6e12), ("m", 6e10), ("s", 1e9)];
-        let (unit, factor) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
-        nanos += value * factor;
-        rest = &rest[unit.len()..];
-    }
-    // Far below the limit: 292 years.
-    (!text.is_empty() && nanos < 9e18).then_some(nanos.round() as i64)
-}
-
-/// The known name that is nearest, if it is near.
-pub(super) fn suggest(name: &str, known: &[&'static str]) -> Option<&'static str> {
-    // Long ones are near to none, and would take long.
-    if name.len() > 100 {
-        return None;
-    }
-    let near = known.iter().map(|known| (distance(name, known), *known)).min()?;
-    (near.0 <= 2 && near.0 * 2 <= name.len()).then_some(near.1)
-}
-
-/// How many letters differ (Levenshtein, a swap of neighbours counts once).
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let cost = usize::from(a[i - 1] != b[j - 1]);
-            let mut best = (rows[i - 1][j] + 1).min(row[j - 1] + 1).min(rows[i - 1][j - 1] + cost);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -556,7 +469,7 @@ G
         for (text, expected) in [
             ("FROM a\n\nFORM b", "3: unknown instruction: FORM (did you mean FROM?)"),
             ("FROM a\nCPY a b", "2: unknown instruction: CPY (did you mean COPY?)"),
-            ("FROM a\nFOO", "2: unknown instruction: FOO"),
+            ("FROM a\nINCLUDE", "2: unknown instruction: INCLUDE"),
             ("", "0: there are no instructions: the Dockerfile cannot be empty"),
             ("# only\n", "0: there are no instructions: the Dockerfile cannot be empty"),
             ("RUN x", "1: no build stage in current context: RUN before the first FROM"),
@@ -603,7 +516,7 @@ G
         #[test]
         fn any_word_is_expanded_or_refused(text in "[-a-z<\"'$\\\\{}:=#%/+?*@0-9é ]{0,40}") {
             let _ = super::super::expand::words(&text, '\\', &|name| (name.len() > 1).then(|| name.to_owned()));
-            let _ = super::super::expand::document(&text, '`', &|_| None);
+            let _ = super::super::expand::document(&text, &|_| None);
         }
     }
 }

@@ -17,6 +17,7 @@
 
 mod init;
 pub(crate) mod overlay;
+mod times;
 
 use std::path::{Path, PathBuf};
 
@@ -315,19 +316,22 @@ impl Scratch {
 
     /// Makes what was changed a layer on top of the parent; the init layer is no part of it. `None` if nothing was
     /// changed. The directory becomes the unpacked layer, and its tar a blob. Whatever ran in it must have ended: what
-    /// is written from here on is in the layer or not, at random.
+    /// is written from here on is in the layer or not, at random. No file of it is younger than `epoch`, in seconds since
+    /// 1970, if that is given: so that what was made at another time is the same.
     ///
     /// # Errors
     /// If it can't be unmounted, or the disk is full; nothing is left then.
-    pub fn freeze(mut self, lease: &Lease) -> Result<Option<Layer>, SnapshotError> {
+    pub fn freeze(mut self, lease: &Lease, epoch: Option<i64>) -> Result<Option<Layer>, SnapshotError> {
         // Lazily: whoever just looks at the mount table's file systems (`df`) makes a mount busy for a moment.
         overlay::unmount(&self.rootfs)
             .map_err(|source| SnapshotError::Unmount { at: self.rootfs.clone(), source })?;
         // Taken out only here: dropping an earlier failure cleans up.
         let Some(directory) = self.directory.take() else { return Ok(None) };
-        let Some(layer) =
-            self.store.store_layer(&directory.path().join("fs"), self.parent.as_ref(), lease)?
-        else {
+        let upper = directory.path().join("fs");
+        if let Some(epoch) = epoch {
+            times::not_after(&upper, epoch)?;
+        }
+        let Some(layer) = self.store.store_layer(&upper, self.parent.as_ref(), lease)? else {
             return Ok(None);
         };
         let record = ChainRecord {
