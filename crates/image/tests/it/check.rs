@@ -13,7 +13,8 @@ const REPAIR: CheckOptions = CheckOptions { deep: true, repair: true };
 /// A pushed and a built layer, a container, a name.
 fn filled() -> (TestStore, Image) {
     let test = TestStore::new();
-    let base = test.import("base:1", "a file = 1\nd dir 750 3:4\nd/x file = x\nd/y hard = d/x\nl link 777 = a");
+    let base =
+        test.import("base:1", "a file = 1\nd dir 750 3:4\nd/x file = x\nd/y hard = d/x\nl link 777 = a");
     let packed = test.to_send(&base.id).unwrap();
     drop(packed);
     let base = test.image(&base.id).unwrap();
