@@ -113,6 +113,24 @@ impl Engine {
         (Build { cancel }, result)
     }
 
+    /// Writes the whole file system of an image as a tar.
+    ///
+    /// # Errors
+    /// If there is no such image or it can't be read.
+    pub async fn image_rootfs(&self, name: &str, mut output: Box<dyn std::io::Write + Send>) -> Result<()> {
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        long_blocking(move || {
+            let image = inner.images.resolve(&name)?;
+            let store = &inner.images.store;
+            let lease = store.lease();
+            store.hold(&image, &lease);
+            let view = store.view(image.chain_id(), &lease);
+            let written = view.and_then(|view| store.export(view.rootfs(), &mut output));
+            written.map_err(|e| EngineError::layer(e.class(), "cannot read the image's file system")(e))
+        })
+        .await
+    }
+
     /// Forgets the build cache; answers the bytes freed.
     ///
     /// # Errors
