@@ -19,6 +19,9 @@ pub struct Progress {
     /// How far it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<String>,
+    /// The same in numbers.
+    #[serde(rename = "progressDetail", skip_serializing_if = "Option::is_none")]
+    pub progress_detail: Option<ProgressDetail>,
     /// What the state is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
@@ -34,6 +37,34 @@ pub struct Progress {
     /// Only if asked for by [`BuildExtras::updates`]: then nothing else is told of the steps.
     #[serde(rename = "sampan", skip_serializing_if = "Option::is_none")]
     pub update: Option<BuildUpdate>,
+}
+
+/// How far something is, of how much. Without a total it is not known, or not the point.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct ProgressDetail {
+    /// So far.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub current: u64,
+    /// In all.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub total: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl ProgressDetail {
+    /// The bar that Docker draws for clients that can't: `[====>     ]  1.2MB/3MB`.
+    pub fn bar(&self) -> String {
+        const WIDTH: u64 = 50;
+        let done = self.current.saturating_mul(WIDTH).checked_div(self.total).unwrap_or(0).min(WIDTH);
+        let (done, left) = (usize::try_from(done).unwrap_or(0), usize::try_from(WIDTH - done).unwrap_or(0));
+        let (current, total) = (crate::units::human_size(self.current), crate::units::human_size(self.total));
+        format!("[{}>{}] {current:>8}/{total}", "=".repeat(done), " ".repeat(left))
+    }
 }
 
 /// What went wrong.
@@ -210,4 +241,27 @@ pub enum BuildUpdate {
         /// What.
         text: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_as_long_as_what_is_done() {
+        let bar = |current, total| ProgressDetail { current, total }.bar();
+        assert_eq!(bar(0, 0), format!("[>{}]       0B/0B", " ".repeat(50)));
+        assert_eq!(
+            bar(1_000_000, 2_000_000),
+            format!("[{}>{}]      1MB/2MB", "=".repeat(25), " ".repeat(25))
+        );
+        assert_eq!(bar(9, 3), format!("[{}>]       9B/3B", "=".repeat(50)));
+    }
+
+    #[test]
+    fn a_detail_without_numbers_is_an_empty_object() {
+        let line =
+            Progress { progress_detail: Some(ProgressDetail::default()), ..Progress::status("Waiting") };
+        assert_eq!(serde_json::to_string(&line).unwrap(), r#"{"status":"Waiting","progressDetail":{}}"#);
+    }
 }

@@ -40,7 +40,9 @@ mod pack;
 pub mod receive;
 pub mod send;
 pub mod snapshot;
+mod stack;
 pub mod store;
+mod stream;
 pub mod tar;
 pub mod unpack;
 

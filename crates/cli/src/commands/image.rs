@@ -29,6 +29,14 @@ pub(crate) enum Group {
     Tag(Tag),
     /// Show how an image was made
     History(History),
+    /// Get an image from its registry
+    Pull(super::registry::Pull),
+    /// Send an image to its registry
+    Push(super::registry::Push),
+    /// List the tags of a repository at its registry
+    Tags(super::registry::Tags),
+    /// List what refers to an image at its registry: signatures, attestations
+    Referrers(super::registry::Referrers),
     /// Make an image of a root file system's tar
     Import(Import),
     /// Take in images from an archive
@@ -48,6 +56,10 @@ pub(crate) async fn group(client: &Client, group: Group) -> Result<ExitCode> {
         Group::Rm(command) => remove(client, command).await,
         Group::Tag(command) => tag(client, command).await,
         Group::History(command) => history(client, command).await,
+        Group::Pull(command) => super::registry::pull(client, command).await,
+        Group::Push(command) => super::registry::push(client, command).await,
+        Group::Tags(command) => super::registry::tags(client, command).await,
+        Group::Referrers(command) => super::registry::referrers(client, command).await,
         Group::Import(command) => import(client, command).await,
         Group::Load(command) => load(client, command).await,
         Group::Save(command) => save(client, command).await,

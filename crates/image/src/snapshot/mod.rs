@@ -380,7 +380,7 @@ pub(crate) fn like(directory: &Path, model: &RootDir) -> Result<(), FileError> {
         let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
         rustix::fs::chownat(CWD, directory, Some(uid), Some(gid), AtFlags::empty())?;
         rustix::fs::chmodat(CWD, directory, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
-        let times = crate::layer::apply::timestamps(crate::layer::apply::mtime_of(&stat));
+        let times = crate::layer::place::timestamps(crate::layer::place::mtime_of(&stat));
         rustix::fs::utimensat(CWD, directory, &times, AtFlags::empty())
     })();
     copied.map_err(|e| FileError {

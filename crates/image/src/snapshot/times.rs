@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use sampan_base::FileError;
 use sampan_kernel::beneath::{self, RootDir};
 
-use crate::layer::apply::{mtime_of, timestamps};
+use crate::layer::place::{mtime_of, timestamps};
 use crate::limits::MAX_PATH_DEPTH;
 use crate::tar::Mtime;
 
