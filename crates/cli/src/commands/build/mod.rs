@@ -19,7 +19,7 @@ use clap::Args;
 use http::{Method, StatusCode};
 use sampan_docker_api::build::{BUILD_EXTRAS_HEADER, BuildExtras, ExtraContext};
 
-use super::{say, show_progress};
+use super::{say, show_progress, tell};
 use crate::client::{Client, DaemonError, channel, encode, full, query};
 use context::{OUTSIDE_DOCKERFILE, Source};
 use output::Output;
@@ -294,13 +294,20 @@ impl Build {
         for output in outputs {
             output.make(client, id).await?;
         }
+        if matches!(mode, Mode::Tty | Mode::Plain) {
+            let names =
+                if self.tag.is_empty() { String::new() } else { format!(", named {}", self.tag.join(", ")) };
+            tell(format_args!("image {id}{names}"));
+        }
         // Who wants files wants no image left in the store.
         let wanted = outputs.is_empty() || outputs.iter().any(Output::is_image) || !self.tag.is_empty();
         if !wanted {
             client.delete(&format!("/images/{id}?noprune=1")).await?;
         }
         if self.push || outputs.iter().any(Output::is_pushed) {
-            bail!("pushing with a build is not supported yet: `sampan push` does it");
+            for name in &self.tag {
+                super::registry::push_image(client, name, mode == Mode::Quiet).await?;
+            }
         }
         if let Some(file) = &self.iidfile {
             let failed = || format!("cannot write the id to `{}`", file.display());
@@ -333,8 +340,12 @@ impl Client {
                 MAX_EXTRAS_BYTES / 1024 * 3 / 4
             );
         }
-        self.request_with(Method::POST, path, body, "application/x-tar", &[(BUILD_EXTRAS_HEADER, &value)])
-            .await
+        let auths = super::registry::auths_header()?;
+        let mut headers = vec![(BUILD_EXTRAS_HEADER, value.as_str())];
+        if !auths.is_empty() {
+            headers.push(("x-registry-config", &auths));
+        }
+        self.request_with(Method::POST, path, body, "application/x-tar", &headers).await
     }
 }
 
