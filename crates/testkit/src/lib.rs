@@ -5,6 +5,7 @@
 //! * [`Command`], [`Output`]: a client that is run to its end, or for as long as it is needed.
 //! * [`busybox`]: the base image. [`Pty`]: a terminal that a client runs in.
 //! * [`trial`]: a test, or the reason why it can't run.
+//! * [`registry`]: Debian's docker-registry, [`proxy`]: what spoils its traffic, [`http`]: a server that says what it is told.
 //! * [`wait_until`]: for what happens in another process and can't be waited for by a descriptor.
 //!
 //! Failures panic: this is for tests only.
@@ -13,9 +14,12 @@
 
 pub mod busybox;
 mod command;
+pub mod http;
 mod instance;
 mod leftovers;
+pub mod proxy;
 mod pty;
+pub mod registry;
 mod trial;
 
 use std::path::PathBuf;
