@@ -140,6 +140,23 @@ pub enum MetadataError {
 }
 
 impl MetadataError {
+    /// Whether the file itself is damaged: not the disk, nor a newer program's.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            MetadataError::Database { source, .. } => match &**source {
+                redb::Error::Io(e) => {
+                    matches!(e.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
+                }
+                redb::Error::Corrupted(_)
+                | redb::Error::TableDoesNotExist(_)
+                | redb::Error::TableTypeMismatch { .. } => true,
+                _ => false,
+            },
+            MetadataError::Record { .. } => true,
+            MetadataError::Format { .. } | MetadataError::Sync(_) => false,
+        }
+    }
+
     /// The class to report.
     pub fn class(&self) -> Class {
         match self {

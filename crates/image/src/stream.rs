@@ -121,7 +121,7 @@ fn feed(
         let mut chunk = empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(CHUNK_BYTES));
         let n = input.take(CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(Fed::Read)?;
         total += n as u64;
-        if total > MAX_UNQUESTIONED_BYTES && total / MAX_RATIO > counted.get() {
+        if is_bomb(counted.get(), total) {
             return Err(Fed::Bomb);
         }
         full.send(Chunk::Data(chunk)).map_err(|_| Fed::WorkerGone)?;
@@ -129,6 +129,10 @@ fn feed(
             return full.send(Chunk::End).map_err(|_| Fed::WorkerGone);
         }
     }
+}
+
+fn is_bomb(packed: u64, unpacked: u64) -> bool {
+    unpacked > MAX_UNQUESTIONED_BYTES && unpacked / MAX_RATIO > packed
 }
 
 /// The reading end of [`feed`].
@@ -198,5 +202,17 @@ impl Read for Tee<'_, '_> {
         }
         self.counted.set(self.counted.get() + n as u64);
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_large_and_packed_beyond_reason_is_a_bomb() {
+        assert!(!is_bomb(1, MAX_UNQUESTIONED_BYTES));
+        assert!(is_bomb(1 << 20, MAX_UNQUESTIONED_BYTES + 1));
+        assert!(!is_bomb(MAX_UNQUESTIONED_BYTES / 1000, MAX_UNQUESTIONED_BYTES + 1));
     }
 }

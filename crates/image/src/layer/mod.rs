@@ -8,6 +8,7 @@
 pub(crate) mod apply;
 pub(crate) mod below;
 pub(crate) mod changes;
+pub(crate) mod compare;
 pub(crate) mod diff;
 pub(crate) mod place;
 

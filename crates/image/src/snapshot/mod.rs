@@ -30,6 +30,7 @@ pub use init::InitLayer;
 use crate::layer::changes::{self, Change};
 use crate::layer::diff;
 use crate::metadata::{ChainRecord, MetadataError, SNAPSHOTS, SnapshotRecord};
+use crate::recover::About;
 use crate::store::{Layer, Lease, Store};
 use crate::unpack::UnpackError;
 
@@ -49,7 +50,11 @@ pub struct Snapshot {
 /// The files of a snapshot that is gone. What is not removed goes when the store opens the next time.
 #[derive(Debug)]
 #[must_use = "the files are still there"]
-pub struct Remains(PathBuf);
+pub struct Remains {
+    path: PathBuf,
+    /// Nobody's litter as long as someone is about to remove it.
+    _busy: crate::store::Busy,
+}
 
 impl Remains {
     /// Removes them.
@@ -57,7 +62,7 @@ impl Remains {
     /// # Errors
     /// If one can't be removed.
     pub fn remove(self) -> Result<(), SnapshotError> {
-        Ok(remove_directory(&self.0)?)
+        Ok(remove_directory(&self.path)?)
     }
 }
 
@@ -157,6 +162,9 @@ impl Store {
             parent: parent.cloned(),
             created: Timestamp::now(),
         };
+        let about =
+            About::Snapshot { key: key.to_owned(), parent: record.parent.clone(), created: record.created };
+        about.write(directory.path())?;
         let put = |t: &_| self.metadata().put(t, SNAPSHOTS, key, &record);
         // A parent that is not on disk yet must be first; usually it is, and nothing is synced.
         if parent.is_some_and(|p| self.metadata().pending().chains.contains_key(p)) {
@@ -207,8 +215,9 @@ impl Store {
     /// If there is none.
     pub fn forget_snapshot(&self, key: &str) -> Result<Remains, SnapshotError> {
         let record = self.snapshot_record(key)?;
+        let busy = self.busy(record.directory);
         self.metadata().write(|t| self.metadata().delete(t, SNAPSHOTS, key))?;
-        Ok(Remains(self.directory_path(record.directory)))
+        Ok(Remains { path: self.directory_path(record.directory), _busy: busy })
     }
 
     /// All snapshots, ordered by key.
