@@ -286,8 +286,9 @@ impl Client {
                     return Ok(self.opened.get_or_init(|| opened));
                 }
                 Err(Cause::Cancelled) => return Err(Cause::Cancelled),
-                // Not TLS, so perhaps plain HTTP; what that says then counts more.
-                Err(error @ Cause::Tls { .. }) => drop(first_error.replace(error)),
+                // Perhaps plain HTTP; what that says then counts more. A certificate that is not good is no reason to do
+                // without any.
+                Err(error) if is_no_tls(&error) => drop(first_error.replace(error)),
                 Err(error) => return Err(error),
             }
         }
@@ -322,6 +323,16 @@ impl Client {
         // It is read to its end, so that the connection serves the next request.
         let _ = answer.bytes(MAX_TOKEN_ANSWER_BYTES);
         Ok(Opened { agent, base })
+    }
+}
+
+/// Whether the server does not speak TLS at all.
+fn is_no_tls(cause: &Cause) -> bool {
+    let Cause::Tls { source, .. } = cause else { return false };
+    match source.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+        Some(error) => matches!(error, rustls::Error::InvalidMessage(_)),
+        // It hung up.
+        None => true,
     }
 }
 

@@ -78,7 +78,7 @@ pub fn download_paced(
     cancel: &Cancel,
     pace: &dyn Pace,
 ) -> Result<Downloaded, RegistryError> {
-    let shown = crate::error::clean(url.split('?').next().unwrap_or_default());
+    let shown = exchange::without_user(url);
     let failed = |cause| RegistryError {
         registry: url.parse::<Uri>().ok().and_then(|u| u.host().map(str::to_owned)).unwrap_or_default(),
         doing: format!("download {shown}"),

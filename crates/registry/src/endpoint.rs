@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use sampan_base::files::read_limited;
 use ureq::Agent;
@@ -30,6 +31,8 @@ pub struct RegistryConfig {
     pub insecure: Vec<String>,
     /// Directories of certificates, Docker's layout; the first that has one for the registry is taken.
     pub certificates: Vec<PathBuf>,
+    /// How long a connection may be silent in the middle of a body; [`limits::STALL_TIMEOUT`] if it is not said.
+    pub stall_timeout: Option<Duration>,
 }
 
 /// One address of a registry.
@@ -123,7 +126,8 @@ impl RegistryConfig {
             Scheme::Https => Some(self.tls(endpoint)?),
             Scheme::Http => None,
         };
-        Ok(agent(tls, is_loopback(host_of(&endpoint.authority))))
+        let stall = self.stall_timeout.unwrap_or(limits::STALL_TIMEOUT);
+        Ok(agent(tls, is_loopback(host_of(&endpoint.authority)), stall))
     }
 
     fn tls(&self, endpoint: &Endpoint) -> Result<TlsConfig, Cause> {
@@ -163,7 +167,7 @@ pub(crate) fn public_agent(uri: &http::Uri) -> Agent {
             .root_certs(RootCerts::new_with_certs(host_roots()))
             .build()
     });
-    agent(tls, uri.host().is_some_and(is_loopback))
+    agent(tls, uri.host().is_some_and(is_loopback), limits::STALL_TIMEOUT)
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
@@ -181,7 +185,7 @@ fn host_roots() -> &'static [Certificate<'static>] {
 }
 
 /// What all our HTTP clients have in common. Redirects, statuses and retries are ours to decide, not the library's.
-fn agent(tls: Option<TlsConfig>, loopback: bool) -> Agent {
+fn agent(tls: Option<TlsConfig>, loopback: bool, stall: Duration) -> Agent {
     let mut builder = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -194,8 +198,8 @@ fn agent(tls: Option<TlsConfig>, loopback: bool) -> Agent {
         .timeout_resolve(Some(limits::RESOLVE_TIMEOUT))
         .timeout_connect(Some(limits::CONNECT_TIMEOUT))
         .timeout_recv_response(Some(limits::ANSWER_TIMEOUT))
-        .timeout_per_read(Some(limits::STALL_TIMEOUT))
-        .timeout_per_write(Some(limits::STALL_TIMEOUT));
+        .timeout_per_read(Some(stall))
+        .timeout_per_write(Some(stall));
     if let Some(tls) = tls {
         builder = builder.tls_config(tls);
     }

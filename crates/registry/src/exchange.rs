@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use ureq::{Agent, SendBody};
 
 use crate::error::{Cause, Refusal, clean};
-use crate::limits::{MAX_ERROR_BYTES, MAX_REDIRECTS};
+use crate::limits::{ANSWER_TIMEOUT, MAX_ERROR_BYTES, MAX_REDIRECTS};
 
 /// What goes with a request.
 pub(crate) enum Payload<'a> {
@@ -149,14 +149,21 @@ fn send_once(
     let nonsense = |e: &dyn std::error::Error| Cause::Nonsense { what: e.to_string() };
     let answer = match &mut request.payload {
         Payload::None if length.is_none() => agent.run(builder.body(()).map_err(|e| nonsense(&e))?),
-        Payload::None => agent.run(builder.body(&[][..]).map_err(|e| nonsense(&e))?),
-        Payload::Bytes(bytes) => agent.run(builder.body(*bytes).map_err(|e| nonsense(&e))?),
+        Payload::None => agent.run(patient(agent, builder.body(&[][..]).map_err(|e| nonsense(&e))?)),
+        Payload::Bytes(bytes) => agent.run(patient(agent, builder.body(*bytes).map_err(|e| nonsense(&e))?)),
         Payload::Reader(reader, _) => {
-            agent.run(builder.body(SendBody::from_reader(reader)).map_err(|e| nonsense(&e))?)
+            let body = SendBody::from_reader(reader);
+            agent.run(patient(agent, builder.body(body).map_err(|e| nonsense(&e))?))
         }
     };
     let (parts, body) = answer.map_err(cause)?.into_parts();
     Ok(Answer { status: parts.status, headers: parts.headers, body })
+}
+
+/// What is written may take the registry long to answer: it checks and moves a whole layer before. Silence in the middle
+/// of a body that is read is another thing.
+fn patient<S: ureq::AsSendBody>(agent: &Agent, request: http::Request<S>) -> http::Request<S> {
+    agent.configure_request(request).timeout_per_read(Some(ANSWER_TIMEOUT)).build()
 }
 
 /// Sorts the library's errors.
@@ -205,7 +212,7 @@ fn host(uri: &Uri) -> String {
 
 /// The address that a `Location` means, seen from `base`.
 pub(crate) fn resolve(base: &Uri, location: &str) -> Result<Uri, Cause> {
-    let nonsense = || Cause::Nonsense { what: format!("`{}` is not an address", clean(location)) };
+    let nonsense = || Cause::Nonsense { what: format!("`{}` is not an address", without_user(location)) };
     let absolute = if location.starts_with("http://") || location.starts_with("https://") {
         location.to_owned()
     } else if let Some(rest) = location.strip_prefix("//") {
@@ -227,6 +234,17 @@ pub(crate) fn resolve(base: &Uri, location: &str) -> Result<Uri, Cause> {
         return Err(nonsense());
     }
     Ok(uri)
+}
+
+/// An address as it may be shown: without a name and password before its host, and without its query, which may be a
+/// key.
+pub(crate) fn without_user(address: &str) -> String {
+    let address = address.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = address.split_once("://").map_or(("", address), |(s, r)| (s, r));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    clean(&format!("{scheme}{separator}{host}{path}"))
 }
 
 /// Encodes a value for a query: everything but the unreserved characters.
@@ -273,6 +291,13 @@ mod tests {
             let error = resolve(&base, bad).unwrap_err();
             assert!(matches!(error, Cause::Nonsense { .. }), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_shown_of_an_address_opens_nothing() {
+        assert_eq!(without_user("https://me:pw@x:1/a?key=k#f"), "https://x:1/a");
+        assert_eq!(without_user("/a/b@c?d"), "/a/b@c");
+        assert_eq!(without_user("me:pw@x"), "x");
     }
 
     #[test]

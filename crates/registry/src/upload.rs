@@ -40,7 +40,7 @@ pub trait UploadSource: Sync {
     fn open_at(&self, offset: u64) -> io::Result<Box<dyn Read + Send + '_>>;
 }
 
-impl UploadSource for [u8] {
+impl UploadSource for Vec<u8> {
     fn open_at(&self, offset: u64) -> io::Result<Box<dyn Read + Send + '_>> {
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.len());
         Ok(Box::new(&self[from..]))
