@@ -255,10 +255,10 @@ impl View {
     }
 
     /// Visible files summed by a key that `key` finds for some of them, each with one of their paths.
-    pub(super) fn sums<K: Ord>(&self, key: impl Fn(&File) -> Option<K>) -> (Sums<K>, BTreeMap<K, String>)
-    where
-        K: Clone,
-    {
+    pub(super) fn sums<K: Ord + Clone>(
+        &self,
+        key: impl Fn(&File) -> Option<K>,
+    ) -> (Sums<K>, BTreeMap<K, String>) {
         let (mut sums, mut examples) = (Sums::new(), BTreeMap::new());
         for file in self.files.iter().filter(|f| f.hidden.is_none() && f.names > 0) {
             if let Some(key) = key(file) {
