@@ -13,6 +13,7 @@ pub mod attach;
 mod blocking;
 pub mod build;
 mod bundle;
+pub mod care;
 pub mod config;
 pub mod container;
 mod create;

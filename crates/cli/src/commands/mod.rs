@@ -1,11 +1,13 @@
 //! The commands, a file a group.
 
+pub(crate) mod analyze;
 pub(crate) mod build;
 pub(crate) mod container;
 pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod registry;
 pub(crate) mod run;
+pub(crate) mod store;
 pub(crate) mod system;
 pub(crate) mod transfer;
 pub(crate) mod volume;
