@@ -220,7 +220,7 @@ pub(crate) struct History {
     #[arg(short, long)]
     quiet: bool,
     /// Sizes and times for people: true or false
-    #[arg(short = 'H', long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
         require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     human: bool,
     /// How to print
