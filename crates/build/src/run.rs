@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustix::event::EventfdFlags;
 use sampan_base::{Class, Digest};
@@ -181,6 +181,17 @@ struct Flag {
     set: AtomicBool,
     /// Readable for ever once the flag is set; made for the first who waits.
     event: std::sync::OnceLock<OwnedFd>,
+    told: Told,
+}
+
+/// Called once, when the flag is set.
+#[derive(Default)]
+struct Told(Mutex<Vec<Box<dyn Fn() + Send>>>);
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(listeners)")
+    }
 }
 
 impl Cancel {
@@ -190,6 +201,23 @@ impl Cancel {
         if let Some(event) = self.0.event.get() {
             signal(event);
         }
+        for tell in self.listeners().drain(..) {
+            tell();
+        }
+    }
+
+    /// Calls `tell` when the build is asked to end; at once if it was before.
+    pub fn when_set(&self, tell: impl Fn() + Send + 'static) {
+        let mut listeners = self.listeners();
+        // Under the lock: whoever sets the flag after this finds it.
+        if self.is_set() {
+            return tell();
+        }
+        listeners.push(Box::new(tell));
+    }
+
+    fn listeners(&self) -> std::sync::MutexGuard<'_, Vec<Box<dyn Fn() + Send>>> {
+        self.0.told.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Whether it was asked to.
@@ -241,5 +269,13 @@ mod tests {
         let late = Cancel::default();
         late.set();
         assert!(readable(&late));
+        let told = Arc::new(AtomicBool::new(false));
+        let listening = Cancel::default();
+        for cancel in [&listening, &late] {
+            let flag = Arc::clone(&told);
+            cancel.when_set(move || flag.store(true, Ordering::SeqCst));
+            cancel.set();
+            assert!(told.swap(false, Ordering::SeqCst));
+        }
     }
 }

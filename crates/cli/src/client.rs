@@ -82,13 +82,27 @@ impl Client {
         body: Body,
         kind: &str,
     ) -> Result<Response<Incoming>> {
-        let request = Request::builder()
+        self.request_with(method, path, body, kind, &[]).await
+    }
+
+    /// As [`Client::request`], with further headers.
+    pub(crate) async fn request_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        kind: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Incoming>> {
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "sampan")
-            .header(header::CONTENT_TYPE, kind)
-            .body(body)
-            .with_context(|| format!("cannot ask for `{path}`"))?;
+            .header(header::CONTENT_TYPE, kind);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body).with_context(|| format!("cannot ask for `{path}`"))?;
         success(self.send(request).await?).await
     }
 

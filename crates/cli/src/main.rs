@@ -67,7 +67,7 @@ enum Command {
     /// Show containers, images or volumes as JSON
     Inspect(system::Inspect),
     /// Build an image from a Dockerfile
-    Build(commands::build::Build),
+    Build(Box<commands::build::Build>),
     /// List images
     Images(image::List),
     /// Remove images
@@ -161,7 +161,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Commit(command) => container::commit(client, command).await,
         Command::Export(command) => container::export(client, command).await,
         Command::Inspect(command) => system::inspect(client, command).await,
-        Command::Build(command) => commands::build::build(client, command).await,
+        Command::Build(command) => commands::build::build(client, *command).await,
         Command::Images(command) => image::list(client, command).await,
         Command::Rmi(command) => image::remove(client, command).await,
         Command::Tag(command) => image::tag(client, command).await,

@@ -17,6 +17,7 @@ pub use sampan_build::{
 
 use crate::error::{EngineError, Result};
 use crate::images::Image;
+use crate::registry::Credentials;
 use crate::step::Steps;
 use crate::{Engine, Inner, blocking, long_blocking};
 
@@ -70,6 +71,8 @@ pub struct BuildRequest {
     pub files: Files,
     /// More contexts, by name; those of the options are replaced.
     pub named: BTreeMap<String, Named>,
+    /// Who asks, by registry.
+    pub credentials: BTreeMap<String, Credentials>,
     /// The rest.
     pub options: BuildOptions,
 }
@@ -113,6 +116,24 @@ impl Engine {
         (Build { cancel }, result)
     }
 
+    /// Writes the whole file system of an image as a tar.
+    ///
+    /// # Errors
+    /// If there is no such image or it can't be read.
+    pub async fn image_rootfs(&self, name: &str, mut output: Box<dyn std::io::Write + Send>) -> Result<()> {
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        long_blocking(move || {
+            let image = inner.images.resolve(&name)?;
+            let store = &inner.images.store;
+            let lease = store.lease();
+            store.hold(&image, &lease);
+            let view = store.view(image.chain_id(), &lease);
+            let written = view.and_then(|view| store.export(view.rootfs(), &mut output));
+            written.map_err(|e| EngineError::layer(e.class(), "cannot read the image's file system")(e))
+        })
+        .await
+    }
+
     /// Forgets the build cache; answers the bytes freed.
     ///
     /// # Errors
@@ -144,7 +165,7 @@ fn build(
     request: BuildRequest,
     events: &(dyn Fn(BuildEvent<'_>) + Sync),
 ) -> std::result::Result<Image, BuildFailure> {
-    let BuildRequest { files, named, mut options } = request;
+    let BuildRequest { files, named, credentials, mut options } = request;
     let read = |files, dockerfile: &str| read(inner, files, dockerfile);
     let context = read(files, &options.dockerfile)?;
     for (name, context) in named {
@@ -154,7 +175,7 @@ fn build(
         };
         options.contexts.insert(name, context);
     }
-    let steps = Steps::new(Arc::clone(inner));
+    let steps = Steps::new(Arc::clone(inner), credentials, &options.cancel);
     let built = inner.solver.build(&context, &options, &steps, events);
     let image = built.map_err(|e| failure(&e))?.image;
     for name in &options.names {

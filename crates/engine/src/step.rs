@@ -11,31 +11,62 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use sampan_base::{Class, files as disk};
+use sampan_base::{Class, ImageRef, files as disk};
 use sampan_build::run::{
     Cancel, ExitStatus, Limits, NetworkMode as StepNetwork, RunStep, RunnerError, StepMount, StepRunner,
-    Stream,
+    Stream, Transfer,
 };
+use sampan_image::LayerProgress;
+use sampan_oci::image::Platform;
 use sampan_oci::runtime::NamespaceKind;
 
 use crate::bundle::{self, Facts};
 use crate::container::{files, run};
 use crate::error::{EngineError, Result};
+use crate::images::Image;
+use crate::registry::pull::{PullEvent, PullRequest};
+use crate::registry::{self, Credentials};
 use crate::spec::{ContainerSpec, MountSource, MountSpec, NetworkMode, Resources, Security, Ulimit};
 use crate::{Inner, network, shim, user};
 
 /// The longest log of the runtime's that is read.
 const MAX_LOG_BYTES: u64 = 1 << 20;
 
-/// Runs the steps of builds.
+/// Runs the steps of one build, and gets its base images.
 #[derive(Debug)]
 pub(crate) struct Steps {
     inner: Arc<Inner>,
+    /// Who builds, by registry.
+    credentials: BTreeMap<String, Credentials>,
+    /// Ends transfers when the build is cancelled.
+    transfers: registry::Cancel,
 }
 
 impl Steps {
-    pub(crate) fn new(inner: Arc<Inner>) -> Steps {
-        Steps { inner }
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        credentials: BTreeMap<String, Credentials>,
+        cancel: &Cancel,
+    ) -> Steps {
+        let transfers = registry::Cancel::default();
+        let ended = transfers.clone();
+        cancel.when_set(move || ended.set());
+        Steps { inner, credentials, transfers }
+    }
+
+    fn pull_image(
+        &self,
+        name: ImageRef,
+        platform: &Platform,
+        progress: &(dyn Fn(Transfer<'_>) + Sync),
+    ) -> Result<Image> {
+        let credentials = self.credentials.get(name.registry()).cloned().unwrap_or_default();
+        let request = PullRequest { name, platform: Some(platform.clone()), credentials };
+        self.inner.pull_blocking(&request, &self.transfers, &|event| {
+            if let PullEvent::Layer { digest, size, state: LayerProgress::Receiving { bytes } } = event {
+                progress(Transfer { blob: &digest, current: bytes, total: size });
+            }
+        })
     }
 
     fn run_step(&self, step: &RunStep<'_>, output: &mut dyn FnMut(Stream, &[u8])) -> Result<ExitStatus> {
@@ -173,6 +204,16 @@ impl StepRunner for Steps {
     ) -> std::result::Result<ExitStatus, RunnerError> {
         self.run_step(step, output)
             .map_err(|error| RunnerError { class: error.class(), source: error.into() })
+    }
+
+    fn pull(
+        &self,
+        name: &str,
+        platform: &Platform,
+        progress: &(dyn Fn(Transfer<'_>) + Sync),
+    ) -> Option<std::result::Result<Image, RunnerError>> {
+        let pulled = self.pull_image(name.parse().ok()?, platform, progress);
+        Some(pulled.map_err(|error| RunnerError { class: error.class(), source: error.into() }))
     }
 }
 

@@ -117,6 +117,21 @@ impl DockerConfig {
         Ok(self.entry(registry).map(from_entry).unwrap_or_default())
     }
 
+    /// The registries that it knows credentials for, or a helper of their own.
+    pub fn registries(&self) -> Vec<String> {
+        let keys = ["auths", "credHelpers"].iter().filter_map(|map| self.content.get(*map)?.as_object());
+        let mut all: Vec<String> = keys
+            .flat_map(Map::keys)
+            .map(|key| match key.as_str() {
+                DOCKER_HUB_KEY => "docker.io".to_owned(),
+                key => key.split("://").last().unwrap_or(key).split('/').next().unwrap_or(key).to_owned(),
+            })
+            .collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
     /// Keeps the credentials for a registry; answers the helper that has them now, if one has.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ mod cache;
 mod copy_step;
 mod events;
 mod finish;
+mod mask;
 mod mounts;
 mod options;
 mod persistent;

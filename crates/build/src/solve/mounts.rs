@@ -52,6 +52,8 @@ pub(super) struct Mounts<'a> {
     pub(super) list: Vec<StepMount>,
     /// Secrets in variables.
     pub(super) env: Vec<String>,
+    /// The ids of all secrets that are seen.
+    pub(super) secrets: Vec<String>,
     held: Vec<Held<'a>>,
 }
 
@@ -254,6 +256,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
         let Some(secret) = self.solve.options.secrets.get(&id) else {
             return if mount.required { Err(self.missing("secret", id)) } else { Ok(()) };
         };
+        mounts.secrets.push(id.clone());
         if let Some(name) = &mount.env {
             let invalid = |what| {
                 let (instruction, value) = ("RUN".to_owned(), id.clone());

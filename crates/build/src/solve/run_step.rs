@@ -3,12 +3,13 @@
 use sampan_image::{InitLayer, Scratch};
 
 use super::copy_step::open_root;
+use super::mask::Mask;
 use super::stage::StageRun;
 use super::state::State;
 use super::{BuildEvent, Result};
 use crate::dockerfile::{Command, Heredoc, Problem, Run, RunNetwork, Security, expand, heredoc_alone};
 use crate::error::BuildError;
-use crate::run::{NetworkMode, RunStep, StepMount};
+use crate::run::{NetworkMode, RunStep, StepMount, Stream};
 use crate::{config, copy, users};
 
 /// Set for every command if given, and kept out of the history: they are about the builder, not the image.
@@ -102,7 +103,7 @@ impl StageRun<'_, '_> {
             limits: solve.options.limits.clone(),
             cancel: solve.options.cancel.clone(),
         };
-        self.run_to_end(&step)?;
+        self.run_to_end(&step, &mounts.secrets)?;
         if script.is_some() {
             // Only ours: the file of a here-document, beside the root file system.
             let _ = std::fs::remove_file(script_path(&scratch));
@@ -130,11 +131,23 @@ impl StageRun<'_, '_> {
         Ok(())
     }
 
-    fn run_to_end(&self, step: &RunStep<'_>) -> Result<()> {
+    /// `secrets` are the ids of those that the command sees.
+    fn run_to_end(&self, step: &RunStep<'_>, secrets: &[String]) -> Result<()> {
         let solve = self.solve;
-        let ended = solve.runner.run(step, &mut |stream, bytes| {
+        let tell = |stream, bytes: &[u8]| {
             (solve.events)(BuildEvent::Output { step: self.step, stream, bytes });
+        };
+        let mask = || {
+            let values = secrets.iter().filter_map(|id| solve.options.secrets.get(id));
+            Mask::new(values.map(|secret| secret.0.as_slice()))
+        };
+        let (mut out, mut err) = (mask(), mask());
+        let ended = solve.runner.run(step, &mut |stream, bytes| {
+            let mask = if stream == Stream::Stdout { &mut out } else { &mut err };
+            mask.pass(bytes, &mut |bytes| tell(stream, bytes));
         });
+        out.end(&mut |bytes| tell(Stream::Stdout, bytes));
+        err.end(&mut |bytes| tell(Stream::Stderr, bytes));
         let command = || step.args.join(" ");
         let ended = match ended {
             Err(_) if solve.options.cancel.is_set() => return Err(BuildError::Cancelled),

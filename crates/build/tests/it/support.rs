@@ -147,7 +147,7 @@ impl Test {
         add("bin/busybox", Kind::File { size: busybox.len() as u64, pieces: None }, 0o755, &busybox);
         for applet in [
             "sh", "cat", "echo", "env", "rm", "mkdir", "touch", "true", "false", "ls", "id", "ln", "pwd",
-            "test", "chown", "chmod", "mv", "cp", "tee",
+            "test", "chown", "chmod", "mv", "cp", "tee", "sleep", "wc", "nc", "printf", "[",
         ] {
             add(&format!("bin/{applet}"), Kind::HardLink { target: b"bin/busybox".to_vec() }, 0o755, b"");
         }

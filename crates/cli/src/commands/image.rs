@@ -22,7 +22,7 @@ pub(crate) enum Group {
     #[command(visible_alias = "list")]
     Ls(List),
     /// Build an image from a Dockerfile
-    Build(super::build::Build),
+    Build(Box<super::build::Build>),
     /// Remove images
     Rm(Remove),
     /// Give an image another name
@@ -52,7 +52,7 @@ pub(crate) enum Group {
 pub(crate) async fn group(client: &Client, group: Group) -> Result<ExitCode> {
     match group {
         Group::Ls(command) => list(client, command).await,
-        Group::Build(command) => super::build::build(client, command).await,
+        Group::Build(command) => super::build::build(client, *command).await,
         Group::Rm(command) => remove(client, command).await,
         Group::Tag(command) => tag(client, command).await,
         Group::History(command) => history(client, command).await,

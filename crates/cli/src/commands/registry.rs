@@ -110,17 +110,26 @@ pub(crate) async fn push(client: &Client, command: Push) -> Result<ExitCode> {
         bail!("`--all-tags` pushes all tags: leave the tag out of `{}`", command.image);
     }
     let tag = if command.all_tags { "" } else { name.tag().unwrap_or("latest") };
+    push_name(client, &name, tag, command.quiet).await?;
+    if command.quiet {
+        say(if command.all_tags { name.familiar_repository() } else { name.canonical() })?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Pushes what a name stands for: a build's result.
+pub(crate) async fn push_image(client: &Client, name: &str, quiet: bool) -> Result<()> {
+    let name = parse(name)?;
+    push_name(client, &name, name.tag().unwrap_or("latest"), quiet).await
+}
+
+async fn push_name(client: &Client, name: &ImageRef, tag: &str, quiet: bool) -> Result<()> {
     let repository = name.familiar_repository();
     let path = format!("/images/{}/push{}", encode(&repository), query(&[("tag", tag)]));
     let auth = auth_header(name.registry())?;
     let answer = client.request_as(Method::POST, &path, full(""), &auth).await?;
-    let mut shown = Transfer::new(command.quiet);
-    show_progress(answer, |line| shown.line(line)).await?;
-    drop(shown);
-    if command.quiet {
-        say(if command.all_tags { repository } else { name.canonical() })?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let mut shown = Transfer::new(quiet);
+    show_progress(answer, |line| shown.line(line)).await
 }
 
 /// `sampan login`
@@ -352,6 +361,26 @@ pub(crate) fn auth_header(registry: &str) -> Result<String> {
         return Ok(String::new());
     }
     Ok(URL_SAFE.encode(serde_json::to_vec(&request_of(registry, &credentials))?))
+}
+
+/// Who the user is to every registry that their configuration knows, as Docker's API wants it of a build; empty for
+/// nobody.
+pub(crate) fn auths_header() -> Result<String> {
+    let Some(path) = default_path() else { return Ok(String::new()) };
+    let config = DockerConfig::read(&path)?;
+    let mut all = serde_json::Map::new();
+    for registry in config.registries() {
+        // A helper that fails for one registry must not keep from a build that does not need it.
+        let credentials = config.credentials(&registry).unwrap_or_else(|error| {
+            tell(format_args!("warning: no credentials for {registry}: {error}"));
+            Credentials::Anonymous
+        });
+        if credentials != Credentials::Anonymous {
+            let key = sampan_registry::docker_config::key_of(&registry).to_owned();
+            all.insert(key, serde_json::to_value(request_of(&registry, &credentials))?);
+        }
+    }
+    if all.is_empty() { Ok(String::new()) } else { Ok(URL_SAFE.encode(serde_json::to_vec(&all)?)) }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod updates;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::Request;
 use sampan_docker_api::build::Progress;
 use sampan_engine::Engine;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::Query;
-use super::containers::channel_body;
+use super::containers::{ChannelWriter, channel_body};
 use super::error::Answer;
 use super::images::{body_reader, json_lines, tell};
 
@@ -84,6 +84,19 @@ fn say(lines: &mpsc::Sender<Bytes>, progress: &Progress) {
         line.extend(b"\r\n");
         let _ = lines.blocking_send(line.into());
     }
+}
+
+/// An image's file system as one tar: an addition of sampan's, for `sampan build --output`.
+pub(crate) async fn rootfs(engine: Engine, name: String) -> Answer<Response> {
+    // Looked up before the answer begins: after that an error could only cut it off.
+    engine.image(&name).await?;
+    let (sender, body) = channel_body();
+    tokio::spawn(async move {
+        if let Err(error) = engine.image_rootfs(&name, Box::new(ChannelWriter::new(sender))).await {
+            tracing::warn!(error = sampan_base::chain(&error), "sending an image's files failed");
+        }
+    });
+    Ok(([(http::header::CONTENT_TYPE, "application/x-tar")], body).into_response())
 }
 
 pub(crate) async fn prune(State(engine): State<Engine>) -> Answer<Json<Value>> {

@@ -143,8 +143,9 @@ fn split(path: &str, verbs: &[&str]) -> Answer<(String, String)> {
 }
 
 pub(crate) async fn get(State(engine): State<Engine>, Path(path): Path<String>) -> Answer<Response> {
-    let (name, verb) = split(&path, &["json", "history", "get"])?;
+    let (name, verb) = split(&path, &["json", "history", "get", "rootfs"])?;
     match verb.as_str() {
+        "rootfs" => super::builds::rootfs(engine, name).await,
         "json" => Ok(Json(inspect(&engine.image(&name).await?)).into_response()),
         "history" => Ok(Json(history(&engine.image(&name).await?)).into_response()),
         _ => send_archive(engine, vec![name]).await,

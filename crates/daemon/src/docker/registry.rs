@@ -3,6 +3,7 @@
 //! Pulls and pushes answer with lines of progress. An error before the first line is an HTTP error, as with Docker; after
 //! it, a line. A client that goes away cancels what it asked for.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,6 +51,17 @@ pub(crate) fn credentials(headers: &HeaderMap) -> Credentials {
         serde_json::from_slice(&bytes.ok()?).ok()
     };
     read().map(from_request).unwrap_or_default()
+}
+
+/// Who a client that builds says it is, by registry as images' names have it. What can't be read is nobody.
+pub(crate) fn all_credentials(headers: &HeaderMap) -> BTreeMap<String, Credentials> {
+    let read = || -> Option<BTreeMap<String, AuthRequest>> {
+        let text = headers.get("x-registry-config")?.as_bytes();
+        let bytes = LENIENT.decode(text).or_else(|_| base64::engine::general_purpose::STANDARD.decode(text));
+        serde_json::from_slice(&bytes.ok()?).ok()
+    };
+    let all = read().unwrap_or_default().into_iter();
+    all.map(|(address, request)| (registry_of(&address), from_request(request))).collect()
 }
 
 fn from_request(request: AuthRequest) -> Credentials {

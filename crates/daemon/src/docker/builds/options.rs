@@ -16,6 +16,7 @@ use sampan_engine::build::{
 
 use crate::docker::error::{Answer, ApiError};
 use crate::docker::images::{invalid_reference, repeated};
+use crate::docker::registry::all_credentials;
 use crate::docker::{Query, is_on};
 
 /// A build, and how to tell of it.
@@ -70,7 +71,8 @@ pub(super) fn read(
     for target in &extras.cache_to {
         options.cache_to.push(cache_target(target)?);
     }
-    let request = BuildRequest { files, named, options };
+    let credentials = all_credentials(headers);
+    let request = BuildRequest { files, named, credentials, options };
     Ok(Wanted { request, quiet: is_on(query.get("q")), updates: extras.updates })
 }
 
