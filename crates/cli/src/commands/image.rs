@@ -114,8 +114,19 @@ pub(crate) async fn list(client: &Client, command: List) -> Result<ExitCode> {
         } else if command.quiet {
             say(id(image))?;
         }
-        for name in image.repo_tags.iter().flatten() {
-            let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "<none>"));
+        let mut names: Vec<(&str, &str)> = image
+            .repo_tags
+            .iter()
+            .flatten()
+            .map(|name| name.rsplit_once(':').unwrap_or((name, "<none>")))
+            .collect();
+        if names.is_empty() {
+            // Pulled by digest: it has a repository and no tag.
+            let digests = image.repo_digests.iter().flatten();
+            names.extend(digests.filter_map(|d| Some((d.split_once('@')?.0, "<none>"))));
+            names.dedup();
+        }
+        for (repository, tag) in names {
             let size = human_size(u64::try_from(image.size).unwrap_or(0));
             rows.push(vec![repository.to_owned(), tag.to_owned(), id(image), ago(image.created), size]);
         }

@@ -91,7 +91,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .with_state(engine)
 }
 
-async fn not_found(uri: Uri) -> Response {
+async fn not_found(method: http::Method, uri: Uri) -> Response {
     // What Docker has and this daemon does not yet is told apart from what nobody has.
     const KNOWN: [&str; 8] =
         ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs", "/plugins", "/session"];
@@ -108,6 +108,16 @@ async fn not_found(uri: Uri) -> Response {
     if let Some(name) = path.strip_prefix("/plugins/").and_then(|p| p.strip_suffix("/json")) {
         let message = format!("plugin \"{name}\" not found");
         return ApiError { status: http::StatusCode::NOT_FOUND, message }.into_response();
+    }
+    // The names of images have slashes, those of containers and networks have not: `inspect` asks for all of them.
+    for (kind, suffix, sentence) in
+        [("/containers/", "/json", "No such container: "), ("/networks/", "", "No such network: ")]
+    {
+        let name = path.strip_prefix(kind).and_then(|p| p.strip_suffix(suffix));
+        if let Some(name) = name.filter(|n| method == http::Method::GET && n.contains('/')) {
+            let message = format!("{sentence}{name}");
+            return ApiError { status: http::StatusCode::NOT_FOUND, message }.into_response();
+        }
     }
     if KNOWN.iter().any(|p| path.starts_with(p))
         || path.starts_with("/containers/")
