@@ -50,7 +50,7 @@ pub mod tar;
 pub mod unpack;
 
 pub use archive::{LoadError, SaveError};
-pub use cache::Cached;
+pub use cache::{CacheEntry, Cached};
 pub use check::{CheckError, CheckOptions, Problem, Report};
 pub use gc::Collected;
 pub use image::{Image, ImageError, ImageId, ResolveError};
