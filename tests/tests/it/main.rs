@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod build;
+mod build_flags;
 mod concurrency;
 mod crash;
 mod daemon;
@@ -103,6 +104,7 @@ fn main() {
     let modules: [(&str, &[Case]); 13] = [
         ("bad_input", bad_input::CASES),
         ("build", build::CASES),
+        ("build_flags", build_flags::CASES),
         ("crash", crash::CASES),
         ("concurrency", concurrency::CASES),
         ("daemon", daemon::CASES),
