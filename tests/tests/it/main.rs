@@ -101,7 +101,7 @@ fn main() {
     } else {
         Some("not root")
     };
-    let modules: [(&str, &[Case]); 13] = [
+    let modules: &[(&str, &[Case])] = &[
         ("bad_input", bad_input::CASES),
         ("build", build::CASES),
         ("build_flags", build_flags::CASES),
@@ -118,7 +118,7 @@ fn main() {
         ("terminal", terminal::CASES),
     ];
     let mut trials = Vec::new();
-    for (module, cases) in modules {
+    for &(module, cases) in modules {
         for &(name, needs, test) in cases {
             let reason = missing.or_else(|| needs.iter().find_map(|need| need.missing()));
             trials.push(sampan_testkit::trial(format!("{module}::{name}"), reason, test));
