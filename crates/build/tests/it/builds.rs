@@ -318,7 +318,8 @@ fn copies_keep_times_and_follow_links_of_the_image_only_inside_it() {
 #[test]
 fn a_squashed_build_adds_one_layer_to_its_base() {
     let test = Test::new();
-    let dockerfile = "FROM busybox\nRUN echo a > /a && echo b > /b\nRUN rm /a && rm /bin/tee\nCOPY c /\nENV X=y";
+    let dockerfile =
+        "FROM busybox\nRUN echo a > /a && echo b > /b\nRUN rm /a && rm /bin/tee\nCOPY c /\nENV X=y";
     let options = BuildOptions {
         squash: true,
         names: vec!["squashed".parse().unwrap()],
