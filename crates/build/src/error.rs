@@ -3,6 +3,7 @@
 use sampan_base::{Class, FileError};
 use sampan_image::{ImageError, MetadataError, ResolveError, SnapshotError, SquashError};
 
+use crate::checks::InvalidConfig;
 use crate::context::ContextError;
 use crate::copy::CopyError;
 use crate::dockerfile::{ParseError, Problem};
@@ -55,6 +56,22 @@ pub enum BuildError {
         at: At,
         /// What is wrong.
         source: Problem,
+    },
+    /// What it says of how it is to be checked.
+    #[error("cannot check `{file}`")]
+    Check {
+        /// The Dockerfile.
+        file: String,
+        /// What is wrong with it.
+        source: InvalidConfig,
+    },
+    /// It has warnings, and says that they are errors.
+    #[error("`{file}` has {count} warnings, and `check=error=true` makes them errors")]
+    Warnings {
+        /// The Dockerfile.
+        file: String,
+        /// How many.
+        count: usize,
     },
     /// There is no such stage to build.
     #[error("target stage `{name}` could not be found")]
@@ -182,6 +199,26 @@ pub enum BuildError {
 }
 
 impl BuildError {
+    /// Where in the Dockerfile it happened, if it happened there.
+    pub fn at(&self) -> Option<&At> {
+        match self {
+            BuildError::Parse { at, .. }
+            | BuildError::Instruction { at, .. }
+            | BuildError::Base { at, .. }
+            | BuildError::Pull { at, .. }
+            | BuildError::NotGiven { at, .. }
+            | BuildError::Copy { at, .. }
+            | BuildError::NoSources { at, .. }
+            | BuildError::NotADirectory { at, .. }
+            | BuildError::Workdir { at, .. }
+            | BuildError::User { at, .. }
+            | BuildError::Command { at, .. }
+            | BuildError::Runner { at, .. }
+            | BuildError::Snapshot { at, .. } => Some(at).filter(|at| at.line > 0),
+            _ => None,
+        }
+    }
+
     /// The class to report.
     pub fn class(&self) -> Class {
         match self {
@@ -190,6 +227,8 @@ impl BuildError {
             BuildError::Parse { .. }
             | BuildError::Instruction { .. }
             | BuildError::NoTarget { .. }
+            | BuildError::Check { .. }
+            | BuildError::Warnings { .. }
             | BuildError::NoSources { .. }
             | BuildError::NotADirectory { .. }
             | BuildError::User { .. }

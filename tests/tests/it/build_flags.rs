@@ -12,6 +12,7 @@ crate::cases! {
     what_builds_left_is_shown_and_pruned,
     progress_is_plain_or_json,
     a_build_that_is_to_be_reproducible_is,
+    a_dockerfile_is_checked_and_errors_show_their_lines,
 }
 
 fn context(it: &Instance, name: &str, files: &[(&str, &str)]) -> PathBuf {
@@ -213,4 +214,31 @@ fn a_build_that_is_to_be_reproducible_is() {
     };
     let (one, two) = (Instance::builder().bare().start(), Instance::builder().bare().start());
     assert_eq!(build(&one), build(&two));
+}
+
+fn a_dockerfile_is_checked_and_errors_show_their_lines() {
+    let it = Instance::new();
+    let file = "FROM busybox as one\nMAINTAINER me\nRUN false\n";
+    let context = context(&it, "context", &[("Dockerfile", file)]);
+    let checked = it.sampan(["build", "--check", text(&context)]).code(1);
+    for part in [
+        "WARNING: FromAsCasing",
+        "WARNING: MaintainerDeprecated",
+        "   1 | >>> FROM busybox as one",
+        "2 warnings have been found!",
+    ] {
+        assert!(checked.stdout.contains(part), "{part}: {checked}");
+    }
+    let failed = it.sampan(["build", text(&context)]).code(1);
+    for part in [
+        "WARNING: FromAsCasing: ",
+        "   3 | >>> RUN false",
+        "Dockerfile:3: the command `/bin/sh -c false` returned",
+    ] {
+        assert!(failed.stderr.contains(part), "{part}: {failed}");
+    }
+    std::fs::write(context.join("Dockerfile"), "# check=error=true\nFROM busybox as one\n").unwrap();
+    it.sampan(["build", text(&context)]).code(1).complains("`check=error=true` makes them errors");
+    std::fs::write(context.join("Dockerfile"), "FROM busybox AS one\n").unwrap();
+    it.sampan(["build", "--check", text(&context)]).ok().says("Check complete, no warnings found.");
 }
