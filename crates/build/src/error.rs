@@ -1,8 +1,9 @@
 //! Why a build ends without an image: each error has its place, `Dockerfile:7`.
 
 use sampan_base::{Class, FileError};
-use sampan_image::{ImageError, MetadataError, ResolveError, SnapshotError};
+use sampan_image::{ImageError, MetadataError, ResolveError, SnapshotError, SquashError};
 
+use crate::checks::InvalidConfig;
 use crate::context::ContextError;
 use crate::copy::CopyError;
 use crate::dockerfile::{ParseError, Problem};
@@ -55,6 +56,22 @@ pub enum BuildError {
         at: At,
         /// What is wrong.
         source: Problem,
+    },
+    /// What it says of how it is to be checked.
+    #[error("cannot check `{file}`")]
+    Check {
+        /// The Dockerfile.
+        file: String,
+        /// What is wrong with it.
+        source: InvalidConfig,
+    },
+    /// It has warnings, and says that they are errors.
+    #[error("`{file}` has {count} warnings, and `check=error=true` makes them errors")]
+    Warnings {
+        /// The Dockerfile.
+        file: String,
+        /// How many.
+        count: usize,
     },
     /// There is no such stage to build.
     #[error("target stage `{name}` could not be found")]
@@ -170,6 +187,9 @@ pub enum BuildError {
     /// The image can't be made.
     #[error(transparent)]
     Image(#[from] Box<ImageError>),
+    /// Its layers can't be made one.
+    #[error(transparent)]
+    Squash(#[from] Box<SquashError>),
     /// The cache can't be read.
     #[error(transparent)]
     Cache(#[from] Box<MetadataError>),
@@ -179,6 +199,26 @@ pub enum BuildError {
 }
 
 impl BuildError {
+    /// Where in the Dockerfile it happened, if it happened there.
+    pub fn at(&self) -> Option<&At> {
+        match self {
+            BuildError::Parse { at, .. }
+            | BuildError::Instruction { at, .. }
+            | BuildError::Base { at, .. }
+            | BuildError::Pull { at, .. }
+            | BuildError::NotGiven { at, .. }
+            | BuildError::Copy { at, .. }
+            | BuildError::NoSources { at, .. }
+            | BuildError::NotADirectory { at, .. }
+            | BuildError::Workdir { at, .. }
+            | BuildError::User { at, .. }
+            | BuildError::Command { at, .. }
+            | BuildError::Runner { at, .. }
+            | BuildError::Snapshot { at, .. } => Some(at).filter(|at| at.line > 0),
+            _ => None,
+        }
+    }
+
     /// The class to report.
     pub fn class(&self) -> Class {
         match self {
@@ -187,6 +227,8 @@ impl BuildError {
             BuildError::Parse { .. }
             | BuildError::Instruction { .. }
             | BuildError::NoTarget { .. }
+            | BuildError::Check { .. }
+            | BuildError::Warnings { .. }
             | BuildError::NoSources { .. }
             | BuildError::NotADirectory { .. }
             | BuildError::User { .. }
@@ -198,6 +240,7 @@ impl BuildError {
             BuildError::File(e) => e.class(),
             BuildError::Snapshot { source, .. } => source.class(),
             BuildError::Image(e) => e.class(),
+            BuildError::Squash(e) => e.class(),
             BuildError::Cache(e) => e.class(),
             BuildError::Cancelled => Class::Unavailable,
         }

@@ -54,7 +54,7 @@ pub mod unpack;
 
 pub use analyze::{Analysis, AnalyzeError};
 pub use archive::{LoadError, SaveError};
-pub use cache::Cached;
+pub use cache::{CacheEntry, Cached};
 pub use check::{CheckError, CheckOptions, Problem, Report};
 pub use gc::Collected;
 pub use image::{Image, ImageError, ImageId, ResolveError};

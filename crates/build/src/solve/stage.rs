@@ -205,7 +205,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
             };
             lock(&solve.consumed).insert(name.clone());
             let given = solve.options.build_args.get(name).cloned();
-            let inherited = || solve.globals.get(name).cloned().flatten();
+            let inherited = || solve.globals.get(name).cloned();
             shown.push(default.as_ref().map_or_else(|| name.clone(), |d| format!("{name}={d}")));
             state.args.push((name.clone(), given.or(default).or_else(inherited)));
         }

@@ -124,13 +124,19 @@ pub(crate) async fn list(client: &Client, command: List) -> Result<ExitCode> {
             say(id(image))?;
         }
         let digests = image.repo_digests.as_deref().unwrap_or_default();
-        let names = image.repo_tags.as_deref().unwrap_or_default();
-        // An image that has only a digest is shown by it.
-        let by_digest = digests.iter().filter(|_| names.iter().all(|n| n == "<none>:<none>"));
-        let by_digest: Vec<&str> = by_digest.filter_map(|d| Some(d.split_once('@')?.0)).collect();
-        let shown = names.iter().filter(|_| by_digest.is_empty());
-        let shown = shown.map(|name| name.rsplit_once(':').unwrap_or((name, "<none>")));
-        for (repository, tag) in shown.chain(by_digest.iter().map(|r| (*r, "<none>"))) {
+        let mut names: Vec<(&str, &str)> = image
+            .repo_tags
+            .iter()
+            .flatten()
+            .map(|name| name.rsplit_once(':').unwrap_or((name, "<none>")))
+            .collect();
+        if names.is_empty() {
+            // Pulled by digest: it has a repository and no tag.
+            let digests = image.repo_digests.iter().flatten();
+            names.extend(digests.filter_map(|d| Some((d.split_once('@')?.0, "<none>"))));
+            names.dedup();
+        }
+        for (repository, tag) in names {
             let size = human_size(u64::try_from(image.size).unwrap_or(0));
             let mut row = vec![repository.to_owned(), tag.to_owned()];
             if command.digests {

@@ -2,6 +2,7 @@
 
 pub(crate) mod analyze;
 pub(crate) mod build;
+pub(crate) mod builder;
 pub(crate) mod container;
 pub(crate) mod exec;
 pub(crate) mod image;

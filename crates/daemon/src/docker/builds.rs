@@ -1,24 +1,24 @@
 //! The routes of builds: a context comes in, lines of progress go out, as Docker's classic builder writes them, or as
 //! `sampan build` asks for them.
 
+pub(crate) mod cache;
 mod classic;
 mod options;
 mod updates;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::Request;
-use sampan_docker_api::build::Progress;
+use sampan_docker_api::build::{BuildUpdate, Progress};
 use sampan_engine::Engine;
-use sampan_engine::build::Events;
-use serde_json::{Value, json};
+use sampan_engine::build::{BuildRequest, Events};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::Query;
 use super::containers::{ChannelWriter, channel_body};
-use super::error::Answer;
+use super::error::{Answer, ApiError};
 use super::images::{body_reader, json_lines, tell};
 
 pub(crate) async fn build(
@@ -32,6 +32,9 @@ pub(crate) async fn build(
     let wanted = options::read(&query, raw.as_deref(), &headers, body)?;
     let (quiet, updates) = (wanted.quiet, wanted.updates);
     let names = wanted.request.options.names.clone();
+    if wanted.check {
+        return check(engine, wanted.request).await;
+    }
     let (sender, body) = channel_body();
     let events: Events = if updates {
         let lines = sender.clone();
@@ -78,6 +81,26 @@ pub(crate) async fn build(
     Ok(json_lines(body))
 }
 
+/// Only checks a Dockerfile: each warning is a line.
+async fn check(engine: Engine, request: BuildRequest) -> Answer<Response> {
+    let mut lines = Vec::new();
+    match engine.build_check(request).await {
+        Ok(warnings) => {
+            for (line, text) in warnings {
+                let update = Some(BuildUpdate::Warning { line, text });
+                lines.push(Progress { update, ..Progress::default() });
+            }
+        }
+        Err(failure) => lines.push(Progress::error(failure.message, None)),
+    }
+    let mut body = Vec::new();
+    for line in &lines {
+        serde_json::to_writer(&mut body, line).map_err(|e| ApiError::invalid(e.to_string()))?;
+        body.extend_from_slice(b"\r\n");
+    }
+    Ok(json_lines(Body::from(body)))
+}
+
 /// Sends a line from a thread that may wait for a slow client; one that has gone cancels the build elsewhere.
 fn say(lines: &mpsc::Sender<Bytes>, progress: &Progress) {
     if let Ok(mut line) = serde_json::to_vec(progress) {
@@ -97,9 +120,4 @@ pub(crate) async fn rootfs(engine: Engine, name: String) -> Answer<Response> {
         }
     });
     Ok(([(http::header::CONTENT_TYPE, "application/x-tar")], body).into_response())
-}
-
-pub(crate) async fn prune(State(engine): State<Engine>) -> Answer<Json<Value>> {
-    let freed = engine.build_prune().await?;
-    Ok(Json(json!({"CachesDeleted": null, "SpaceReclaimed": freed})))
 }

@@ -74,6 +74,10 @@ fn tags(image: &Image) -> Vec<String> {
     image.names.iter().filter(|n| n.tag().is_some()).map(ImageRef::familiar).collect()
 }
 
+fn digests(image: &Image) -> Vec<String> {
+    image.digests.iter().map(ImageRef::familiar).collect()
+}
+
 fn bytes(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
@@ -104,14 +108,18 @@ pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<J
     };
     let shared = is_on(query.get("shared-size")).then(|| shared_bytes(&images));
     let row = |image: &Image| {
-        let tags = tags(image);
+        let (mut tags, mut digests) = (tags(image), digests(image));
+        if tags.is_empty() && digests.is_empty() {
+            tags.push("<none>:<none>".to_owned());
+            digests.push("<none>@<none>".to_owned());
+        }
         ImageSummary {
             containers: -1,
             created: image.created.map_or(0, Timestamp::unix_seconds),
             id: image.id.to_string(),
             labels: (!image.config.config.labels.is_empty()).then(|| image.config.config.labels.clone()),
-            repo_digests: Some(image.digests.iter().map(ImageRef::familiar).collect()),
-            repo_tags: Some(if tags.is_empty() { vec!["<none>:<none>".to_owned()] } else { tags }),
+            repo_digests: Some(digests),
+            repo_tags: Some(tags),
             shared_size: shared.as_ref().map_or(-1, |s| bytes(s[&image.id])),
             size: bytes(image.size),
             virtual_size: bytes(image.size),
@@ -249,7 +257,7 @@ fn inspect(image: &Image) -> ImageInspect {
     ImageInspect {
         id: image.id.to_string(),
         repo_tags: tags(image),
-        repo_digests: image.digests.iter().map(ImageRef::familiar).collect(),
+        repo_digests: digests(image),
         comment: config.history.last().map(|h| h.comment.clone()).unwrap_or_default(),
         created: image.created.map_or_else(String::new, |t| t.to_string()),
         container: other("container"),

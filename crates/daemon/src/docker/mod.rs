@@ -70,7 +70,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/exec/{id}/resize", post(execs::resize))
         .route("/commit", post(images::commit))
         .route("/build", post(builds::build))
-        .route("/build/prune", post(builds::prune))
+        .route("/build/prune", post(builds::cache::prune))
         .route("/images/json", get(images::list))
         .route("/images/create", post(images::create))
         .route("/images/load", post(images::load))
@@ -95,7 +95,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .with_state(engine)
 }
 
-async fn not_found(uri: Uri) -> Response {
+async fn not_found(method: http::Method, uri: Uri) -> Response {
     // What Docker has and this daemon does not yet is told apart from what nobody has.
     const KNOWN: [&str; 8] =
         ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs", "/plugins", "/session"];
@@ -112,6 +112,16 @@ async fn not_found(uri: Uri) -> Response {
     if let Some(name) = path.strip_prefix("/plugins/").and_then(|p| p.strip_suffix("/json")) {
         let message = format!("plugin \"{name}\" not found");
         return ApiError { status: http::StatusCode::NOT_FOUND, message }.into_response();
+    }
+    // The names of images have slashes, those of containers and networks have not: `inspect` asks for all of them.
+    for (kind, suffix, sentence) in
+        [("/containers/", "/json", "No such container: "), ("/networks/", "", "No such network: ")]
+    {
+        let name = path.strip_prefix(kind).and_then(|p| p.strip_suffix(suffix));
+        if let Some(name) = name.filter(|n| method == http::Method::GET && n.contains('/')) {
+            let message = format!("{sentence}{name}");
+            return ApiError { status: http::StatusCode::NOT_FOUND, message }.into_response();
+        }
     }
     if KNOWN.iter().any(|p| path.starts_with(p))
         || path.starts_with("/containers/")

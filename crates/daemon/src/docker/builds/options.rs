@@ -26,6 +26,8 @@ pub(super) struct Wanted {
     pub(super) quiet: bool,
     /// [`sampan_docker_api::build::BuildUpdate`]s are told, and none of Docker's lines.
     pub(super) updates: bool,
+    /// Nothing is built.
+    pub(super) check: bool,
 }
 
 pub(super) fn read(
@@ -43,9 +45,6 @@ pub(super) fn read(
     let mut named = BTreeMap::new();
     for (name, context) in &extras.contexts {
         named.insert(name.clone(), context_of(context)?);
-    }
-    if extras.check {
-        return Err(ApiError::unsupported("checking without building is not supported yet"));
     }
     options.dockerfile_text = extras.dockerfile;
     for (id, secret) in &extras.secrets {
@@ -73,7 +72,7 @@ pub(super) fn read(
     }
     let credentials = all_credentials(headers);
     let request = BuildRequest { files, named, credentials, options };
-    Ok(Wanted { request, quiet: is_on(query.get("q")), updates: extras.updates })
+    Ok(Wanted { request, quiet: is_on(query.get("q")), updates: extras.updates, check: extras.check })
 }
 
 fn extras(headers: &HeaderMap) -> Answer<BuildExtras> {
