@@ -91,7 +91,7 @@ fn bar(part: u64, whole: u64) -> String {
     const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
     let eighths = (part * 80).checked_div(whole).unwrap_or(0);
     let mut text = "█".repeat(usize::try_from(eighths / 8).unwrap_or(0));
-    if eighths % 8 > 0 {
+    if !eighths.is_multiple_of(8) {
         text.push(EIGHTHS[usize::try_from(eighths % 8).unwrap_or(0)]);
     }
     text
