@@ -17,6 +17,7 @@ mod hijack;
 mod images;
 mod registry;
 mod show;
+mod store;
 mod system;
 mod volumes;
 
@@ -82,6 +83,9 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/volumes/create", post(volumes::create))
         .route("/volumes/prune", post(volumes::prune))
         .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove))
+        .route("/sampan/check", post(store::check))
+        .route("/sampan/analyze", get(store::analyze))
+        .route("/sampan/squash", post(store::squash))
         .route("/networks", get(system::networks))
         .route("/networks/{name}", get(system::network))
         .fallback(not_found)
