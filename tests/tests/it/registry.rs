@@ -85,6 +85,15 @@ fn an_image_goes_and_comes_back() {
     assert_eq!(id(&it, &name), before);
     it.sampan(["pull", &name]).ok().says(&format!("Status: Image is up to date for {name}"));
     it.sampan(["pull", "-q", &name]).ok().is(&name);
+    // Registries count what is asked for by GET.
+    let proxy = Proxy::new(registry.authority(), |_| Fault::None);
+    let counted = name.replace(registry.authority(), &proxy.authority());
+    it.sampan(["pull", &counted]).ok();
+    let seen = proxy.seen().len();
+    it.sampan(["pull", &counted]).ok().says("Image is up to date");
+    let asked: Vec<String> = proxy.seen().into_iter().skip(seen).map(|(r, _)| r.method + &r.target).collect();
+    assert_eq!(asked, ["GET/v2/", "HEAD/v2/team/web/manifests/1"]);
+    forget(&it, &counted);
     assert_eq!(it.inspect(&name, "/RepoDigests/0"), format!("{}@{digest}", name.trim_end_matches(":1")));
     // The second push is of what came, byte for byte.
     it.sampan(["push", &name]).ok().says(&digest);
@@ -119,7 +128,7 @@ fn all_tags_go_and_come() {
     assert_eq!(images.stdout.lines().count(), 1, "one image under three names: {images}");
     it.sampan(["run", "--rm", &format!("{repository}:b"), "true"]).ok();
     it.sampan(["image", "referrers", &format!("{repository}:a")]).ok().says("ARTIFACT TYPE");
-    it.sampan(["push", &format!("{repository}:none")]).code(1).complains("does not exist locally");
+    it.sampan(["push", &format!("{repository}:none")]).code(1).complains("tag does not exist");
     it.sampan(["pull", "-a", &format!("{repository}:a")]).code(1).complains("leave the tag out");
 }
 
