@@ -1,4 +1,5 @@
-//! What the fuzz targets check. The runtime's tests include [`checks`] too, and run it on the seeds and on changes of
+//! What the fuzz targets check. The tests of the runtime include [`checks`] too, those of the image store [`images`], and run them on the seeds and on changes of
 //! them, so that every `cargo test` has a part of it.
 
 pub mod checks;
+pub mod images;

@@ -1,6 +1,6 @@
 //! Why a build ends without an image: each error has its place, `Dockerfile:7`.
 
-use sampan_base::Class;
+use sampan_base::{Class, FileError};
 use sampan_image::{ImageError, MetadataError, ResolveError, SnapshotError};
 
 use crate::context::ContextError;
@@ -70,6 +70,27 @@ pub enum BuildError {
         /// Why.
         source: Box<ResolveError>,
     },
+    /// It can't be had from a registry either.
+    #[error("{at}")]
+    Pull {
+        /// Where.
+        at: At,
+        /// Why.
+        source: RunnerError,
+    },
+    /// A secret or an agent that a mount requires.
+    #[error("{at}: the {what} `{id}` is required, but was not given to the build")]
+    NotGiven {
+        /// Where.
+        at: At,
+        /// What.
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
+    /// A file of the builder's own.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Files can't be copied.
     #[error("{at}: {instruction} failed")]
     Copy {
@@ -169,10 +190,12 @@ impl BuildError {
             | BuildError::NoSources { .. }
             | BuildError::NotADirectory { .. }
             | BuildError::User { .. }
+            | BuildError::NotGiven { .. }
             | BuildError::Command { .. } => Class::Invalid,
             BuildError::Base { source, .. } => source.class(),
             BuildError::Copy { source, .. } | BuildError::Workdir { source, .. } => source.class(),
-            BuildError::Runner { source, .. } => source.class,
+            BuildError::Runner { source, .. } | BuildError::Pull { source, .. } => source.class,
+            BuildError::File(e) => e.class(),
             BuildError::Snapshot { source, .. } => source.class(),
             BuildError::Image(e) => e.class(),
             BuildError::Cache(e) => e.class(),

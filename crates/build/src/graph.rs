@@ -34,11 +34,12 @@ pub(crate) fn needed(file: &Dockerfile, bases: &[String], target: usize) -> Vec<
         }
         next.extend(stage_named(file, &bases[index], index));
         for located in &file.stages[index].instructions {
-            if let Instruction::Copy(copy) = &located.instruction
-                && let Some(from) = &copy.from
-            {
-                next.extend(copied_stage(file, from, index));
-            }
+            let from: Vec<&String> = match &located.instruction {
+                Instruction::Copy(copy) => copy.from.iter().collect(),
+                Instruction::Run(run) => run.mounts.iter().filter_map(|m| m.from.as_ref()).collect(),
+                _ => Vec::new(),
+            };
+            next.extend(from.iter().filter_map(|from| copied_stage(file, from, index)));
         }
     }
     needed.into_iter().collect()

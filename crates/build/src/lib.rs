@@ -29,7 +29,12 @@ pub mod tree;
 pub mod users;
 
 pub use change::{ChangeError, apply_changes};
-pub use context::{Context, ContextError};
+pub use context::{Context, ContextError, Digests};
 pub use error::{At, BuildError};
-pub use run::{Cancel, ExitStatus, NetworkMode, RunStep, RunnerError, StepMount, StepRunner, Stream};
-pub use solve::{BuildEvent, BuildOptions, BuildResult, build};
+pub use run::{
+    Cancel, ExitStatus, Limits, NetworkMode, RunStep, RunnerError, StepMount, StepRunner, Stream, Transfer,
+};
+pub use solve::{
+    BuildEvent, BuildOptions, BuildResult, CacheSource, CacheTarget, NamedContext, PersistentMount, Place,
+    Secret, Solver, StepId,
+};

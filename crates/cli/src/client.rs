@@ -82,13 +82,43 @@ impl Client {
         body: Body,
         kind: &str,
     ) -> Result<Response<Incoming>> {
-        let request = Request::builder()
+        self.request_with(method, path, body, kind, &[]).await
+    }
+
+    /// As [`Client::request`], with further headers.
+    pub(crate) async fn request_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        kind: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Incoming>> {
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "sampan")
-            .header(header::CONTENT_TYPE, kind)
-            .body(body)
-            .with_context(|| format!("cannot ask for `{path}`"))?;
+            .header(header::CONTENT_TYPE, kind);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body).with_context(|| format!("cannot ask for `{path}`"))?;
+        success(self.send(request).await?).await
+    }
+
+    /// As [`Client::request`], with what shows a registry who the user is.
+    pub(crate) async fn request_as(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        auth: &str,
+    ) -> Result<Response<Incoming>> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "sampan");
+        if !auth.is_empty() {
+            request = request.header("x-registry-auth", auth);
+        }
+        let request = request.body(body).with_context(|| format!("cannot ask for `{path}`"))?;
         success(self.send(request).await?).await
     }
 
@@ -145,7 +175,8 @@ async fn success(response: Response<Incoming>) -> Result<Response<Incoming>> {
     Err(DaemonError { status, message }.into())
 }
 
-async fn read_json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T> {
+/// Reads a JSON answer.
+pub(crate) async fn read_json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T> {
     let bytes = response.into_body().collect().await?.to_bytes();
     serde_json::from_slice(&bytes).context("sampand's answer can't be read")
 }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{container, exec, image, run, system, volume};
+use commands::{container, exec, image, registry, run, system, volume};
 
 /// Containers, images and builds.
 #[derive(Parser)]
@@ -67,7 +67,7 @@ enum Command {
     /// Show containers, images or volumes as JSON
     Inspect(system::Inspect),
     /// Build an image from a Dockerfile
-    Build(commands::build::Build),
+    Build(Box<commands::build::Build>),
     /// List images
     Images(image::List),
     /// Remove images
@@ -76,6 +76,14 @@ enum Command {
     Tag(image::Tag),
     /// Show how an image was made
     History(image::History),
+    /// Get an image from its registry
+    Pull(registry::Pull),
+    /// Send an image to its registry
+    Push(registry::Push),
+    /// Keep a registry's user name and password
+    Login(registry::Login),
+    /// Forget a registry's user name and password
+    Logout(registry::Logout),
     /// Make an image of a root file system's tar
     Import(image::Import),
     /// Take in images from an archive
@@ -118,6 +126,10 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    // It changes a file of the user's and needs no daemon.
+    if let Command::Logout(command) = &arguments.command {
+        return registry::logout(command);
+    }
     let host = arguments.host.as_deref();
     let client = match daemon::connect(host).await {
         Ok(client) => client,
@@ -149,11 +161,15 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Commit(command) => container::commit(client, command).await,
         Command::Export(command) => container::export(client, command).await,
         Command::Inspect(command) => system::inspect(client, command).await,
-        Command::Build(command) => commands::build::build(client, command).await,
+        Command::Build(command) => commands::build::build(client, *command).await,
         Command::Images(command) => image::list(client, command).await,
         Command::Rmi(command) => image::remove(client, command).await,
         Command::Tag(command) => image::tag(client, command).await,
         Command::History(command) => image::history(client, command).await,
+        Command::Pull(command) => registry::pull(client, command).await,
+        Command::Push(command) => registry::push(client, command).await,
+        Command::Login(command) => registry::login(client, command).await,
+        Command::Logout(command) => registry::logout(&command),
         Command::Import(command) => image::import(client, command).await,
         Command::Load(command) => image::load(client, command).await,
         Command::Save(command) => image::save(client, command).await,

@@ -29,6 +29,23 @@ impl Drop for RawMode {
     }
 }
 
+/// Reads a line from standard input's terminal that is not shown there.
+pub(crate) fn read_hidden_line() -> Result<String> {
+    use rustix::termios::LocalModes;
+    let before = rustix::termios::tcgetattr(stdin()).context("cannot read the terminal's settings")?;
+    let mut hidden = before.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    hidden.local_modes.insert(LocalModes::ECHONL);
+    rustix::termios::tcsetattr(stdin(), OptionalActions::Flush, &hidden)
+        .context("cannot switch the terminal")?;
+    let restored = RawMode { before };
+    let mut line = String::new();
+    let read = std::io::BufRead::read_line(&mut stdin().lock(), &mut line);
+    drop(restored);
+    read.context("cannot read from the terminal")?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
 /// Whether standard input is a terminal.
 pub(crate) fn input_is_terminal() -> bool {
     stdin().is_terminal()

@@ -1,5 +1,6 @@
 //! The daemon's configuration: flags over `/etc/sampan/config.toml` over defaults.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -64,6 +65,20 @@ struct File {
     table: Option<String>,
     runtime: Option<PathBuf>,
     shim: Option<PathBuf>,
+    #[serde(default)]
+    registries: Registries,
+}
+
+/// How registries are reached.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Registries {
+    /// For a registry's name, hosts or URLs that its content may be pulled from, tried first and in order.
+    mirrors: BTreeMap<String, Vec<String>>,
+    /// Registries that are spoken to in plain HTTP, or whose certificate is not checked.
+    insecure: Vec<String>,
+    /// Directories of certificates, as Docker lays them out: `<dir>/<host[:port]>/*.crt`.
+    certificates: Option<Vec<PathBuf>>,
 }
 
 /// What the daemon runs with.
@@ -93,6 +108,11 @@ pub(crate) fn effective(arguments: &Arguments) -> Result<Config> {
     set(&mut engine.table, arguments.table.as_ref(), file.table);
     set(&mut engine.runtime, arguments.runtime.as_ref(), file.runtime);
     set(&mut engine.shim, arguments.shim.as_ref(), file.shim);
+    engine.registries.mirrors = file.registries.mirrors;
+    engine.registries.insecure = file.registries.insecure;
+    if let Some(directories) = file.registries.certificates {
+        engine.registries.certificates = directories;
+    }
     let socket = match arguments.host.as_ref().or(file.host.as_ref()) {
         None => engine.state.join("docker.sock"),
         Some(address) => match address.strip_prefix("unix://") {
@@ -124,6 +144,10 @@ mod tests {
         assert_eq!(config.socket, Path::new("/s/docker.sock"));
         assert_eq!(config.engine.subnet.to_string(), "10.9.0.0/24");
         assert!(toml::from_str::<File>("bridg = 'x'").is_err());
+        let text = "[registries]\ninsecure = ['a:5000']\n[registries.mirrors]\n'docker.io' = ['m.example']";
+        let file: File = toml::from_str(text).unwrap();
+        assert_eq!(file.registries.insecure, ["a:5000"]);
+        assert_eq!(file.registries.mirrors["docker.io"], ["m.example"]);
         assert!(effective(&Arguments::parse_from(["sampand", "-H", "tcp://0.0.0.0:1"])).is_err());
     }
 }

@@ -95,3 +95,34 @@ pub struct Actor {
     #[serde(rename = "Attributes")]
     pub attributes: BTreeMap<String, String>,
 }
+
+/// The body of `POST /auth`, and what `X-Registry-Auth` holds in base64.
+#[derive(Serialize, Deserialize, Clone, Default)]
+#[serde(default)]
+pub struct AuthRequest {
+    /// The user's name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub username: String,
+    /// The user's password.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub password: String,
+    /// The registry.
+    #[serde(rename = "serveraddress", skip_serializing_if = "String::is_empty")]
+    pub server_address: String,
+    /// What stands for name and password since a login.
+    #[serde(rename = "identitytoken", skip_serializing_if = "String::is_empty")]
+    pub identity_token: String,
+    /// A token for requests.
+    #[serde(rename = "registrytoken", skip_serializing_if = "String::is_empty")]
+    pub registry_token: String,
+}
+
+/// The answer to `POST /auth`.
+#[derive(Serialize, Deserialize, Clone, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct AuthAnswer {
+    /// For people.
+    pub status: String,
+    /// What stands for name and password from now on, if not empty.
+    pub identity_token: String,
+}

@@ -1,16 +1,23 @@
 //! Builds: the build crate plans, this engine runs the steps.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sampan_build::{BuildError, Cancel, Context};
+use sampan_base::Class;
+use sampan_build::{BuildError, Cancel, Context, ContextError};
+use sampan_kernel::beneath::RootDir;
 use sampan_oci::image::ImageConfig;
 
-pub use sampan_build::{BuildEvent, BuildOptions, NetworkMode as StepNetwork, Stream};
+pub use sampan_build::{
+    BuildEvent, BuildOptions, CacheSource, CacheTarget, Limits as StepLimits, NamedContext,
+    NetworkMode as StepNetwork, PersistentMount, Place, Secret, StepId, Stream,
+};
 
 use crate::error::{EngineError, Result};
 use crate::images::Image;
+use crate::registry::Credentials;
 use crate::step::Steps;
 use crate::{Engine, Inner, blocking, long_blocking};
 
@@ -20,19 +27,69 @@ pub(crate) fn apply_changes(config: &mut ImageConfig, changes: &[String]) -> Res
         .map_err(|error| EngineError::Invalid(sampan_base::chain(&error)))
 }
 
+/// Where a build's files are.
+pub enum Files {
+    /// In a tar, perhaps packed.
+    Tar(Box<dyn Read + Send>),
+    /// In a directory of this host.
+    Directory(SameDirectory),
+}
+
+/// A directory that whoever asks and this process must both see.
+#[derive(Clone, Debug)]
+pub struct SameDirectory {
+    /// Absolute.
+    pub path: PathBuf,
+    /// `st_dev` and `st_ino`, as the other one sees it.
+    pub identity: (u64, u64),
+}
+
+impl SameDirectory {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// If another directory is there, or none: whoever asks lives in another mount namespace, or on another host.
+    pub fn open(&self) -> Result<RootDir> {
+        let other = || EngineError::NotThisHost { path: self.path.clone() };
+        let root = RootDir::open(&self.path).map_err(|_| other())?;
+        let stat = rustix::fs::fstat(&root).map_err(|_| other())?;
+        if (stat.st_dev, stat.st_ino) == self.identity { Ok(root) } else { Err(other()) }
+    }
+}
+
+/// What a named context is.
+pub enum Named {
+    /// Files.
+    Files(Files),
+    /// An image, by its name.
+    Image(String),
+}
+
+/// What to build: the files, and how.
+pub struct BuildRequest {
+    /// The context.
+    pub files: Files,
+    /// More contexts, by name; those of the options are replaced.
+    pub named: BTreeMap<String, Named>,
+    /// Who asks, by registry.
+    pub credentials: BTreeMap<String, Credentials>,
+    /// The rest.
+    pub options: BuildOptions,
+}
+
+/// Told what happens in a build, from several threads; it may block.
+pub type Events = Box<dyn Fn(BuildEvent<'_>) + Send + Sync>;
+
 /// A build that goes on; dropping it lets it go on, [`Build::cancel`] ends it.
 #[derive(Debug)]
 pub struct Build {
     cancel: Cancel,
-    steps: Arc<Steps>,
 }
 
 impl Build {
-    /// Ends the build: the step that runs is killed, no other begins.
-    pub async fn cancel(&self) {
+    /// Ends the build: steps that run are killed, no other begins.
+    pub fn cancel(&self) {
         self.cancel.set();
-        let steps = Arc::clone(&self.steps);
-        blocking(move || steps.kill()).await;
     }
 }
 
@@ -46,34 +103,35 @@ pub struct BuildFailure {
 }
 
 impl Engine {
-    /// Builds an image of the context that comes as a tar; tells `events` what happens, on a thread that may block.
-    /// The handle is for cancelling, the future for the result.
+    /// Builds an image; tells `events` what happens. The handle is for cancelling, the future for the result.
     pub fn build(
         &self,
-        mut context: Box<dyn Read + Send>,
-        mut options: BuildOptions,
-        mut events: Box<dyn FnMut(BuildEvent<'_>) + Send>,
+        mut request: BuildRequest,
+        events: Events,
     ) -> (Build, impl Future<Output = std::result::Result<Image, BuildFailure>> + Send + use<>) {
-        let steps = Arc::new(Steps::new(Arc::clone(&self.inner)));
         let cancel = Cancel::default();
-        options.cancel = cancel.clone();
-        let handle = Build { cancel, steps: Arc::clone(&steps) };
+        request.options.cancel = cancel.clone();
         let inner = Arc::clone(&self.inner);
-        let result = long_blocking(move || {
-            let spool = spool_directory(&inner)
-                .map_err(|e| BuildFailure { message: sampan_base::chain(&e), code: None })?;
-            let read = Context::from_tar(&mut context, &spool);
-            // Whoever sends the context may now be done with.
-            drop(context);
-            let context = read.map_err(|e| failure(&BuildError::Context(Box::new(e))))?;
-            let built = sampan_build::build(&inner.images.store, &context, &options, &*steps, &mut events);
-            let image = built.map_err(|e| failure(&e))?.image;
-            for name in &options.names {
-                inner.image_event("tag", &image.id, Some(name));
-            }
-            Ok(image)
-        });
-        (handle, result)
+        let result = long_blocking(move || build(&inner, request, &*events));
+        (Build { cancel }, result)
+    }
+
+    /// Writes the whole file system of an image as a tar.
+    ///
+    /// # Errors
+    /// If there is no such image or it can't be read.
+    pub async fn image_rootfs(&self, name: &str, mut output: Box<dyn std::io::Write + Send>) -> Result<()> {
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        long_blocking(move || {
+            let image = inner.images.resolve(&name)?;
+            let store = &inner.images.store;
+            let lease = store.lease();
+            store.hold(&image, &lease);
+            let view = store.view(image.chain_id(), &lease);
+            let written = view.and_then(|view| store.export(view.rootfs(), &mut output));
+            written.map_err(|e| EngineError::layer(e.class(), "cannot read the image's file system")(e))
+        })
+        .await
     }
 
     /// Forgets the build cache; answers the bytes freed.
@@ -81,15 +139,65 @@ impl Engine {
     /// # Errors
     /// If the store can't be written.
     pub async fn build_prune(&self) -> Result<u64> {
-        let images = self.inner.images.clone();
+        let inner = Arc::clone(&self.inner);
         long_blocking(move || {
-            let forgotten = images.store.forget_cache();
+            let removed = inner.solver.remove_persistent(&|_| true).map_err(EngineError::file)?;
+            let forgotten = inner.images.store.forget_cache();
             let collected =
                 forgotten.map_err(|e| EngineError::layer(e.class(), "cannot clear the build cache")(e))?;
-            Ok(collected.bytes)
+            Ok(collected.bytes + removed.iter().map(|mount| mount.size).sum::<u64>())
         })
         .await
     }
+
+    /// The directories that `RUN --mount=type=cache` keeps.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    pub async fn persistent_mounts(&self) -> Result<Vec<PersistentMount>> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.solver.persistent_mounts().map_err(EngineError::file)).await
+    }
+}
+
+fn build(
+    inner: &Arc<Inner>,
+    request: BuildRequest,
+    events: &(dyn Fn(BuildEvent<'_>) + Sync),
+) -> std::result::Result<Image, BuildFailure> {
+    let BuildRequest { files, named, credentials, mut options } = request;
+    let read = |files, dockerfile: &str| read(inner, files, dockerfile);
+    let context = read(files, &options.dockerfile)?;
+    for (name, context) in named {
+        let context = match context {
+            Named::Image(image) => NamedContext::Image(image),
+            Named::Files(files) => NamedContext::Files(read(files, "")?),
+        };
+        options.contexts.insert(name, context);
+    }
+    let steps = Steps::new(Arc::clone(inner), credentials, &options.cancel);
+    let built = inner.solver.build(&context, &options, &steps, events);
+    let image = built.map_err(|e| failure(&e))?.image;
+    for name in &options.names {
+        inner.image_event("tag", &image.id, Some(name));
+    }
+    Ok(image)
+}
+
+/// Reads a context; whoever sends it is let go.
+fn read(inner: &Inner, files: Files, dockerfile: &str) -> std::result::Result<Context, BuildFailure> {
+    let told = |message: String| BuildFailure { message, code: None };
+    let read: std::result::Result<Context, ContextError> = match files {
+        Files::Tar(mut tar) => {
+            let spool = spool_directory(inner).map_err(|e| told(sampan_base::chain(&e)))?;
+            Context::from_tar(&mut tar, &spool)
+        }
+        Files::Directory(directory) => {
+            let root = directory.open().map_err(|e| told(sampan_base::chain(&e)))?;
+            Context::from_root(root, dockerfile, Arc::clone(&inner.digests))
+        }
+    };
+    read.map_err(|e| failure(&BuildError::Context(Box::new(e))))
 }
 
 /// Contexts are spooled where the store is: `/tmp` may be in memory.
@@ -105,4 +213,16 @@ fn failure(error: &BuildError) -> BuildFailure {
         _ => None,
     };
     BuildFailure { message: sampan_base::chain(error), code }
+}
+
+impl Inner {
+    /// What the builder keeps, and what it has while a step runs.
+    pub(crate) fn open_solver(
+        config: &crate::EngineConfig,
+        images: &crate::images::Images,
+    ) -> Result<sampan_build::Solver> {
+        let (kept, volatile) = (config.root.join("build"), config.state.join("build"));
+        sampan_build::Solver::open(images.store.clone(), &kept, &volatile)
+            .map_err(|e| EngineError::layer(Class::Internal, "cannot open the builder's directories")(e))
+    }
 }

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
+use sampan_registry::RegistryConfig;
 
 /// An engine's configuration. Two engines may run side by side if `root`, `state`, `bridge`, `subnet` and `table` differ.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct EngineConfig {
     pub shim: PathBuf,
     /// Name servers for containers that ask for none, where the host's are of no use to them.
     pub fallback_dns: Vec<Ipv4Addr>,
+    /// How registries are reached.
+    pub registries: RegistryConfig,
 }
 
 impl EngineConfig {
@@ -42,6 +45,10 @@ impl EngineConfig {
             runtime: program("sampan-runtime"),
             shim: program("containerd-shim-sampan-v2"),
             fallback_dns: vec![Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(8, 8, 4, 4)],
+            registries: RegistryConfig {
+                certificates: vec!["/etc/sampan/certs.d".into(), "/etc/docker/certs.d".into()],
+                ..RegistryConfig::default()
+            },
         }
     }
 

@@ -32,11 +32,35 @@ pub enum EngineError {
         /// As it was asked for.
         name: String,
     },
+    /// A directory that whoever asks sees, and this process does not.
+    #[error("`{}` is another directory here than where the request comes from", path.display())]
+    NotThisHost {
+        /// The directory.
+        path: std::path::PathBuf,
+    },
     /// No network has this name or id.
     #[error("network {name} not found")]
     NoSuchNetwork {
         /// As it was asked for.
         name: String,
+    },
+    /// No image here has the name that is to be pushed.
+    #[error("An image does not exist locally with the tag: {name}")]
+    NotToPush {
+        /// The name.
+        name: String,
+    },
+    /// The registry has the image for another machine only.
+    #[error(
+        "image with reference {name} was found but does not match the specified platform: wanted {wanted}, actual: {has}"
+    )]
+    Platform {
+        /// The image's name.
+        name: String,
+        /// The platform that was asked for.
+        wanted: String,
+        /// The platform that the image is for.
+        has: String,
     },
     /// More than one thing's id starts so.
     #[error("Multiple IDs found with provided prefix: {prefix}")]
@@ -100,8 +124,12 @@ impl EngineError {
             | EngineError::NoSuchImage { .. }
             | EngineError::NoSuchExec { .. }
             | EngineError::NoSuchVolume { .. }
-            | EngineError::NoSuchNetwork { .. } => Class::NotFound,
-            EngineError::Ambiguous { .. } | EngineError::Invalid(_) => Class::Invalid,
+            | EngineError::NoSuchNetwork { .. }
+            | EngineError::NotToPush { .. }
+            | EngineError::Platform { .. } => Class::NotFound,
+            EngineError::Ambiguous { .. } | EngineError::Invalid(_) | EngineError::NotThisHost { .. } => {
+                Class::Invalid
+            }
             EngineError::NameInUse { .. } | EngineError::Conflict(_) => Class::Conflict,
             EngineError::Denied(denial) => denial.class(),
             EngineError::Unsupported(_) => Class::Unsupported,

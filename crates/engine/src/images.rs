@@ -8,7 +8,9 @@ use sampan_base::{Class, ImageRef, Timestamp};
 use sampan_image::{InitLayer, Store};
 use sampan_oci::image::{History, ImageConfig};
 
-pub use sampan_image::{Change, ChangeKind, Image, ImageError, ImageId, ResolveError, SnapshotError};
+pub use sampan_image::{
+    Change, ChangeKind, Image, ImageError, ImageId, LayerProgress, ResolveError, SnapshotError,
+};
 /// What an image says about the process.
 pub use sampan_oci::image::ContainerConfig as ImageProcess;
 

@@ -2,7 +2,7 @@
 //! values; HTTP codes and camelCase are the skins' business.
 //!
 //! Start with [`Engine::open`], which finds again what an earlier daemon left running. Reading order:
-//! [`spec`] (what a container is to be), `create`, [`container`] (its life), [`exec`], [`logs`], `images`, `build`,
+//! [`spec`] (what a container is to be), `create`, [`container`] (its life), [`exec`], [`logs`], `images`, [`registry`], `build`,
 //! [`volumes`], `network`, `restore`.
 //!
 //! What is on disk: `<root>/engine.redb` ([`metadata`]), `<root>/containers/<id>/` (log, hosts, hostname, resolv.conf),
@@ -27,6 +27,7 @@ pub mod logs;
 pub mod metadata;
 mod names;
 pub mod network;
+pub mod registry;
 mod restore;
 pub mod shim;
 pub mod spec;
@@ -58,6 +59,10 @@ pub(crate) struct Inner {
     pub(crate) host: HostFacts,
     pub(crate) metadata: metadata::Metadata,
     pub(crate) images: images::Images,
+    pub(crate) access: registry::Access,
+    pub(crate) solver: sampan_build::Solver,
+    /// Files of build contexts that were hashed before.
+    pub(crate) digests: Arc<sampan_build::Digests>,
     pub(crate) net: sampan_net::Net,
     pub(crate) events: events::Events,
     pub(crate) execs: exec::Execs,
@@ -146,9 +151,12 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
     let metadata = metadata::Metadata::open(&config.root)?;
     let net = network::open(&config)?;
     Ok(Inner {
+        solver: Inner::open_solver(&config, &images)?,
+        digests: Arc::default(),
         host: HostFacts::probe(),
         metadata,
         images,
+        access: registry::Access::new(&config.registries),
         net,
         events: events::Events::default(),
         execs: exec::Execs::default(),

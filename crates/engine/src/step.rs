@@ -5,58 +5,68 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use sampan_base::{Class, files as disk};
-use sampan_build::run::{ExitStatus, NetworkMode as StepNetwork, RunStep, RunnerError, StepRunner, Stream};
+use sampan_base::{Class, ImageRef, files as disk};
+use sampan_build::run::{
+    Cancel, ExitStatus, Limits, NetworkMode as StepNetwork, RunStep, RunnerError, StepMount, StepRunner,
+    Stream, Transfer,
+};
+use sampan_image::LayerProgress;
+use sampan_oci::image::Platform;
 use sampan_oci::runtime::NamespaceKind;
 
 use crate::bundle::{self, Facts};
 use crate::container::{files, run};
 use crate::error::{EngineError, Result};
-use crate::spec::{ContainerSpec, MountSource, MountSpec, NetworkMode};
+use crate::images::Image;
+use crate::registry::pull::{PullEvent, PullRequest};
+use crate::registry::{self, Credentials};
+use crate::spec::{ContainerSpec, MountSource, MountSpec, NetworkMode, Resources, Security, Ulimit};
 use crate::{Inner, network, shim, user};
 
 /// The longest log of the runtime's that is read.
 const MAX_LOG_BYTES: u64 = 1 << 20;
 
-/// Runs the steps of one build.
+/// Runs the steps of one build, and gets its base images.
 #[derive(Debug)]
 pub(crate) struct Steps {
     inner: Arc<Inner>,
-    /// The step that runs, for whoever cancels the build.
-    running: Mutex<Option<Running>>,
-}
-
-/// A step's container, and the process of the runtime that runs it.
-#[derive(Debug)]
-struct Running {
-    id: String,
-    runtime: OwnedFd,
+    /// Who builds, by registry.
+    credentials: BTreeMap<String, Credentials>,
+    /// Ends transfers when the build is cancelled.
+    transfers: registry::Cancel,
 }
 
 impl Steps {
-    pub(crate) fn new(inner: Arc<Inner>) -> Steps {
-        Steps { inner, running: Mutex::default() }
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        credentials: BTreeMap<String, Credentials>,
+        cancel: &Cancel,
+    ) -> Steps {
+        let transfers = registry::Cancel::default();
+        let ended = transfers.clone();
+        cancel.when_set(move || ended.set());
+        Steps { inner, credentials, transfers }
     }
 
-    /// Kills the step that runs; one that is about to run finds out by itself. Blocks.
-    pub(crate) fn kill(&self) {
-        let running = self.lock();
-        let Some(Running { id, runtime }) = &*running else { return };
-        // First the runtime, so that it makes nothing more, then what it made. It may have ended by itself.
-        let _ = rustix::process::pidfd_send_signal(runtime, rustix::process::Signal::KILL);
-        let mut ended = [PollFd::new(runtime, PollFlags::IN)];
-        while poll(&mut ended, None) == Err(rustix::io::Errno::INTR) {}
-        run::force_delete_blocking(&self.inner, id);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
-        self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn pull_image(
+        &self,
+        name: ImageRef,
+        platform: &Platform,
+        progress: &(dyn Fn(Transfer<'_>) + Sync),
+    ) -> Result<Image> {
+        let credentials = self.credentials.get(name.registry()).cloned().unwrap_or_default();
+        let request = PullRequest { name, platform: Some(platform.clone()), credentials };
+        self.inner.pull_blocking(&request, &self.transfers, &|event| {
+            if let PullEvent::Layer { digest, size, state: LayerProgress::Receiving { bytes } } = event {
+                progress(Transfer { blob: &digest, current: bytes, total: size });
+            }
+        })
     }
 
     fn run_step(&self, step: &RunStep<'_>, output: &mut dyn FnMut(Stream, &[u8])) -> Result<ExitStatus> {
@@ -65,7 +75,6 @@ impl Steps {
         let bundle = self.inner.config.bundle(&id);
         disk::create_directories(&bundle, 0o711).map_err(EngineError::file)?;
         let result = self.run_in(&id, &bundle, step, output);
-        *self.lock() = None;
         // All of it is tried; what fails is logged, and the next daemon tries again.
         network::detach_bridge(&self.inner, &id);
         if let Err(error) = disk::remove_if_exists(&bundle) {
@@ -91,17 +100,11 @@ impl Steps {
                     return Err(EngineError::NoSuchNetwork { name: name.clone() });
                 }
             },
-            mounts: step
-                .mounts
-                .iter()
-                .map(|mount| MountSpec {
-                    source: MountSource::Bind { path: mount.source.clone(), recursive: true },
-                    target: mount.target.clone(),
-                    read_only: true,
-                    mode: String::new(),
-                    propagation: String::new(),
-                })
-                .collect(),
+            mounts: step.mounts.iter().map(mount).collect(),
+            resources: resources(&step.limits),
+            shm_size: step.limits.shm_size.and_then(|s| i64::try_from(s).ok()).unwrap_or(0),
+            ulimits: step.limits.ulimits.iter().map(ulimit).collect(),
+            security: Security { privileged: step.privileged, ..Security::default() },
             ..ContainerSpec::default()
         };
         let (mut join, mut share) =
@@ -173,17 +176,14 @@ impl Steps {
         ]);
         command.arg(bundle).arg(id);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn().map_err(EngineError::io("cannot start the OCI runtime"))?;
-        let runtime = rustix::process::Pid::from_child(&child);
-        let runtime = rustix::process::pidfd_open(runtime, rustix::process::PidfdFlags::empty())
-            .map_err(std::io::Error::from)
-            .map_err(EngineError::io("cannot watch the OCI runtime"))?;
-        *self.lock() = Some(Running { id: id.to_owned(), runtime });
-        // Whoever cancelled before the line above found nothing to kill.
-        if step.cancel.is_set() {
-            self.kill();
-        }
-        let status = pass_output(child, output)?;
+        let mut child = command.spawn().map_err(EngineError::io("cannot start the OCI runtime"))?;
+        let Some(status) = pass_output(&mut child, &step.cancel, output)? else {
+            // First the runtime, so that it makes nothing more, then what it made. It may have ended by itself.
+            let _ = child.kill();
+            child.wait().map_err(EngineError::io("cannot wait for the OCI runtime"))?;
+            run::force_delete_blocking(inner, id);
+            return Err(EngineError::Conflict("the build was cancelled".to_owned()));
+        };
         if step.cancel.is_set() {
             return Err(EngineError::Conflict("the build was cancelled".to_owned()));
         }
@@ -205,18 +205,65 @@ impl StepRunner for Steps {
         self.run_step(step, output)
             .map_err(|error| RunnerError { class: error.class(), source: error.into() })
     }
+
+    fn pull(
+        &self,
+        name: &str,
+        platform: &Platform,
+        progress: &(dyn Fn(Transfer<'_>) + Sync),
+    ) -> Option<std::result::Result<Image, RunnerError>> {
+        let pulled = self.pull_image(name.parse().ok()?, platform, progress);
+        Some(pulled.map_err(|error| RunnerError { class: error.class(), source: error.into() }))
+    }
 }
 
-/// Passes on what the child writes, as it comes, until it has ended.
-fn pass_output(mut child: Child, output: &mut dyn FnMut(Stream, &[u8])) -> Result<ExitStatus> {
+fn mount(mount: &StepMount) -> MountSpec {
+    let (source, target, read_only) = match mount {
+        StepMount::Bind { source, target, read_only } => {
+            (MountSource::Bind { path: source.clone(), recursive: true }, target, *read_only)
+        }
+        StepMount::Tmpfs { target, size } => {
+            // Programs are built in it: it is for one command, which may run them as well from its layer.
+            let options = ["exec".to_owned()].into_iter().chain(size.map(|bytes| format!("size={bytes}")));
+            let options = options.collect();
+            (MountSource::Tmpfs { options }, target, false)
+        }
+    };
+    MountSpec { source, target: target.clone(), read_only, mode: String::new(), propagation: String::new() }
+}
+
+fn resources(limits: &Limits) -> Resources {
+    Resources {
+        memory: limits.memory.unwrap_or(0),
+        memory_swap: limits.memory_swap.unwrap_or(0),
+        cpu_period: limits.cpu_period.unwrap_or(0),
+        cpu_quota: limits.cpu_quota.unwrap_or(0),
+        cpu_shares: limits.cpu_shares.unwrap_or(0),
+        cpuset_cpus: limits.cpuset_cpus.clone(),
+        cpuset_mems: limits.cpuset_mems.clone(),
+        ..Resources::default()
+    }
+}
+
+fn ulimit((name, soft, hard): &(String, i64, i64)) -> Ulimit {
+    Ulimit { name: name.clone(), soft: *soft, hard: *hard }
+}
+
+/// Passes on what the child writes, as it comes, until it has ended; `None` if the build was cancelled before.
+fn pass_output(
+    child: &mut Child,
+    cancel: &Cancel,
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> Result<Option<ExitStatus>> {
     let failed = || EngineError::io("cannot read the step's output");
     let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(EngineError::layer(Class::Internal, "cannot read the step's output")("it has none"));
     };
+    let cancelled = cancel.event().map_err(failed())?;
     let (mut out_open, mut err_open) = (true, true);
     let mut buffer = vec![0u8; 32 << 10];
     while out_open || err_open {
-        let mut waiting = Vec::with_capacity(2);
+        let mut waiting = vec![PollFd::new(&cancelled, PollFlags::IN)];
         if out_open {
             waiting.push(PollFd::new(&stdout, PollFlags::IN));
         }
@@ -228,7 +275,10 @@ fn pass_output(mut child: Child, output: &mut dyn FnMut(Stream, &[u8])) -> Resul
             Err(errno) => return Err(failed()(errno.into())),
         }
         let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let out_ready = out_open && ready(&waiting[0]);
+        if ready(&waiting[0]) {
+            return Ok(None);
+        }
+        let out_ready = out_open && ready(&waiting[1]);
         let err_ready = err_open && waiting.last().is_some_and(ready);
         drop(waiting);
         if out_ready {
@@ -241,7 +291,7 @@ fn pass_output(mut child: Child, output: &mut dyn FnMut(Stream, &[u8])) -> Resul
     let status = child.wait().map_err(EngineError::io("cannot wait for the OCI runtime"))?;
     use std::os::unix::process::ExitStatusExt;
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    Ok(ExitStatus { code })
+    Ok(Some(ExitStatus { code }))
 }
 
 fn read_some(

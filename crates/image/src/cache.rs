@@ -20,6 +20,10 @@ pub struct Cached {
     pub chain: Option<ChainId>,
     /// What the builder wanted to remember.
     pub value: String,
+    /// The step, for people.
+    pub text: String,
+    /// Bytes of the files of the layer that it made.
+    pub size: u64,
 }
 
 impl Store {
@@ -41,12 +45,14 @@ impl Store {
             lease.hold_chain_in(&mut held, chain);
         }
         self.metadata().pending().touched.insert(key.to_owned(), Timestamp::now());
-        Ok(Some(Cached { chain: record.chain, value: record.value }))
+        Ok(Some(Cached { chain: record.chain, value: record.value, text: record.text, size: record.size }))
     }
 
     /// Remembers what a step led to; it is on disk when the next image is.
     pub fn remember(&self, key: &str, cached: Cached) {
-        let record = CacheRecord { chain: cached.chain, value: cached.value, used: Timestamp::now() };
+        let Cached { chain, value, text, size } = cached;
+        let now = Timestamp::now();
+        let record = CacheRecord { chain, value, used: now, text, size, created: Some(now), uses: 1 };
         self.metadata().pending().cache.insert(key.to_owned(), record);
     }
 
@@ -71,7 +77,7 @@ pub(crate) fn age(
 ) -> Result<(), MetadataError> {
     for (key, used) in touched {
         if let Some(record) = metadata.get_in::<CacheRecord>(t, CACHE, key)? {
-            metadata.put(t, CACHE, key, &CacheRecord { used: *used, ..record })?;
+            metadata.put(t, CACHE, key, &CacheRecord { used: *used, uses: record.uses + 1, ..record })?;
         }
     }
     let count = metadata.on("read", metadata.on("read", t.open_table(CACHE))?.len())?;

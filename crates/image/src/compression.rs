@@ -1,8 +1,10 @@
 //! How a layer's bytes are packed, told by their first bytes, never by a name.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use sampan_oci::image::media;
+
+use crate::limits::MAX_ZSTD_WINDOW_LOG;
 
 /// A layer's compression.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,23 +47,30 @@ impl Compression {
 /// # Errors
 /// If the first bytes can't be read or the decoder can't be made.
 pub fn unpacked<'a>(input: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let mut input = BufReader::with_capacity(128 * 1024, input);
+    Ok(decoder(BufReader::with_capacity(BUFFER_BYTES, input))?.1)
+}
+
+/// As [`unpacked`], from a buffered input; also tells how it was packed.
+pub(crate) fn decoder<'a>(mut input: impl BufRead + 'a) -> io::Result<(Compression, Box<dyn Read + 'a>)> {
     // One read may return a single byte; the detector needs four, if there are so many.
     let mut start = Vec::new();
     input.by_ref().take(4).read_to_end(&mut start)?;
     let compression = Compression::detect(&start);
-    let input = BufReader::with_capacity(128 * 1024, io::Cursor::new(start).chain(input));
-    Ok(match compression {
+    let input = io::Cursor::new(start).chain(input);
+    let decoder: Box<dyn Read + 'a> = match compression {
         Compression::None => Box::new(input),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-            // A stream may ask for a window as large as it likes; 128 MiB is what `zstd --long` makes.
-            decoder.window_log_max(27)?;
+            decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
             Box::new(decoder)
         }
-    })
+    };
+    Ok((compression, decoder))
 }
+
+/// Bytes that are read at once.
+pub(crate) const BUFFER_BYTES: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -92,6 +92,14 @@ impl Content {
         files::remove_if_exists(&self.path(digest))
     }
 
+    /// Reads a blob to its end; its digest and size.
+    pub(crate) fn measure(&self, digest: &Digest) -> Result<(Digest, u64), FileError> {
+        let mut hashing = sampan_base::digest::Hashing::new(self.open_blob(digest)?);
+        io::copy(&mut hashing, &mut io::sink()).map_err(FileError::on("read", self.path(digest)))?;
+        let (_, computed, size) = hashing.finish();
+        Ok((computed, size))
+    }
+
     /// The digests of all blobs; other files there are not ours and stay.
     pub(crate) fn all(&self) -> Result<Vec<Digest>, FileError> {
         let blobs = self.blobs();

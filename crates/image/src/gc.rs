@@ -64,6 +64,7 @@ impl Store {
             }
             self.mark_records(&mut marked)?;
             let (chains, diffs) = self.unmarked(&marked)?;
+            directories.extend(chains.iter().filter_map(|(_, r)| r.directory).map(|n| (n, self.busy(n))));
             {
                 let mut pending = self.metadata().pending();
                 pending.chains.retain(|chain, _| marked.chains.contains(chain));
@@ -78,7 +79,6 @@ impl Store {
                 }
                 Ok(())
             })?;
-            directories.extend(chains.iter().filter_map(|(_, r)| r.directory));
             for digest in self.content().all()? {
                 if !marked.blobs.contains(&digest) {
                     collected.bytes += std::fs::metadata(self.content().path(&digest)).map_or(0, |m| m.len());
@@ -87,11 +87,25 @@ impl Store {
                 }
             }
         }
-        for number in directories {
+        for (number, _busy) in directories {
             remove_directory(&self.directory_path(number))?;
             collected.layers += 1;
         }
         Ok(collected)
+    }
+
+    /// The blobs that [`Store::gc`] would remove.
+    pub(crate) fn garbage(&self) -> Result<Vec<Digest>, ImageError> {
+        let held = self.held();
+        let mut marked = Marked::default();
+        marked.blobs.extend(held.blobs.keys().cloned());
+        for chain in held.chains.keys() {
+            self.mark_chain(chain, &mut marked)?;
+        }
+        self.mark_records(&mut marked)?;
+        let mut garbage = self.content().all()?;
+        garbage.retain(|digest| !marked.blobs.contains(digest));
+        Ok(garbage)
     }
 
     fn mark_records(&self, marked: &mut Marked) -> Result<(), ImageError> {

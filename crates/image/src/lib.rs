@@ -22,10 +22,12 @@
 //! * [`snapshot`]: containers' and build steps' file systems; [`commit`]: these as layers and tars.
 //! * [`archive`]: images in files, `save` and `load`.
 //! * [`cache`]: what build steps led to. [`gc`]: what nothing needs goes.
+//! * [`check`]: whether the store is whole, and mending it; [`recover`]: a lost database.
 //! * [`layer`], [`tar`], [`compression`]: the formats. [`limits`]: what is accepted at most.
 
 pub mod archive;
 pub mod cache;
+pub mod check;
 pub mod commit;
 pub mod compression;
 mod content;
@@ -38,14 +40,18 @@ pub mod limits;
 mod metadata;
 mod pack;
 pub mod receive;
+pub mod recover;
 pub mod send;
 pub mod snapshot;
+mod stack;
 pub mod store;
+mod stream;
 pub mod tar;
 pub mod unpack;
 
 pub use archive::{LoadError, SaveError};
 pub use cache::Cached;
+pub use check::{CheckError, CheckOptions, Problem, Report};
 pub use gc::Collected;
 pub use image::{Image, ImageError, ImageId, ResolveError};
 pub use import::{ImportError, ImportOptions};
@@ -53,6 +59,7 @@ pub use layer::apply::{ApplyError, EntryError, extract};
 pub use layer::changes::{Change, ChangeKind};
 pub use metadata::MetadataError;
 pub use receive::{BlobSource, LayerProgress, Progress, ReceiveError};
+pub use recover::Recovered;
 pub use send::{SendError, Sendable};
 pub use snapshot::{InitLayer, Remains, Scratch, Snapshot, SnapshotError};
 pub use store::{Layer, Lease, OpenError, Store};

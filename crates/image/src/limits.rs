@@ -15,6 +15,17 @@ pub const MAX_LAYER_ENTRIES: u64 = 4_000_000;
 /// Bytes that a layer's files may have together, holes not counted: a decompression bomb ends here, not at the
 /// end of the disk.
 pub const MAX_LAYER_BYTES: u64 = 256 * 1024 * 1024 * 1024;
+/// Bytes of a layer that need no justification: below this, any ratio of compression is fine.
+pub const MAX_UNQUESTIONED_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// What one packed byte may become beyond [`MAX_UNQUESTIONED_BYTES`]. gzip can't do more than 1032; zstd can, and only
+/// for files that are as good as empty, which belong into an image as holes.
+pub const MAX_RATIO: u64 = 1032;
+/// The binary logarithm of zstd's window: a stream may ask for as much memory as it likes; 128 MiB is what
+/// `zstd --long` makes and every reader takes.
+pub const MAX_ZSTD_WINDOW_LOG: u32 = 27;
+/// Layers of an image that are unpacked at once: a slow one must not hold up the others, and each has two threads and
+/// 2 MiB of buffers.
+pub const MAX_LAYERS_AT_ONCE: usize = 4;
 /// Bytes of a manifest, an index or an image configuration: they are held in memory. Registries allow 4 MiB.
 pub const MAX_JSON_BYTES: u64 = 4 * 1024 * 1024;
 /// Layers of an image: overlayfs stops at 500 lower directories, and one is the init layer.

@@ -87,6 +87,21 @@ pub(crate) struct CacheRecord {
     /// Whatever the builder wants to remember.
     pub(crate) value: String,
     pub(crate) used: Timestamp,
+    /// The step, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) text: String,
+    /// Bytes of the files of the layer that it made.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) created: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) uses: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The database can't be used.
@@ -125,6 +140,23 @@ pub enum MetadataError {
 }
 
 impl MetadataError {
+    /// Whether the file itself is damaged: not the disk, nor a newer program's.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            MetadataError::Database { source, .. } => match &**source {
+                redb::Error::Io(e) => {
+                    matches!(e.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
+                }
+                redb::Error::Corrupted(_)
+                | redb::Error::TableDoesNotExist(_)
+                | redb::Error::TableTypeMismatch { .. } => true,
+                _ => false,
+            },
+            MetadataError::Record { .. } => true,
+            MetadataError::Format { .. } | MetadataError::Sync(_) => false,
+        }
+    }
+
     /// The class to report.
     pub fn class(&self) -> Class {
         match self {
@@ -391,7 +423,15 @@ mod tests {
             r#"{"directory":7,"parent":"DIGEST","created":"TIME"}"#,
         );
         check(
-            &CacheRecord { chain: Some(chain), value: "v".into(), used: time },
+            &CacheRecord {
+                chain: Some(chain),
+                value: "v".into(),
+                used: time,
+                text: String::new(),
+                size: 0,
+                created: None,
+                uses: 0,
+            },
             r#"{"chain":"DIGEST","value":"v","used":"TIME"}"#,
         );
     }

@@ -5,15 +5,15 @@
 //! nothing; the image gets its record when all its layers are synced.
 
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use sampan_base::{ChainId, Class, DiffId, Digest, ImageRef};
-use sampan_oci::image::{Descriptor, ImageConfig, Manifest, media};
+use sampan_base::{Class, Digest, ImageRef};
+use sampan_oci::image::{Descriptor, ImageConfig, Manifest, Platform, media};
 
 use crate::image::{Image, ImageError};
 use crate::limits::{MAX_JSON_BYTES, MAX_LAYERS};
-use crate::store::{Layer, Lease, Store};
-use crate::unpack::{Expected, UnpackError};
+use crate::stack::{Fetch, LayerError, Origin, Wanted};
+use crate::store::{Layer, Store};
+use crate::unpack::UnpackError;
 
 /// Where the blobs of an image come from.
 pub trait BlobSource: Sync {
@@ -163,61 +163,52 @@ impl Store {
         for layer in &documents.manifest.layers {
             progress.layer(layer, LayerProgress::Waiting);
         }
-        let mut layers: Vec<Layer> = Vec::new();
-        for (descriptor, diff_id) in documents.manifest.layers.iter().zip(&documents.config.rootfs.diff_ids) {
-            let parent = layers.last().map(|l| l.chain_id.clone());
-            layers.push(self.receive_layer(
-                descriptor,
-                diff_id,
-                parent.as_ref(),
-                source,
-                progress,
-                &lease,
-            )?);
-        }
+        let fetches: Vec<OneLayer<'_>> =
+            documents.manifest.layers.iter().map(|layer| OneLayer { layer, source, progress }).collect();
+        let diff_ids = documents.config.rootfs.diff_ids.iter();
+        let wanted = diff_ids
+            .zip(&fetches)
+            .map(|(diff_id, fetch)| Wanted { diff_id: diff_id.clone(), origin: Origin::Elsewhere(fetch) })
+            .collect();
+        let layers = self.take_in(wanted, documents.for_host(), &lease).map_err(|(index, error)| {
+            let digest = documents.manifest.layers[index].digest.clone();
+            match error {
+                LayerError::Fetch(source) => ReceiveError::Fetch { digest, source },
+                LayerError::Size { expected, found } => ReceiveError::WrongSize { digest, expected, found },
+                LayerError::Unpack(source) => ReceiveError::Layer { digest, source },
+            }
+        })?;
         let manifest = documents.manifest_for(&layers, manifest)?;
         Ok(self.put_image(config, &manifest, &layers, names)?)
     }
+}
 
-    fn receive_layer(
-        &self,
-        descriptor: &Descriptor,
-        diff_id: &DiffId,
-        parent: Option<&ChainId>,
-        source: &dyn BlobSource,
-        progress: &dyn Progress,
-        lease: &Lease,
-    ) -> Result<Layer, ReceiveError> {
-        let digest = || descriptor.digest.clone();
-        match self.known_layer(diff_id, parent, lease) {
-            Ok(layer) => {
-                progress.layer(descriptor, LayerProgress::Exists);
-                return Ok(layer);
-            }
-            Err(UnpackError::MissingBlob { .. }) => {}
-            Err(source) => return Err(ReceiveError::Layer { digest: digest(), source }),
-        }
-        let fetch = |source| ReceiveError::Fetch { digest: digest(), source };
-        let input = source.open(descriptor).map_err(fetch)?;
-        let failed = AtomicBool::new(false);
-        let mut input = Incoming { input, descriptor, bytes: 0, told: 0, progress, failed: &failed };
-        let expected = Expected { blob: Some(digest()), diff_id: Some(diff_id.clone()) };
-        let added = self.add_layer(&mut input, parent, &expected, lease);
-        let bytes = input.bytes;
-        match added {
-            Err(UnpackError::Read { source }) if failed.load(Ordering::Relaxed) => Err(fetch(source)),
-            // A wrong length comes before what follows from it.
-            Ok(_) | Err(UnpackError::WrongDigest { .. } | UnpackError::Read { .. })
-                if bytes != descriptor.size =>
-            {
-                Err(ReceiveError::WrongSize { digest: digest(), expected: descriptor.size, found: bytes })
-            }
-            Err(source) => Err(ReceiveError::Layer { digest: digest(), source }),
-            Ok(layer) => {
-                progress.layer(descriptor, LayerProgress::Done);
-                Ok(layer)
-            }
-        }
+/// A layer with where it comes from and who is told.
+struct OneLayer<'a> {
+    layer: &'a Descriptor,
+    source: &'a dyn BlobSource,
+    progress: &'a dyn Progress,
+}
+
+impl Fetch for OneLayer<'_> {
+    fn expected(&self) -> (&Digest, u64) {
+        (&self.layer.digest, self.layer.size)
+    }
+
+    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        self.source.open(self.layer)
+    }
+
+    fn received(&self, bytes: u64) {
+        self.progress.layer(self.layer, LayerProgress::Receiving { bytes });
+    }
+
+    fn unpacking(&self) {
+        self.progress.layer(self.layer, LayerProgress::Unpacking);
+    }
+
+    fn done(&self, existed: bool) {
+        self.progress.layer(self.layer, if existed { LayerProgress::Exists } else { LayerProgress::Done });
     }
 }
 
@@ -255,6 +246,13 @@ impl Documents {
         Ok(Documents { manifest, config })
     }
 
+    /// Whether its programs run on this machine; the layers of others may stay packed.
+    fn for_host(&self) -> bool {
+        let host = Platform::host();
+        let fits = |said: &str, host: &str| said.is_empty() || said == host;
+        fits(&self.config.os, &host.os) && fits(&self.config.architecture, &host.architecture)
+    }
+
     /// The manifest's own bytes if the store has just the blobs that it names. A layer that is here packed in another
     /// way is not fetched again: the manifest speaks of that copy then.
     pub(crate) fn manifest_for(&self, layers: &[Layer], own: &[u8]) -> Result<Vec<u8>, ReceiveError> {
@@ -265,40 +263,5 @@ impl Documents {
             layers.iter().map(|l| Descriptor::new(&l.media_type, l.blob.clone(), l.blob_size)).collect();
         let manifest = Manifest { layers, ..self.manifest.clone() };
         serde_json::to_vec(&manifest).map_err(|source| ReceiveError::Document { what: "manifest", source })
-    }
-}
-
-/// A blob on its way: no longer than it should be, counted and told of.
-struct Incoming<'a> {
-    input: Box<dyn Read + Send>,
-    descriptor: &'a Descriptor,
-    bytes: u64,
-    told: u64,
-    progress: &'a dyn Progress,
-    /// The source failed, not what was read.
-    failed: &'a AtomicBool,
-}
-
-/// Bytes between two notes of progress: often enough to see, seldom enough not to matter.
-const TELL_BYTES: u64 = 256 * 1024;
-
-impl Read for Incoming<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.input.read(buffer);
-        let n = match read {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
-            other => other.inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?,
-        };
-        self.bytes += n as u64;
-        if self.bytes > self.descriptor.size {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "more bytes came than the manifest says"));
-        }
-        if n == 0 {
-            self.progress.layer(self.descriptor, LayerProgress::Unpacking);
-        } else if self.bytes - self.told >= TELL_BYTES || self.told == 0 {
-            self.told = self.bytes;
-            self.progress.layer(self.descriptor, LayerProgress::Receiving { bytes: self.bytes });
-        }
-        Ok(n)
     }
 }

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 
-use sampan_base::{Class, Digest, FileError};
+use sampan_base::{Class, DiffId, Digest, FileError};
 use sampan_oci::image::{Descriptor, ImageConfig, Manifest, media};
 
 use crate::image::{Image, ImageError, ImageId};
@@ -120,6 +120,17 @@ impl Store {
             }
             _ => self.packed_blob(layer, lease)?,
         };
+        self.replace_blob(&layer.diff_id, bare, &packed, lease)
+    }
+
+    /// Puts another blob of the same layer in the place of `old`, in its record and in all images' manifests.
+    pub(crate) fn replace_blob(
+        &self,
+        diff_id: &DiffId,
+        old: &Digest,
+        new: &DiffRecord,
+        lease: &Lease,
+    ) -> Result<(), SendError> {
         let mut images: Vec<(String, ImageRecord)> = Vec::new();
         for (id, record) in self.metadata().all::<ImageRecord>(IMAGES)? {
             // An image that can't be read is none of this one's business.
@@ -132,9 +143,9 @@ impl Store {
                 continue;
             };
             let mut changed = false;
-            for (descriptor, diff_id) in manifest.layers.iter_mut().zip(&config.rootfs.diff_ids) {
-                if *diff_id == layer.diff_id && descriptor.digest == *bare {
-                    *descriptor = Descriptor::new(&packed.media_type, packed.blob.clone(), packed.blob_size);
+            for (descriptor, said) in manifest.layers.iter_mut().zip(&config.rootfs.diff_ids) {
+                if said == diff_id && descriptor.digest == *old {
+                    *descriptor = Descriptor::new(&new.media_type, new.blob.clone(), new.blob_size);
                     changed = true;
                 }
             }
@@ -151,7 +162,7 @@ impl Store {
                 images.push((id, ImageRecord { manifest, ..record }));
             }
         }
-        self.metadata().pending().diffs.insert(layer.diff_id.clone(), packed.clone());
+        self.metadata().pending().diffs.insert(diff_id.clone(), new.clone());
         self.metadata().flush(|t| {
             for (id, record) in &images {
                 // An image that was removed meanwhile does not come back.

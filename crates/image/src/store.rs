@@ -6,12 +6,13 @@
 //!        content/          blobs by digest: an OCI layout, its index made from the database
 //!        snapshots/<n>/    fs: a layer unpacked (overlayfs's form), read-only once a chain id names it; or
 //!                          fs, work, init: a snapshot's parts, and rootfs: where a build step's is mounted
+//!        snapshots/<n>/about.json   what the directory is, should the database be lost; see recover.rs
 //! ```
 //!
 //! Directories have numbers because their paths go into mount calls; a number is never used twice in the life of
 //! a process, and one that no record names is left over from a crash: [`Store::open`] removes it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,7 @@ use sampan_base::{ChainId, Class, DiffId, Digest, FileError, files};
 use crate::content::{Content, Ingest};
 use crate::layer::diff;
 use crate::metadata::{CHAINS, ChainRecord, DiffRecord, Metadata, MetadataError, SNAPSHOTS, SnapshotRecord};
+use crate::recover::{self, About, Recovered};
 use crate::snapshot::{chain_on, overlay, remove_directory};
 
 /// The images of one host; see the module. Clones share one store.
@@ -35,6 +37,10 @@ struct Inner {
     /// What is in use besides what records say. Also serialises collecting garbage against taking things in.
     held: Mutex<Held>,
     next_directory: AtomicU64,
+    /// Directories that are being made or removed: no record names them.
+    busy: Mutex<BTreeSet<u64>>,
+    /// What was done about a database that could not be read.
+    recovered: Option<Recovered>,
     /// Locked as long as it is open.
     _lock: File,
 }
@@ -117,8 +123,8 @@ impl Store {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse { root }),
             Err(e) => return Err(FileError { action: "lock", path: lock_path, source: e.into() }.into()),
         }
-        let metadata = Metadata::open(&root)?;
         let content = Content::open(&root)?;
+        let (metadata, recovered) = recover::open_metadata(&root, &content)?;
         let last = sweep_directories(&root, &metadata)?;
         let store = Store(Arc::new(Inner {
             root,
@@ -126,6 +132,8 @@ impl Store {
             content,
             held: Mutex::default(),
             next_directory: AtomicU64::new(last + 1),
+            busy: Mutex::default(),
+            recovered,
             _lock: lock,
         }));
         // A record that can't be read must not keep the daemon from starting, nor let anything be collected.
@@ -165,8 +173,34 @@ impl Store {
     pub(crate) fn new_directory(&self) -> Result<NewDirectory, FileError> {
         let number = self.0.next_directory.fetch_add(1, Ordering::Relaxed);
         let path = self.directory_path(number);
-        files::create_directories(&path, 0o700)?;
-        Ok(NewDirectory { path, number, kept: false })
+        let directory = NewDirectory { path, number, kept: false, _busy: self.busy(number) };
+        files::create_directories(&directory.path, 0o700)?;
+        Ok(directory)
+    }
+
+    /// The numbers of directories that are being made or removed.
+    pub(crate) fn busy_directories(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks a directory as being made or removed.
+    pub(crate) fn busy(&self, number: u64) -> Busy {
+        self.busy_directories().insert(number);
+        Busy { store: self.clone(), number }
+    }
+
+    /// Whether a record names the directory.
+    pub(crate) fn names_directory(&self, number: Option<u64>) -> Result<bool, MetadataError> {
+        let Some(number) = number else { return Ok(false) };
+        let pending = self.metadata().pending().chains.values().any(|r| r.directory == Some(number));
+        Ok(pending
+            || self.metadata().all::<ChainRecord>(CHAINS)?.iter().any(|(_, r)| r.directory == Some(number))
+            || self.metadata().all::<SnapshotRecord>(SNAPSHOTS)?.iter().any(|(_, r)| r.directory == number))
+    }
+
+    /// What was done when the store was opened, if its database could not be read.
+    pub fn recovered(&self) -> Option<&Recovered> {
+        self.0.recovered.as_ref()
     }
 
     /// Gives a whole blob its name and records that it is the layer `diff_id`; one that is there already stays.
@@ -213,6 +247,14 @@ impl Store {
         let known = self.metadata().chain(chain)?;
         if known.is_some_and(|k| k.directory.is_some() || record.directory.is_none()) {
             return Ok(false);
+        }
+        if let Some(number) = record.directory {
+            About::Layer {
+                chain: chain.clone(),
+                diff_id: record.diff_id.clone(),
+                parent: record.parent.clone(),
+            }
+            .write(&self.directory_path(number))?;
         }
         self.metadata().pending().chains.insert(chain.clone(), record);
         Ok(true)
@@ -334,6 +376,21 @@ pub(crate) struct NewDirectory {
     path: PathBuf,
     number: u64,
     kept: bool,
+    /// Dropped last: until then the directory is nobody's litter.
+    _busy: Busy,
+}
+
+/// A directory that is being made or removed.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    store: Store,
+    number: u64,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.store.busy_directories().remove(&self.number);
+    }
 }
 
 impl NewDirectory {

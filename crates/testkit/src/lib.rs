@@ -4,6 +4,8 @@
 //!   everything that it made must be gone.
 //! * [`Command`], [`Output`]: a client that is run to its end, or for as long as it is needed.
 //! * [`busybox`]: the base image. [`Pty`]: a terminal that a client runs in.
+//! * [`trial`]: a test, or the reason why it can't run.
+//! * [`registry`]: Debian's docker-registry, [`proxy`]: what spoils its traffic, [`http`]: a server that says what it is told.
 //! * [`wait_until`]: for what happens in another process and can't be waited for by a descriptor.
 //!
 //! Failures panic: this is for tests only.
@@ -12,9 +14,13 @@
 
 pub mod busybox;
 mod command;
+pub mod http;
 mod instance;
 mod leftovers;
+pub mod proxy;
 mod pty;
+pub mod registry;
+mod trial;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -22,6 +28,7 @@ use std::time::{Duration, Instant};
 pub use command::{Command, Output, Running};
 pub use instance::{Builder, Instance};
 pub use pty::Pty;
+pub use trial::trial;
 
 /// How long anything may take before a test gives up: only against hanging for ever.
 pub const DEADLINE: Duration = Duration::from_secs(60);

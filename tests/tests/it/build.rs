@@ -80,7 +80,7 @@ fn build(it: &Instance, context: &Path, more: &[&str]) -> Output {
 }
 
 fn cached(output: &Output) -> usize {
-    format!("{output}").matches("Using cache").count()
+    output.stderr.matches(" CACHED").count()
 }
 
 fn a_multi_stage_dockerfile_gives_the_expected_tree() {
@@ -178,8 +178,9 @@ fn a_client_that_goes_away_cancels_its_build() {
     std::fs::create_dir(&context).unwrap();
     std::fs::write(context.join("Dockerfile"), "FROM busybox\nRUN echo begun; sleep 1000\n").unwrap();
     let images = it.sampan(["images", "-aq"]).ok().stdout;
-    let client = it.sampan_command(["build", "-t", "built", context.to_str().unwrap()]).start();
-    client.wait_for_output("begun");
+    let arguments = ["build", "--progress", "json", "-t", "built", context.to_str().unwrap()];
+    let client = it.sampan_command(arguments).start();
+    client.wait_for_output(r#""text":"begun"#);
     client.signal(rustix::process::Signal::KILL);
     drop(client);
     wait_until("the step has been killed", || it.leftovers().is_empty());
@@ -199,7 +200,7 @@ fn a_build_uses_the_network_and_the_users_of_the_image() {
     std::fs::write(context.join("Dockerfile"), text).unwrap();
     let output = build(&it, &context, &["--progress=plain"]);
     let output = if output.code == 0 { output } else { build(&it, &context, &[]).ok() };
-    output.says("33\n44\n");
+    assert!(output.stderr.contains(" 33\n") && output.stderr.contains(" 44\n"), "{output}");
     // What the step was given for its network is none of the image's.
     it.sampan(["run", "-d", "--name", "c1", "--network", "none", "built", "sleep", "1000"]).ok();
     let file = it.scratch().join("exported.tar");

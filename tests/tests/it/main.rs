@@ -22,7 +22,7 @@ mod terminal;
 
 use std::path::Path;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 
 /// How many tests run at once unless it is said otherwise: each has a daemon.
 const THREADS: usize = 4;
@@ -106,14 +106,7 @@ fn main() {
     for (module, cases) in modules {
         for &(name, needs, test) in cases {
             let reason = missing.or_else(|| needs.iter().find_map(|need| need.missing()));
-            let trial = Trial::test(format!("{module}::{name}"), move || {
-                test();
-                Ok(())
-            });
-            trials.push(match reason {
-                Some(reason) => trial.with_ignored_flag(true).with_kind(reason),
-                None => trial,
-            });
+            trials.push(sampan_testkit::trial(format!("{module}::{name}"), reason, test));
         }
     }
     libtest_mimic::run(&arguments, trials).exit();

@@ -306,6 +306,12 @@ pub enum Problem {
         /// Its text.
         value: String,
     },
+    /// What only the caller of the build can allow.
+    #[error("{what} is not allowed: build with `--allow {what}`")]
+    NotAllowed {
+        /// The entitlement.
+        what: String,
+    },
     /// What exists elsewhere, but not yet here.
     #[error("{what} is not supported yet")]
     Unsupported {

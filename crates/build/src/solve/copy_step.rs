@@ -2,22 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
+use sampan_base::Digest;
 use sampan_base::digest::Hasher;
-use sampan_base::{ChainId, Digest};
 use sampan_image::InitLayer;
 use sampan_kernel::beneath::RootDir;
 
-use super::state::{State, chain_text, key_of};
-use super::{Builder, Result};
+use super::Result;
+use super::mounts::Source;
+use super::stage::StageRun;
+use super::state::State;
 use crate::change::Words;
 use crate::copy::Look;
 use crate::dockerfile::{Copy, Problem, expand};
 use crate::error::BuildError;
 use crate::tree::Tree;
-use crate::{config, copy, graph, users};
+use crate::{config, copy, users};
 
-impl Builder<'_> {
-    pub(super) fn copy(&mut self, state: &mut State, line: usize, copy: &Copy, stage: usize) -> Result<()> {
+impl StageRun<'_, '_> {
+    pub(super) fn copy(&mut self, state: &mut State, copy: &Copy) -> Result<()> {
+        let (solve, line) = (self.solve, self.line);
         let name = if copy.add { "ADD" } else { "COPY" };
         let asked = [
             ("--parents", copy.parents),
@@ -27,12 +30,12 @@ impl Builder<'_> {
             ("--unpack", copy.unpack.is_some()),
         ];
         if let Some((flag, _)) = asked.iter().find(|(_, asked)| *asked) {
-            return Err(self.wrong(line, Problem::Unsupported { what: format!("{name} {flag}") }));
+            return Err(solve.wrong(line, Problem::Unsupported { what: format!("{name} {flag}") }));
         }
         let (sources, destination, chown, chmod, inline) = {
             let lookup = state.lookup();
-            let words = Words { escape: self.file.escape, lookup: &lookup };
-            let wrong = |e: expand::WordError| self.wrong(line, e.into());
+            let words = Words { escape: solve.file.escape, lookup: &lookup };
+            let wrong = |e: expand::WordError| solve.wrong(line, e.into());
             let optional =
                 |text: &Option<String>| text.as_deref().map(|t| words.one(t)).transpose().map_err(wrong);
             let sources =
@@ -52,10 +55,12 @@ impl Builder<'_> {
         };
         let invalid = |what, value: &str| {
             let value = value.to_owned();
-            self.wrong(line, Problem::Invalid { instruction: name.to_owned(), what, value })
+            solve.wrong(line, Problem::Invalid { instruction: name.to_owned(), what, value })
         };
         if let Some(url) = sources.iter().find(|s| copy.add && is_remote(s)) {
-            return Err(self.wrong(line, Problem::Unsupported { what: format!("ADD of the remote `{url}`") }));
+            return Err(
+                solve.wrong(line, Problem::Unsupported { what: format!("ADD of the remote `{url}`") })
+            );
         }
         let mode = match &chmod {
             Some(text) => {
@@ -70,22 +75,23 @@ impl Builder<'_> {
         {
             absolute.push('/');
         }
-        let at = self.at(line);
+        let at = solve.at(line);
         let failed =
             |source| BuildError::Copy { at: at.clone(), instruction: name, source: Box::new(source) };
         let from = match &copy.from {
-            Some(from) => Some(self.from(from, stage, line)?),
-            None => None,
+            Some(from) => self.source(from)?,
+            None => Source::Files(None),
         };
+        let view;
         let tree = match &from {
-            Some(chain) => {
-                let rootfs = self.view(chain.as_ref(), line)?;
-                Tree::Mounted(RootDir::open(&rootfs).map_err(|source| {
-                    failed(copy::CopyError::Destination { action: "open", path: rootfs, source })
-                })?)
+            Source::Layers(chain) => {
+                view = solve.view(chain.as_ref(), line)?;
+                Tree::Mounted(open_root(view.rootfs()).map_err(failed)?)
             }
-            None => Tree::Context { context: self.context, visible: self.visible },
+            files => solve.files(files),
         };
+        // Files of a context have no owner of their own.
+        let owned = matches!(from, Source::Layers(_));
         let mut work: Vec<(Tree<'_>, Vec<PathBuf>)> = Vec::new();
         let mut selected = Vec::new();
         for source in &sources {
@@ -94,73 +100,41 @@ impl Builder<'_> {
         let count = selected.len() + inline.len();
         if count == 0 {
             return Err(BuildError::NoSources {
-                at: self.at(line),
+                at: solve.at(line),
                 instruction: name,
                 patterns: sources.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", "),
             });
         }
         if count > 1 && !absolute.ends_with('/') {
-            return Err(BuildError::NotADirectory { at: self.at(line), instruction: name, destination });
+            return Err(BuildError::NotADirectory { at: solve.at(line), instruction: name, destination });
         }
         let names: Vec<PathBuf> = inline.iter().map(|(name, _)| name.into()).collect();
         work.push((tree, selected));
         work.push((Tree::Inline(inline), names));
         let (digest, kind) = digest_of(&work).map_err(failed)?;
-        let owner = chown.clone().unwrap_or_else(|| if from.is_some() { "kept" } else { "0:0" }.to_owned());
+        let owner = chown.clone().unwrap_or_else(|| if owned { "kept" } else { "0:0" }.to_owned());
         let mode_text = mode.map(|m| format!("{m:o}")).unwrap_or_default();
-        let parts = ["copy", name, chain_text(state), &absolute, &owner, &mode_text, digest.as_str()];
-        let key = key_of(&parts);
+        let chain = state.chain_text().to_owned();
+        let parts = ["copy", name, &chain, &absolute, &owner, &mode_text, digest.as_str()];
         let shown_owner = chown.as_ref().map(|c| format!("--chown={c} ")).unwrap_or_default();
         let shell = config::shell(&state.image.config).join(" ");
         let by = format!("{shell} #(nop) {name} {shown_owner}{kind}:{} in {destination} ", digest.hex());
-        if self.take_cached(state, &key, &by)? {
-            return Ok(());
-        }
-        let scratch = self.scratch(state, &InitLayer::empty(), line)?;
-        let owner = match (&chown, &from) {
-            (Some(text), _) => {
+        let Some(claim) = self.recall(state, &parts, &by)? else { return Ok(()) };
+        let scratch = self.scratch(state, &InitLayer::empty())?;
+        let owner = match &chown {
+            Some(text) => {
                 let root = open_root(scratch.rootfs()).map_err(failed)?;
-                Some(
-                    users::ids(&root, text)
-                        .map_err(|source| BuildError::User { at: self.at(line), source })?,
-                )
+                let ids = users::ids(&root, text);
+                Some(ids.map_err(|source| BuildError::User { at: solve.at(line), source })?)
             }
-            (None, _) => None,
+            None => None,
         };
         for (tree, paths) in &work {
             let look = Look { owner, mode, unpack: copy.add };
             copy::copy(tree, paths, scratch.rootfs(), &absolute, &look).map_err(failed)?;
         }
         drop(work);
-        self.freeze(state, scratch, &key, by, line)
-    }
-
-    /// The layers that `--from` means: a stage by name or number, or an image.
-    fn from(&mut self, from: &str, stage: usize, line: usize) -> Result<Option<ChainId>> {
-        if let Some(index) = graph::copied_stage(self.file, from, stage)
-            && let Some(state) = self.stages.get(index).and_then(Option::as_ref)
-        {
-            return Ok(state.chain().cloned());
-        }
-        let image = self
-            .store
-            .resolve(from)
-            .map_err(|source| BuildError::Base { at: self.at(line), source: Box::new(source) })?;
-        self.store.hold(&image, &self.lease);
-        Ok(image.chain_id().cloned())
-    }
-
-    /// Where these layers are mounted to be copied from.
-    fn view(&mut self, chain: Option<&ChainId>, line: usize) -> Result<PathBuf> {
-        if let Some(view) = self.views.get(&chain.cloned()) {
-            return Ok(view.rootfs().to_owned());
-        }
-        let view = self.store.view(chain, &self.lease);
-        let view =
-            view.map_err(|source| BuildError::Snapshot { at: self.at(line), source: Box::new(source) })?;
-        let rootfs = view.rootfs().to_owned();
-        self.views.insert(chain.cloned(), view);
-        Ok(rootfs)
+        self.freeze(state, scratch, claim, by)
     }
 }
 

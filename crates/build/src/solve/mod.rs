@@ -1,72 +1,61 @@
-//! Solving a build: stage by stage, step by step, each from the cache if it can be.
+//! Solving a build: the stages that the target needs, those that do not wait for each other at once, each step from the
+//! cache if it can be.
+//!
+//! ```text
+//!   Dockerfile ─▶ graph::needed ─▶ workers take stages in the order of the file; a stage waits for another one only
+//!                                  where it starts from it, copies from it or mounts it
+//!   stage: FROM ─▶ step ─▶ step …  each: key ─▶ cache? ─▶ else: make it, freeze it, remember it
+//! ```
+//!
+//! A stage needs only earlier ones, and workers take them in order: the earliest that is not done always has a worker
+//! and waits for nobody, so that no set of workers, however small, can wait for itself.
 //!
 //! A step that makes files has a key made of all that it depends on: the layers below it, what it runs or the digest
-//! of what it copies, its environment. A hit gives the layer that the same inputs gave before. A step that only
-//! changes the configuration is always done anew; what is cached of it is when it was first done, so that an
-//! unchanged build gives the same image.
+//! of what it copies, its environment. A hit gives the layer that the same inputs gave before. While one build makes a
+//! step, another that wants the same waits for it ([`cache::InFlight`]). A step that only changes the configuration is
+//! always done anew; what is cached of it is when it was first done, so that an unchanged build gives the same image.
 //!
 //! Whatever fails, nothing half-made is left: file systems of steps vanish with their [`Scratch`], layers of steps
 //! before stay only as long as the cache remembers them.
 
+mod agent;
+mod cache;
 mod copy_step;
+mod events;
+mod finish;
+mod mask;
+mod mounts;
+mod options;
+mod persistent;
 mod run_step;
+mod stage;
 mod state;
+mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use sampan_base::{ChainId, Digest, ImageRef};
+use sampan_base::{ChainId, Digest, FileError, ImageRef, files};
 use sampan_image::{Image, Lease, Scratch, Store};
-use sampan_oci::image::ImageConfig;
+use sampan_oci::image::{ImageConfig, Platform};
 
-use crate::change::{self, Words};
+pub use events::{BuildEvent, Place, StepId};
+pub use options::{BuildOptions, NamedContext, Secret};
+pub use persistent::PersistentMount;
+pub use transfer::{CacheSource, CacheTarget};
+
 use crate::context::{Context, Entry};
-use crate::dockerfile::{Dockerfile, Instruction, Located, Problem, Stage, expand, parse_instruction};
+use crate::dockerfile::{Dockerfile, Instruction, Problem, expand};
 use crate::error::{At, BuildError};
-use crate::run::{Cancel, NetworkMode, StepRunner, Stream};
-use crate::{config, graph};
+use crate::graph;
+use crate::run::StepRunner;
+use cache::{InFlight, Outcome};
+use persistent::Persistent;
 use run_step::PROXY_ARGS;
+use stage::StageRun;
 use state::State;
-
-/// What to build besides the context.
-#[derive(Clone, Debug)]
-pub struct BuildOptions {
-    /// The Dockerfile's path in the context.
-    pub dockerfile: String,
-    /// Names for the image.
-    pub names: Vec<ImageRef>,
-    /// The stage to build, by name or number; `None`: the last.
-    pub target: Option<String>,
-    /// Values for `ARG`s.
-    pub build_args: BTreeMap<String, String>,
-    /// Labels to add.
-    pub labels: BTreeMap<String, String>,
-    /// Do every step anew.
-    pub no_cache: bool,
-    /// The network of `RUN`, where the Dockerfile does not say.
-    pub network: NetworkMode,
-    /// Lines `address name` for the `/etc/hosts` of `RUN`.
-    pub extra_hosts: Vec<String>,
-    /// To give up.
-    pub cancel: Cancel,
-}
-
-impl Default for BuildOptions {
-    fn default() -> Self {
-        BuildOptions {
-            dockerfile: "Dockerfile".to_owned(),
-            names: Vec::new(),
-            target: None,
-            build_args: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            no_cache: false,
-            network: NetworkMode::Default,
-            extra_hosts: Vec::new(),
-            cancel: Cancel::default(),
-        }
-    }
-}
 
 /// What was built.
 #[derive(Clone, PartialEq, Debug)]
@@ -79,158 +68,288 @@ pub struct BuildResult {
     pub cached: usize,
 }
 
-/// What happens in a build, as it happens.
-#[derive(Clone, PartialEq, Debug)]
-pub enum BuildEvent<'a> {
-    /// A step starts.
-    StepStarted {
-        /// Its number, from 1.
-        step: usize,
-        /// How many there are.
-        total: usize,
-        /// Its line in the Dockerfile.
-        line: usize,
-        /// The instruction as written.
-        text: &'a str,
-    },
-    /// The step comes from the cache.
-    Cached {
-        /// Its number.
-        step: usize,
-    },
-    /// The step's command wrote something.
-    Output {
-        /// Its number.
-        step: usize,
-        /// Where to.
-        stream: Stream,
-        /// What.
-        bytes: &'a [u8],
-    },
-    /// The step is done.
-    StepDone {
-        /// Its number.
-        step: usize,
-        /// How long it took.
-        took: Duration,
-        /// Bytes of the files of the layer that it made, if it made one.
-        layer: Option<u64>,
-        /// Names what the image is after this step: equal steps have equal ones.
-        state: &'a Digest,
-    },
-    /// Something that may not be meant.
-    Warning {
-        /// What.
-        text: &'a str,
-    },
-    /// The image is there.
-    Built {
-        /// It.
-        image: &'a Image,
-    },
+/// Builds images in one store. All builds of a process share one, so that they share what they are making.
+#[derive(Debug)]
+pub struct Solver {
+    store: Store,
+    /// Where secrets and sockets of steps are while they run.
+    volatile: PathBuf,
+    persistent: Persistent,
+    in_flight: InFlight,
 }
 
-/// Builds an image.
-///
-/// # Errors
-/// If the Dockerfile can't be understood, a file or image is missing, a command fails, or the disk is full. Nothing is
-/// left then but what the cache remembers of the steps before.
-pub fn build(
-    store: &Store,
-    context: &Context,
-    options: &BuildOptions,
-    runner: &dyn StepRunner,
-    events: &mut dyn FnMut(BuildEvent<'_>),
-) -> Result<BuildResult> {
-    let text = context.dockerfile(&options.dockerfile)?;
-    let parsed = Dockerfile::parse(&text)
-        .map_err(|source| BuildError::Parse { at: At::new(&options.dockerfile, source.line), source })?;
-    let visible = context.visible(&options.dockerfile)?;
-    let mut builder = Builder {
-        store,
-        lease: store.lease(),
-        context,
-        visible: &visible,
-        options,
-        runner,
-        events,
-        file: &parsed,
-        stages: Vec::new(),
-        globals: BTreeMap::new(),
-        consumed: BTreeSet::new(),
-        views: HashMap::new(),
-        step: 0,
-        total: 0,
-        cached: 0,
-    };
-    builder.solve()
-}
-
-struct Builder<'a> {
-    store: &'a Store,
-    lease: Lease,
-    context: &'a Context,
-    visible: &'a BTreeMap<&'a Path, &'a Entry>,
-    options: &'a BuildOptions,
-    runner: &'a dyn StepRunner,
-    events: &'a mut dyn FnMut(BuildEvent<'_>),
-    file: &'a Dockerfile,
-    /// What was built of the stages so far.
-    stages: Vec<Option<State>>,
-    /// The `ARG`s before the first `FROM`, and the platform's.
-    globals: BTreeMap<String, Option<String>>,
-    /// Build arguments that some `ARG` took.
-    consumed: BTreeSet<String>,
-    /// File systems that are copied from, mounted.
-    views: HashMap<Option<ChainId>, Scratch>,
-    step: usize,
-    total: usize,
-    cached: usize,
-}
+/// How many stages go on at once: enough to keep the processors busy while some wait for the network, and few enough that
+/// a file with a thousand stages does not take the host down.
+const MAX_STAGES_AT_ONCE: usize = 16;
 
 type Result<T> = std::result::Result<T, BuildError>;
 
-impl<'a> Builder<'a> {
-    fn solve(&mut self) -> Result<BuildResult> {
+impl Solver {
+    /// A solver whose persistent mounts (`RUN --mount=type=cache`) are in `directory`. What may not outlive its step
+    /// is in `volatile`, which should be in memory; whatever is there is removed.
+    ///
+    /// # Errors
+    /// If a directory can't be made or read.
+    pub fn open(store: Store, directory: &Path, volatile: &Path) -> std::result::Result<Solver, FileError> {
+        files::remove_if_exists(volatile)?;
+        files::create_directories(volatile, 0o700)?;
+        let (persistent, in_flight) = (Persistent::open(directory)?, InFlight::default());
+        Ok(Solver { store, volatile: volatile.to_owned(), persistent, in_flight })
+    }
+
+    /// Builds an image. Events may come from several threads at once.
+    ///
+    /// # Errors
+    /// If the Dockerfile can't be understood, a file or image is missing, a command fails, or the disk is full. Nothing
+    /// is left then but what the cache remembers of the steps before.
+    pub fn build(
+        &self,
+        context: &Context,
+        options: &BuildOptions,
+        runner: &dyn StepRunner,
+        events: &(dyn Fn(BuildEvent<'_>) + Sync),
+    ) -> Result<BuildResult> {
+        let text = match &options.dockerfile_text {
+            Some(text) => text.clone(),
+            None => context.dockerfile(&options.dockerfile)?,
+        };
+        let file = Dockerfile::parse(&text)
+            .map_err(|source| BuildError::Parse { at: At::new(&options.dockerfile, source.line), source })?;
+        let visible = context.visible(&options.dockerfile)?;
+        let mut named = BTreeMap::new();
+        for (name, files) in &options.contexts {
+            if let NamedContext::Files(files) = files {
+                named.insert(name.as_str(), files.visible("")?);
+            }
+        }
+        let mut solve = Solve {
+            solver: self,
+            store: &self.store,
+            lease: self.store.lease(),
+            context,
+            visible,
+            named,
+            options,
+            epoch: options.epoch(),
+            runner,
+            events,
+            file: &file,
+            globals: BTreeMap::new(),
+            bases: Vec::new(),
+            platforms: Vec::new(),
+            needed: Vec::new(),
+            stages: Vec::new(),
+            failure: Mutex::default(),
+            consumed: Mutex::default(),
+            views: Mutex::default(),
+            bases_at_hand: Mutex::default(),
+            made: Mutex::default(),
+            imported: Vec::new(),
+            steps: AtomicUsize::new(0),
+            cached: AtomicUsize::new(0),
+        };
+        solve.imported = transfer::import(&solve)?;
+        solve.solve()
+    }
+
+    /// The directories that `RUN --mount=type=cache` keeps.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    pub fn persistent_mounts(&self) -> std::result::Result<Vec<PersistentMount>, FileError> {
+        self.persistent.list()
+    }
+
+    /// Removes such directories, but none that is in use; answers the bytes freed.
+    ///
+    /// # Errors
+    /// If one can't be removed.
+    pub fn remove_persistent(
+        &self,
+        unwanted: &dyn Fn(&PersistentMount) -> bool,
+    ) -> std::result::Result<Vec<PersistentMount>, FileError> {
+        self.persistent.remove(unwanted)
+    }
+}
+
+/// One build that goes on.
+struct Solve<'a> {
+    solver: &'a Solver,
+    store: &'a Store,
+    lease: Lease,
+    context: &'a Context,
+    visible: BTreeMap<&'a Path, &'a Entry>,
+    /// The files of the named contexts that are files.
+    named: BTreeMap<&'a str, BTreeMap<&'a Path, &'a Entry>>,
+    options: &'a BuildOptions,
+    /// `SOURCE_DATE_EPOCH`.
+    epoch: Option<i64>,
+    runner: &'a dyn StepRunner,
+    events: &'a (dyn Fn(BuildEvent<'_>) + Sync),
+    file: &'a Dockerfile,
+    /// The `ARG`s before the first `FROM`, and the platform's.
+    globals: BTreeMap<String, Option<String>>,
+    /// What each stage starts from, and for which platform, expanded.
+    bases: Vec<String>,
+    platforms: Vec<Platform>,
+    /// The stages to build, in order.
+    needed: Vec<usize>,
+    stages: Vec<StageCell>,
+    /// The first thing that went wrong.
+    failure: Mutex<Option<BuildError>>,
+    /// Build arguments that some `ARG` took.
+    consumed: Mutex<BTreeSet<String>>,
+    /// File systems that are copied from, mounted.
+    views: Mutex<HashMap<Option<ChainId>, Arc<Scratch>>>,
+    /// Images that this build started or copied from: each is looked up once, so that all stages see the same.
+    bases_at_hand: Mutex<HashMap<(String, String), ImageSlot>>,
+    /// What was made or recalled in this build, by key.
+    made: Mutex<HashMap<Digest, Outcome>>,
+    /// What others made, to be looked at when this host has nothing.
+    imported: Vec<transfer::Imported>,
+    steps: AtomicUsize,
+    cached: AtomicUsize,
+}
+
+/// An image that one stage looks up and others wait for.
+type ImageSlot = Arc<Mutex<Option<Image>>>;
+
+/// A stage's outcome, for those who wait for it.
+#[derive(Default)]
+struct StageCell {
+    done: Mutex<Option<Ended>>,
+    changed: Condvar,
+}
+
+#[derive(Clone)]
+enum Ended {
+    Built(Arc<State>),
+    Failed,
+}
+
+impl StageCell {
+    fn end(&self, ended: Ended) {
+        *lock(&self.done) = Some(ended);
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) -> Result<Arc<State>> {
+        let mut done = lock(&self.done);
+        loop {
+            match &*done {
+                Some(Ended::Built(state)) => return Ok(Arc::clone(state)),
+                // Why is told by the stage that failed.
+                Some(Ended::Failed) => return Err(BuildError::Cancelled),
+                None => done = self.changed.wait(done).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// What a thread that panicked left behind is a bug's business: the panic itself ends the build.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'a> Solve<'a> {
+    fn solve(mut self) -> Result<BuildResult> {
         self.set_globals()?;
-        let bases = self.bases()?;
+        self.set_bases()?;
         let target = graph::target(self.file, self.options.target.as_deref())
             .ok_or_else(|| BuildError::NoTarget { name: self.options.target.clone().unwrap_or_default() })?;
-        let needed = graph::needed(self.file, &bases, target);
-        self.total = needed.iter().map(|i| 1 + self.file.stages[*i].instructions.len()).sum::<usize>()
-            + usize::from(!self.options.labels.is_empty());
-        self.stages = vec![None; self.file.stages.len()];
-        for index in needed {
-            let state = self.stage(index, &bases[index])?;
-            self.stages[index] = Some(state);
+        self.needed = graph::needed(self.file, &self.bases, target);
+        self.stages.resize_with(self.file.stages.len(), StageCell::default);
+        let steps: Vec<usize> =
+            self.needed.iter().map(|i| 1 + self.file.stages[*i].instructions.len()).collect();
+        (self.events)(BuildEvent::Planned { stages: &steps });
+        self.run_stages();
+        if let Some(failure) = lock(&self.failure).take() {
+            return Err(failure);
         }
-        // The target is always among those needed.
-        let Some(mut state) = self.stages[target].take() else {
-            return Err(BuildError::NoTarget { name: target.to_string() });
-        };
-        if !self.options.labels.is_empty() {
-            self.add_labels(&mut state)?;
-        }
+        let state = self.stages[target].wait()?;
         self.warn_of_unused();
-        let image = self.finish(state)?;
+        let image = self.finish(State::clone(&state))?;
         (self.events)(BuildEvent::Built { image: &image });
-        Ok(BuildResult { image, steps: self.total, cached: self.cached })
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        Ok(BuildResult { image, steps: count(&self.steps), cached: count(&self.cached) })
+    }
+
+    fn run_stages(&self) {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some((ordinal, index)) =
+                Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, *self.needed.get(n)?)))
+            {
+                let ended = match StageRun::new(self, ordinal, index).run() {
+                    Ok(state) => {
+                        (self.events)(BuildEvent::StageDone { stage: ordinal });
+                        Ended::Built(Arc::new(state))
+                    }
+                    Err(error) => {
+                        self.fail(error);
+                        Ended::Failed
+                    }
+                };
+                self.stages[index].end(ended);
+            }
+        };
+        // One stage needs no thread of its own.
+        let others = self.needed.len().min(MAX_STAGES_AT_ONCE).saturating_sub(1);
+        std::thread::scope(|scope| {
+            for _ in 0..others {
+                scope.spawn(work);
+            }
+            work();
+        });
+    }
+
+    /// The first failure counts; what else goes on is of no use any more.
+    fn fail(&self, error: BuildError) {
+        let mut failure = lock(&self.failure);
+        let cancelled = self.options.cancel.is_set();
+        self.options.cancel.set();
+        match &*failure {
+            None if cancelled => *failure = Some(BuildError::Cancelled),
+            None => *failure = Some(error),
+            Some(_) => {}
+        }
     }
 
     fn at(&self, line: usize) -> At {
         At::new(&self.options.dockerfile, line)
     }
 
+    fn wrong(&self, line: usize, source: Problem) -> BuildError {
+        BuildError::Instruction { at: self.at(line), source }
+    }
+
+    fn warn_of_unused(&self) {
+        let consumed = lock(&self.consumed);
+        let given = self.options.build_args.keys();
+        let unused: Vec<&str> = given
+            .filter(|name| !consumed.contains(*name) && !PREDEFINED_ARGS.contains(&name.as_str()))
+            .filter(|name| !PROXY_ARGS.contains(&name.as_str()))
+            .map(String::as_str)
+            .collect();
+        if !unused.is_empty() {
+            let text = format!("One or more build-args [{}] were not consumed", unused.join(" "));
+            (self.events)(BuildEvent::Warning { line: 0, text: &text });
+        }
+    }
+
     fn set_globals(&mut self) -> Result<()> {
-        let host = sampan_oci::image::Platform::host();
-        for prefix in ["TARGET", "BUILD"] {
+        let host = Platform::host();
+        let target = self.options.platform.clone().unwrap_or_else(Platform::host);
+        for (prefix, platform) in [("TARGET", &target), ("BUILD", &host)] {
             let mut set =
                 |name: &str, value: String| self.globals.insert(format!("{prefix}{name}"), Some(value));
-            set("PLATFORM", format!("{}/{}", host.os, host.architecture));
-            set("OS", host.os.clone());
-            set("ARCH", host.architecture.clone());
-            set("VARIANT", String::new());
+            set("PLATFORM", platform.to_string());
+            set("OS", platform.os.clone());
+            set("ARCH", platform.architecture.clone());
+            set("VARIANT", platform.variant.clone().unwrap_or_default());
         }
+        let stage = self.options.target.clone().unwrap_or_else(|| "default".to_owned());
+        self.globals.insert("TARGETSTAGE".to_owned(), Some(stage));
         for located in &self.file.args {
             let Instruction::Arg(args) = &located.instruction else { continue };
             for (name, default) in args {
@@ -245,7 +364,7 @@ impl<'a> Builder<'a> {
                     // A platform argument that is only declared keeps its value.
                     (None, None) => self.globals.get(name).cloned().flatten(),
                 };
-                self.consumed.insert(name.clone());
+                lock(&self.consumed).insert(name.clone());
                 self.globals.insert(name.clone(), value);
             }
         }
@@ -253,178 +372,102 @@ impl<'a> Builder<'a> {
     }
 
     /// What each stage starts from, expanded.
-    fn bases(&self) -> Result<Vec<String>> {
-        let lookup = |name: &str| self.globals.get(name).cloned().flatten();
-        let mut bases = Vec::new();
+    fn set_bases(&mut self) -> Result<()> {
+        let globals = self.globals.clone();
+        let lookup = |name: &str| globals.get(name).cloned().flatten();
         for stage in &self.file.stages {
             let expand = |text: &str| {
                 expand::word(text, self.file.escape, &lookup).map_err(|e| self.wrong(stage.line, e.into()))
             };
+            let invalid = |what, value: &str| {
+                let (instruction, value) = ("FROM".to_owned(), value.to_owned());
+                self.wrong(stage.line, Problem::Invalid { instruction, what, value })
+            };
             let base = expand(&stage.base)?;
             if base.is_empty() {
-                let (instruction, what) = ("FROM".to_owned(), "base name (it is empty when expanded)");
-                return Err(
-                    self.wrong(stage.line, Problem::Invalid { instruction, what, value: stage.base.clone() })
-                );
+                return Err(invalid("base name (it is empty when expanded)", &stage.base));
             }
-            if let Some(platform) = &stage.platform {
-                let platform = expand(platform)?;
-                let host = sampan_oci::image::Platform::host();
-                let own =
-                    [format!("{}/{}", host.os, host.architecture), host.architecture, host.os, String::new()];
-                if !own.contains(&platform) {
-                    let what = format!("FROM --platform={platform} on this machine");
-                    return Err(self.wrong(stage.line, Problem::Unsupported { what }));
+            let platform = match &stage.platform {
+                None => self.options.platform.clone().unwrap_or_else(Platform::host),
+                Some(text) => {
+                    let expanded = expand(text)?;
+                    match expanded.as_str() {
+                        // Declared and not set: as without the flag.
+                        "" => self.options.platform.clone().unwrap_or_else(Platform::host),
+                        text => text.parse().map_err(|_| invalid("--platform", text))?,
+                    }
                 }
-            }
-            bases.push(base);
-        }
-        Ok(bases)
-    }
-
-    fn wrong(&self, line: usize, source: Problem) -> BuildError {
-        BuildError::Instruction { at: self.at(line), source }
-    }
-
-    fn stage(&mut self, index: usize, base: &str) -> Result<State> {
-        let file = self.file;
-        let stage = &file.stages[index];
-        let started = self.start_step(stage.line, &stage.text)?;
-        let mut state = self.base(index, stage, base)?;
-        let triggers = std::mem::take(&mut state.image.config.on_build);
-        config::start(&mut state.image);
-        self.end_step(started, None, &state.key);
-        for trigger in triggers {
-            let instruction = parse_instruction(&trigger).map_err(|e| self.wrong(stage.line, e))?;
-            let (line, end, comments) = (stage.line, stage.end, Vec::new());
-            let located = Located { line, end, text: trigger, comments, instruction };
-            self.total += 1;
-            self.instruction(&mut state, &located, index)?;
-        }
-        for located in &stage.instructions {
-            self.instruction(&mut state, located, index)?;
-        }
-        Ok(state)
-    }
-
-    fn base(&mut self, index: usize, stage: &Stage, base: &str) -> Result<State> {
-        if let Some(earlier) = graph::stage_named(self.file, base, index) {
-            // Built before, since this stage needs it.
-            if let Some(state) = &self.stages[earlier] {
-                return Ok(State { args: Vec::new(), cmd_set: false, ..state.clone() });
-            }
-        }
-        if base == "scratch" {
-            return Ok(State {
-                image: ImageConfig::for_host(),
-                layers: Vec::new(),
-                args: Vec::new(),
-                cmd_set: false,
-                key: Digest::of(b"scratch"),
-                untouched: None,
-            });
-        }
-        let image = self
-            .store
-            .resolve(base)
-            .map_err(|source| BuildError::Base { at: self.at(stage.line), source: Box::new(source) })?;
-        self.store.hold(&image, &self.lease);
-        Ok(State {
-            image: image.config.clone(),
-            layers: image.layers.clone(),
-            args: Vec::new(),
-            cmd_set: false,
-            key: image.id.0.clone(),
-            untouched: Some(image),
-        })
-    }
-
-    fn start_step(&mut self, line: usize, text: &str) -> Result<Instant> {
-        if self.options.cancel.is_set() {
-            return Err(BuildError::Cancelled);
-        }
-        self.step += 1;
-        (self.events)(BuildEvent::StepStarted { step: self.step, total: self.total, line, text });
-        Ok(Instant::now())
-    }
-
-    fn end_step(&mut self, started: Instant, layer: Option<u64>, state: &Digest) {
-        (self.events)(BuildEvent::StepDone { step: self.step, took: started.elapsed(), layer, state });
-    }
-
-    fn instruction(&mut self, state: &mut State, located: &Located, stage: usize) -> Result<()> {
-        let started = self.start_step(located.line, &located.text)?;
-        let line = located.line;
-        let layers = state.layers.len();
-        match &located.instruction {
-            Instruction::Arg(args) => self.arg(state, line, args)?,
-            Instruction::Workdir(path) => self.workdir(state, line, path)?,
-            Instruction::Run(run) => self.run(state, line, run)?,
-            Instruction::Copy(copy) => self.copy(state, line, copy, stage)?,
-            other => {
-                let before = state.clone();
-                let lookup = before.lookup();
-                let words = Words { escape: self.file.escape, lookup: &lookup };
-                let text = change::apply(&mut state.image, other, &words, &mut state.cmd_set)
-                    .map_err(|e| self.wrong(line, e))?;
-                self.metadata_step(state, &text.unwrap_or_default())?;
-            }
-        }
-        let layer = state.layers.get(layers).map(|l| l.size);
-        self.end_step(started, layer, &state.key);
-        Ok(())
-    }
-
-    fn arg(&mut self, state: &mut State, line: usize, args: &[(String, Option<String>)]) -> Result<()> {
-        let mut shown = Vec::new();
-        for (name, default) in args {
-            let default = match default {
-                Some(default) => {
-                    let expanded = expand::word(default, self.file.escape, &state.lookup());
-                    Some(expanded.map_err(|e| self.wrong(line, e.into()))?)
-                }
-                None => None,
             };
-            self.consumed.insert(name.clone());
-            let given = self.options.build_args.get(name).cloned();
-            let inherited = || self.globals.get(name).cloned().flatten();
-            shown.push(default.as_ref().map_or_else(|| name.clone(), |d| format!("{name}={d}")));
-            state.args.push((name.clone(), given.or(default).or_else(inherited)));
+            self.bases.push(base);
+            self.platforms.push(platform);
         }
-        self.metadata_step(state, &format!("ARG {}", shown.join(" ")))
-    }
-
-    fn add_labels(&mut self, state: &mut State) -> Result<()> {
-        let pairs: Vec<(String, String)> =
-            self.options.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        let text = format!("LABEL {}", config::pairs(&pairs));
-        let started = self.start_step(0, &text)?;
-        state.image.config.labels.extend(pairs);
-        self.metadata_step(state, &text)?;
-        self.end_step(started, None, &state.key);
         Ok(())
     }
 
-    fn warn_of_unused(&mut self) {
-        let given = self.options.build_args.keys();
-        let unused: Vec<&str> = given
-            .filter(|name| !self.consumed.contains(*name) && !PROXY_ARGS.contains(&name.as_str()))
-            .map(String::as_str)
-            .collect();
-        if !unused.is_empty() {
-            let text = format!("[Warning] One or more build-args [{}] were not consumed", unused.join(" "));
-            (self.events)(BuildEvent::Warning { text: &text });
+    /// The image `name` for `platform`: from the store, or else, or if newer ones are asked for, from a registry. It is
+    /// held until the build ends.
+    fn image(&self, name: &str, platform: &Platform, line: usize, step: StepId) -> Result<Image> {
+        // One at a time looks: two stages that start from one image must not get two.
+        let slot = {
+            let mut known = lock(&self.bases_at_hand);
+            Arc::clone(known.entry((name.to_owned(), platform.to_string())).or_default())
+        };
+        let mut slot = lock(&slot);
+        if let Some(image) = &*slot {
+            return Ok(image.clone());
         }
+        let found = self.store.resolve(name);
+        let usable = found.as_ref().is_ok_and(|image| platform_of(image).fits(platform));
+        let pullable = name.parse::<ImageRef>().is_ok();
+        let image = if usable && !(self.options.pull && pullable) {
+            found
+        } else {
+            let progress =
+                |transfer: crate::run::Transfer<'_>| (self.events)(BuildEvent::Transfer { step, transfer });
+            match self.runner.pull(name, platform, &progress).filter(|_| pullable) {
+                Some(Ok(image)) => Ok(image),
+                // A name that only this host knows is no less good for it.
+                Some(Err(_)) if usable => found,
+                Some(Err(source)) => return Err(BuildError::Pull { at: self.at(line), source }),
+                None => found,
+            }
+        };
+        let image =
+            image.map_err(|source| BuildError::Base { at: self.at(line), source: Box::new(source) })?;
+        self.store.hold(&image, &self.lease);
+        *slot = Some(image.clone());
+        Ok(image)
     }
 
-    fn finish(&self, state: State) -> Result<Image> {
-        if let Some(image) = state.untouched {
-            // Nothing but FROM: it is the base image itself.
-            for name in &self.options.names {
-                self.store.tag(&image.id, name)?;
-            }
-            return Ok(self.store.image(&image.id)?);
+    /// The layers of `chain` (`None`: nothing) mounted, to copy from.
+    fn view(&self, chain: Option<&ChainId>, line: usize) -> Result<Arc<Scratch>> {
+        let mut views = lock(&self.views);
+        if let Some(view) = views.get(&chain.cloned()) {
+            return Ok(Arc::clone(view));
         }
-        Ok(self.store.create_image(state.image, &state.layers, &self.options.names)?)
+        let view = Arc::new(self.fresh_view(chain, line)?);
+        views.insert(chain.cloned(), Arc::clone(&view));
+        Ok(view)
+    }
+
+    /// As [`Solve::view`], of one's own: what is written there is nobody else's.
+    fn fresh_view(&self, chain: Option<&ChainId>, line: usize) -> Result<Scratch> {
+        self.store
+            .view(chain, &self.lease)
+            .map_err(|source| BuildError::Snapshot { at: self.at(line), source: Box::new(source) })
+    }
+}
+
+/// Build arguments that need no `ARG` to be taken.
+const PREDEFINED_ARGS: [&str; 4] =
+    ["SOURCE_DATE_EPOCH", "BUILDKIT_INLINE_CACHE", "BUILDKIT_SYNTAX", "BUILDKIT_DOCKERFILE_CHECK"];
+
+fn platform_of(image: &Image) -> Platform {
+    let ImageConfig { architecture, os, variant, .. } = &image.config;
+    Platform {
+        architecture: architecture.clone(),
+        os: os.clone(),
+        variant: variant.clone(),
+        ..Platform::default()
     }
 }

@@ -3,11 +3,13 @@
 use sampan_image::{InitLayer, Scratch};
 
 use super::copy_step::open_root;
-use super::state::{State, chain_text, key_of};
-use super::{BuildEvent, Builder, Result};
+use super::mask::Mask;
+use super::stage::StageRun;
+use super::state::State;
+use super::{BuildEvent, Result};
 use crate::dockerfile::{Command, Heredoc, Problem, Run, RunNetwork, Security, expand, heredoc_alone};
 use crate::error::BuildError;
-use crate::run::{NetworkMode, RunStep, StepMount};
+use crate::run::{NetworkMode, RunStep, StepMount, Stream};
 use crate::{config, copy, users};
 
 /// Set for every command if given, and kept out of the history: they are about the builder, not the image.
@@ -23,47 +25,33 @@ pub(super) const PROXY_ARGS: [&str; 10] = [
     "ALL_PROXY",
     "all_proxy",
 ];
-impl Builder<'_> {
-    pub(super) fn workdir(&mut self, state: &mut State, line: usize, path: &str) -> Result<()> {
-        let path =
-            expand::word(path, self.file.escape, &state.lookup()).map_err(|e| self.wrong(line, e.into()))?;
+
+impl StageRun<'_, '_> {
+    pub(super) fn workdir(&mut self, state: &mut State, path: &str) -> Result<()> {
+        let path = expand::word(path, self.solve.file.escape, &state.lookup())
+            .map_err(|e| self.solve.wrong(self.line, e.into()))?;
         state.image.config.working_dir = config::join_workdir(&state.image.config, &path);
         let (directory, user) = (state.image.config.working_dir.clone(), state.image.config.user.clone());
         let by = format!("{} #(nop) WORKDIR {directory}", config::shell(&state.image.config).join(" "));
-        let key = key_of(&["workdir", chain_text(state), &directory, &user]);
-        if self.take_cached(state, &key, &by)? {
+        let chain = state.chain_text().to_owned();
+        let Some(claim) = self.recall(state, &["workdir", &chain, &directory, &user], &by)? else {
             return Ok(());
-        }
-        let scratch = self.scratch(state, &InitLayer::empty(), line)?;
-        let failed = |source| BuildError::Workdir { at: self.at(line), source: Box::new(source) };
+        };
+        let scratch = self.scratch(state, &InitLayer::empty())?;
+        let at = self.solve.at(self.line);
+        let failed = |source| BuildError::Workdir { at: at.clone(), source: Box::new(source) };
         let root = open_root(scratch.rootfs()).map_err(failed)?;
-        let owner =
-            users::ids(&root, &user).map_err(|source| BuildError::User { at: self.at(line), source })?;
+        let owner = users::ids(&root, &user).map_err(|source| BuildError::User { at: at.clone(), source })?;
         copy::make_directories(&root, directory.trim_start_matches('/').as_ref(), owner).map_err(failed)?;
         drop(root);
-        self.freeze(state, scratch, &key, by, line)
+        self.freeze(state, scratch, claim, by)
     }
 
-    pub(super) fn run(&mut self, state: &mut State, line: usize, run: &Run) -> Result<()> {
-        let unsupported =
-            |flag: &str| Err(self.wrong(line, Problem::Unsupported { what: format!("RUN {flag}") }));
-        if !run.mounts.is_empty() {
-            return unsupported("--mount");
-        }
-        if !run.devices.is_empty() {
-            return unsupported("--device");
-        }
-        if run.security == Some(Security::Insecure) {
-            return unsupported("--security=insecure");
-        }
+    pub(super) fn command(&mut self, state: &mut State, run: &Run) -> Result<()> {
+        let solve = self.solve;
+        self.check_allowed(run)?;
         let (args, script) = run_arguments(state, &run.command, &run.heredocs);
-        let mut passed: Vec<String> = Vec::new();
-        for (name, _) in &state.args {
-            let value = state.arg(name).filter(|_| config::env(&state.image.config, name).is_none());
-            let text = value.map(|value| format!("{name}={value}")).filter(|t| !passed.contains(t));
-            passed.extend(text.filter(|_| !PROXY_ARGS.contains(&name.as_str())));
-        }
-        passed.sort();
+        let passed = passed_arguments(state);
         let mut by = args.join(" ");
         if !passed.is_empty() {
             by = format!("|{} {} {by}", passed.len(), passed.join(" "));
@@ -71,74 +59,139 @@ impl Builder<'_> {
         let network = match run.network {
             Some(RunNetwork::None) => NetworkMode::None,
             Some(RunNetwork::Host) => NetworkMode::Host,
-            _ => self.options.network.clone(),
+            _ => solve.options.network.clone(),
         };
         let mut env = state.image.config.env.clone();
         env.extend(passed);
+        let planned = self.plan_mounts(state, &run.mounts)?;
         let config = &state.image.config;
         let cwd = if config.working_dir.is_empty() { "/".to_owned() } else { config.working_dir.clone() };
-        let texts = [format!("{args:?}"), format!("{env:?}"), format!("{network:?}"), format!("{script:?}")];
-        let mut parts = vec!["run", chain_text(state), &cwd, &config.user];
+        let (chain, user) = (state.chain_text().to_owned(), config.user.clone());
+        let texts = [
+            format!("{args:?}"),
+            format!("{env:?}"),
+            format!("{network:?}"),
+            format!("{script:?}"),
+            format!("{:?}", run.security),
+        ];
+        let mut parts = vec!["run", &chain, &cwd, &user];
         parts.extend(texts.iter().map(String::as_str));
-        let key = key_of(&parts);
-        if self.take_cached(state, &key, &by)? {
-            return Ok(());
-        }
+        parts.extend(planned.iter().map(|mount| mount.key.as_str()));
+        let Some(claim) = self.recall(state, &parts, &by)? else { return Ok(()) };
         // The proxies are no part of the key: the same image comes out behind another one.
-        let proxies = PROXY_ARGS.iter().filter_map(|name| Some((name, self.options.build_args.get(*name)?)));
+        let given = &solve.options.build_args;
+        let proxies = PROXY_ARGS.iter().filter_map(|name| Some((name, given.get(*name)?)));
         env.extend(proxies.map(|(name, value)| format!("{name}={value}")));
-        let scratch = self.scratch(state, &InitLayer::docker(), line)?;
-        let mounts = match &script {
-            Some(heredoc) => vec![self.script(&scratch, heredoc, &args[0], line)?],
-            None => Vec::new(),
-        };
+        let mut mounts = self.mount_all(&planned)?;
+        env.append(&mut mounts.env);
+        let init = self.mount_points(state, &mut mounts.list)?;
+        let scratch = self.scratch(state, &init)?;
+        let mut list = std::mem::take(&mut mounts.list);
+        if let Some(heredoc) = &script {
+            list.push(self.script(&scratch, heredoc, &args[0])?);
+        }
         let step = RunStep {
             rootfs: scratch.rootfs(),
             args,
             env,
             cwd,
-            user: state.image.config.user.clone(),
-            mounts,
+            user,
+            mounts: list,
             network,
-            extra_hosts: self.options.extra_hosts.clone(),
-            cancel: self.options.cancel.clone(),
+            privileged: run.security == Some(Security::Insecure),
+            extra_hosts: solve.options.extra_hosts.clone(),
+            limits: solve.options.limits.clone(),
+            cancel: solve.options.cancel.clone(),
         };
-        let (events, number) = (&mut *self.events, self.step);
-        let ended = self.runner.run(&step, &mut |stream, bytes| {
-            events(BuildEvent::Output { step: number, stream, bytes });
-        });
-        let command = step.args.join(" ");
-        let ended = match ended {
-            Err(_) if self.options.cancel.is_set() => return Err(BuildError::Cancelled),
-            other => other.map_err(|source| BuildError::Runner {
-                at: self.at(line),
-                command: command.clone(),
-                source,
-            })?,
-        };
-        if ended.code != 0 {
-            return Err(BuildError::Command { at: self.at(line), command, code: ended.code });
-        }
-        for mount in &step.mounts {
+        self.run_to_end(&step, &mounts.secrets)?;
+        if script.is_some() {
             // Only ours: the file of a here-document, beside the root file system.
-            let _ = std::fs::remove_file(&mount.source);
+            let _ = std::fs::remove_file(script_path(&scratch));
         }
-        self.freeze(state, scratch, &key, by, line)
+        drop(mounts);
+        self.freeze(state, scratch, claim, by)
+    }
+
+    /// What a Dockerfile can't allow itself.
+    fn check_allowed(&self, run: &Run) -> Result<()> {
+        let options = self.solve.options;
+        let refused =
+            |what: &str| Err(self.solve.wrong(self.line, Problem::NotAllowed { what: what.to_owned() }));
+        if run.security == Some(Security::Insecure) && !options.allow_insecure {
+            return refused("security.insecure");
+        }
+        if run.network == Some(RunNetwork::Host) && !options.allow_host_network {
+            return refused("network.host");
+        }
+        if !run.devices.is_empty() {
+            return Err(self
+                .solve
+                .wrong(self.line, Problem::Unsupported { what: "RUN --device".to_owned() }));
+        }
+        Ok(())
+    }
+
+    /// `secrets` are the ids of those that the command sees.
+    fn run_to_end(&self, step: &RunStep<'_>, secrets: &[String]) -> Result<()> {
+        let solve = self.solve;
+        let tell = |stream, bytes: &[u8]| {
+            (solve.events)(BuildEvent::Output { step: self.step, stream, bytes });
+        };
+        let mask = || {
+            let values = secrets.iter().filter_map(|id| solve.options.secrets.get(id));
+            Mask::new(values.map(|secret| secret.0.as_slice()))
+        };
+        let (mut out, mut err) = (mask(), mask());
+        let ended = solve.runner.run(step, &mut |stream, bytes| {
+            let mask = if stream == Stream::Stdout { &mut out } else { &mut err };
+            mask.pass(bytes, &mut |bytes| tell(stream, bytes));
+        });
+        out.end(&mut |bytes| tell(Stream::Stdout, bytes));
+        err.end(&mut |bytes| tell(Stream::Stderr, bytes));
+        let command = || step.args.join(" ");
+        let ended = match ended {
+            Err(_) if solve.options.cancel.is_set() => return Err(BuildError::Cancelled),
+            Err(source) => {
+                return Err(BuildError::Runner { at: solve.at(self.line), command: command(), source });
+            }
+            Ok(ended) => ended,
+        };
+        match ended.code {
+            0 => Ok(()),
+            // It was killed because of somebody else's failure.
+            _ if solve.options.cancel.is_set() => Err(BuildError::Cancelled),
+            code => Err(BuildError::Command { at: solve.at(self.line), command: command(), code }),
+        }
     }
 
     /// Writes a here-document that is a program of its own beside the root file system.
-    fn script(&self, scratch: &Scratch, heredoc: &Heredoc, target: &str, line: usize) -> Result<StepMount> {
-        let source = scratch.rootfs().with_file_name("script");
+    fn script(&self, scratch: &Scratch, heredoc: &Heredoc, target: &str) -> Result<StepMount> {
+        let source = script_path(scratch);
         let written = std::fs::write(&source, heredoc.text()).and_then(|()| {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             std::fs::set_permissions(&source, mode)
         });
-        let failed = sampan_base::FileError::on("write", &source);
         written
-            .map_err(failed)
-            .map_err(|e| BuildError::Snapshot { at: self.at(line), source: Box::new(e.into()) })?;
-        Ok(StepMount { source, target: target.to_owned() })
+            .map_err(sampan_base::FileError::on("write", &source))
+            .map_err(|e| self.snapshot_failed(e.into()))?;
+        Ok(StepMount::Bind { source, target: target.to_owned(), read_only: true })
     }
+}
+
+fn script_path(scratch: &Scratch) -> std::path::PathBuf {
+    scratch.rootfs().with_file_name("script")
+}
+
+/// The build arguments that a command sees, `name=value` in order: those of the stage that no `ENV` hides.
+fn passed_arguments(state: &State) -> Vec<String> {
+    let mut passed: Vec<String> = Vec::new();
+    for (name, _) in &state.args {
+        let value = state.arg(name).filter(|_| config::env(&state.image.config, name).is_none());
+        let text = value.map(|value| format!("{name}={value}")).filter(|t| !passed.contains(t));
+        passed.extend(text.filter(|_| !PROXY_ARGS.contains(&name.as_str())));
+    }
+    passed.sort();
+    passed
 }
 
 /// What to execute; if a here-document is a program of its own, that as well.

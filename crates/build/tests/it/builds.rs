@@ -282,7 +282,7 @@ fn arguments_labels_names_and_a_base_alone() {
     let image = result.unwrap().image;
     assert_eq!(image.config.config.env[1..], ["A=given", "B=none"]);
     assert_eq!(image.config.config.labels["l"], "m");
-    assert_eq!(log.warnings, ["[Warning] One or more build-args [X] were not consumed"]);
+    assert_eq!(log.warnings, ["One or more build-args [X] were not consumed"]);
     assert_eq!(test.store().resolve("web:v1").unwrap().id, image.id);
     assert_eq!(test.store().resolve("web").unwrap().id, image.id);
     let options = BuildOptions { names: vec!["same".parse().unwrap()], ..Default::default() };

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use sampan_build::BuildOptions;
-use sampan_image::Store;
 
 use crate::support::{FileSpec, Test};
 
@@ -29,8 +28,7 @@ fn an_unchanged_build_runs_nothing_and_gives_the_same_image() {
     assert_eq!(again, (first.0.clone(), 7, 0));
     let files: Vec<FileSpec<'_>> = FILES.iter().copied().chain([("more", "m")]).collect();
     assert_eq!(build(&test, &format!("# c\n{DOCKERFILE}\n"), &files, 3), (first.0.clone(), 7, 0));
-    test.store = None;
-    test.store = Some(Store::open(&test.dir.path().join("root")).unwrap());
+    test.restart();
     assert_eq!(build(&test, DOCKERFILE, FILES, 4), (first.0.clone(), 7, 0));
     // Without the image, the cache still holds its layers; without the cache, nothing does.
     let image = test.store().resolve(&first.0).unwrap();

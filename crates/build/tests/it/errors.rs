@@ -142,8 +142,8 @@ fn a_full_disk_in_a_build_is_told_and_leaves_nothing() {
         );
         let context = sampan_build::Context::from_tar(&mut &*tar, spool.path()).unwrap();
         let runner = crate::support::Chroot::default();
-        let error = sampan_build::build(&store, &context, &BuildOptions::default(), &runner, &mut |_| {})
-            .unwrap_err();
+        let solver = crate::support::solver(&store, spool.path());
+        let error = solver.build(&context, &BuildOptions::default(), &runner, &|_| {}).unwrap_err();
         let text = sampan_base::chain(&error);
         assert_eq!(error.class(), Class::Exhausted, "{text}");
         assert!(text.starts_with("Dockerfile:3"), "{text}");
@@ -161,6 +161,7 @@ fn a_full_disk_in_a_build_is_told_and_leaves_nothing() {
 fn crash_child() {
     let root = std::path::PathBuf::from(std::env::var("SAMPAN_CRASH_ROOT").unwrap());
     let store = sampan_image::Store::open(&root).unwrap();
+    let solver = crate::support::solver(&store, &root);
     let runner = crate::support::Chroot::default();
     for round in 0.. {
         let dockerfile = format!(
@@ -169,7 +170,7 @@ fn crash_child() {
         let tar = crate::support::tar(&[("Dockerfile", &dockerfile), ("f", &"f".repeat(200_000))], 1);
         let context = sampan_build::Context::from_tar(&mut &*tar, &std::env::temp_dir()).unwrap();
         let options = BuildOptions { names: vec!["built".parse().unwrap()], ..Default::default() };
-        sampan_build::build(&store, &context, &options, &runner, &mut |_| {}).unwrap();
+        solver.build(&context, &options, &runner, &|_| {}).unwrap();
     }
 }
 
@@ -179,7 +180,7 @@ fn a_killed_build_leaves_a_store_that_is_whole() {
     let root = test.dir.path().join("root");
     let mut built = 0;
     for round in 0..12u64 {
-        test.store = None;
+        (test.solver, test.store) = (None, None);
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "errors::crash_child"])
             .env("SAMPAN_CRASH_ROOT", &root)
@@ -198,6 +199,7 @@ fn a_killed_build_leaves_a_store_that_is_whole() {
                 other => break other.unwrap(),
             }
         });
+        test.solver = Some(crate::support::solver(test.store(), &root));
         test.check_nothing_half_made();
         for image in test.store().list().unwrap() {
             let lease = test.store().lease();

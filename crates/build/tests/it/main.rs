@@ -5,5 +5,7 @@ mod builds;
 mod cache;
 mod docker;
 mod errors;
+mod graph;
+mod mounts;
 mod speed;
 mod support;

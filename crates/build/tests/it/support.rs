@@ -7,14 +7,15 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use sampan_build::{
-    BuildError, BuildEvent, BuildOptions, BuildResult, Context, ExitStatus, RunStep, RunnerError, StepRunner,
-    Stream, build,
+    BuildError, BuildEvent, BuildOptions, BuildResult, Context, ExitStatus, RunStep, RunnerError, Solver,
+    StepMount, StepRunner, Stream,
 };
 use sampan_image::tar::{Kind, Member, Mtime, Writer};
 use sampan_image::{Image, ImportOptions, InitLayer, Store};
 
 pub(crate) struct Test {
     pub(crate) store: Option<Store>,
+    pub(crate) solver: Option<Solver>,
     pub(crate) dir: tempfile::TempDir,
     pub(crate) runner: Chroot,
 }
@@ -34,13 +35,33 @@ impl StepRunner for Chroot {
     ) -> Result<ExitStatus, RunnerError> {
         self.ran.lock().unwrap().push(step.args.join(" "));
         let mut script = "set -e; cd \"$1\"; mount --make-rprivate /; mount -t proc proc proc; ".to_owned();
+        if step
+            .mounts
+            .iter()
+            .any(|m| matches!(m, StepMount::Bind { target, .. } if target.starts_with("/dev/")))
+        {
+            script += "mount -t tmpfs tmpfs dev; ";
+        }
         for mount in &step.mounts {
-            let target = format!(".{}", mount.target);
-            let parent = Path::new(&target).parent().unwrap().display().to_string();
-            script += &format!(
-                "mount -t tmpfs tmpfs dev; mkdir -p {parent}; touch {target}; mount --bind {} {target}; ",
-                mount.source.display()
-            );
+            script += &match mount {
+                StepMount::Bind { source, target, read_only } => {
+                    let make = if source.is_dir() { "mkdir -p" } else { "touch" };
+                    let parent = Path::new(target).parent().unwrap().display().to_string();
+                    let read_only = if *read_only {
+                        format!("mount -o remount,bind,ro .{target}; ")
+                    } else {
+                        String::new()
+                    };
+                    format!(
+                        "mkdir -p .{parent}; [ -e .{target} ] || {make} .{target}; mount --bind {} .{target}; {read_only}",
+                        source.display()
+                    )
+                }
+                StepMount::Tmpfs { target, size } => {
+                    let size = size.map(|s| format!("-o size={s}")).unwrap_or_default();
+                    format!("mount -t tmpfs {size} tmpfs .{target}; ")
+                }
+            };
         }
         script += "shift; exec chroot \"$@\"";
         let (uid, gid) = match step.user.as_str() {
@@ -126,7 +147,7 @@ impl Test {
         add("bin/busybox", Kind::File { size: busybox.len() as u64, pieces: None }, 0o755, &busybox);
         for applet in [
             "sh", "cat", "echo", "env", "rm", "mkdir", "touch", "true", "false", "ls", "id", "ln", "pwd",
-            "test", "chown", "chmod", "mv", "cp", "tee",
+            "test", "chown", "chmod", "mv", "cp", "tee", "sleep", "wc", "nc", "printf", "[",
         ] {
             add(&format!("bin/{applet}"), Kind::HardLink { target: b"bin/busybox".to_vec() }, 0o755, b"");
         }
@@ -137,7 +158,20 @@ impl Test {
         let rootfs = writer.finish().unwrap();
         let options = ImportOptions { names: vec!["busybox".parse().unwrap()], ..ImportOptions::default() };
         store.import_rootfs(&mut &*rootfs, &options).unwrap();
-        Test { store: Some(store), dir, runner: Chroot::default() }
+        let mut test = Test { store: Some(store), solver: None, dir, runner: Chroot::default() };
+        test.reopen_solver();
+        test
+    }
+
+    /// As a daemon that starts anew: all of it is read from disk.
+    pub(crate) fn restart(&mut self) {
+        (self.solver, self.store) = (None, None);
+        self.store = Some(Store::open(&self.dir.path().join("root")).unwrap());
+        self.reopen_solver();
+    }
+
+    fn reopen_solver(&mut self) {
+        self.solver = Some(solver(self.store(), self.dir.path()));
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -159,16 +193,22 @@ impl Test {
         context: &Context,
         options: &BuildOptions,
     ) -> (Result<BuildResult, BuildError>, Log) {
-        let mut log = Log::default();
-        let result = build(self.store(), context, options, &self.runner, &mut |event| match event {
-            BuildEvent::StepStarted { step, total, text, .. } => {
-                log.steps.push(format!("{step}/{total} {text}"))
+        let log = Mutex::new(Log::default());
+        let result = self.solver.as_ref().unwrap().build(context, options, &self.runner, &|event| {
+            let mut log = log.lock().unwrap();
+            match event {
+                BuildEvent::StepStarted { place, text, .. } => {
+                    log.steps.push(format!("{}/{} {text}", place.position, place.of))
+                }
+                BuildEvent::Cached { .. } => log.cached += 1,
+                BuildEvent::Output { bytes, .. } => log.output.push_str(&String::from_utf8_lossy(bytes)),
+                BuildEvent::Warning { text, .. } => log.warnings.push(text.to_owned()),
+                _ => {}
             }
-            BuildEvent::Cached { .. } => log.cached += 1,
-            BuildEvent::Output { bytes, .. } => log.output.push_str(&String::from_utf8_lossy(bytes)),
-            BuildEvent::Warning { text } => log.warnings.push(text.to_owned()),
-            BuildEvent::StepDone { .. } | BuildEvent::Built { .. } => {}
         });
+        let log = log.into_inner().unwrap();
+        let left = |name: &str| std::fs::read_dir(self.dir.path().join(name)).unwrap().count();
+        assert_eq!(left("volatile"), 0);
         assert!(std::fs::read_dir(self.dir.path().join("spool")).unwrap().next().is_none());
         self.check_nothing_half_made();
         (result, log)
@@ -216,9 +256,13 @@ impl Test {
     }
 }
 
+pub(crate) fn solver(store: &Store, directory: &Path) -> Solver {
+    Solver::open(store.clone(), &directory.join("persistent"), &directory.join("volatile")).unwrap()
+}
+
 impl Drop for Test {
     fn drop(&mut self) {
-        self.store = None;
+        (self.solver, self.store) = (None, None);
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         for line in table.lines().rev() {
             let at = Path::new(line.split(' ').nth(4).unwrap());

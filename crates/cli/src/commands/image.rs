@@ -22,13 +22,21 @@ pub(crate) enum Group {
     #[command(visible_alias = "list")]
     Ls(List),
     /// Build an image from a Dockerfile
-    Build(super::build::Build),
+    Build(Box<super::build::Build>),
     /// Remove images
     Rm(Remove),
     /// Give an image another name
     Tag(Tag),
     /// Show how an image was made
     History(History),
+    /// Get an image from its registry
+    Pull(super::registry::Pull),
+    /// Send an image to its registry
+    Push(super::registry::Push),
+    /// List the tags of a repository at its registry
+    Tags(super::registry::Tags),
+    /// List what refers to an image at its registry: signatures, attestations
+    Referrers(super::registry::Referrers),
     /// Make an image of a root file system's tar
     Import(Import),
     /// Take in images from an archive
@@ -44,10 +52,14 @@ pub(crate) enum Group {
 pub(crate) async fn group(client: &Client, group: Group) -> Result<ExitCode> {
     match group {
         Group::Ls(command) => list(client, command).await,
-        Group::Build(command) => super::build::build(client, command).await,
+        Group::Build(command) => super::build::build(client, *command).await,
         Group::Rm(command) => remove(client, command).await,
         Group::Tag(command) => tag(client, command).await,
         Group::History(command) => history(client, command).await,
+        Group::Pull(command) => super::registry::pull(client, command).await,
+        Group::Push(command) => super::registry::push(client, command).await,
+        Group::Tags(command) => super::registry::tags(client, command).await,
+        Group::Referrers(command) => super::registry::referrers(client, command).await,
         Group::Import(command) => import(client, command).await,
         Group::Load(command) => load(client, command).await,
         Group::Save(command) => save(client, command).await,

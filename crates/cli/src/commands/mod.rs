@@ -4,8 +4,10 @@ pub(crate) mod build;
 pub(crate) mod container;
 pub(crate) mod exec;
 pub(crate) mod image;
+pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod system;
+pub(crate) mod transfer;
 pub(crate) mod volume;
 
 use std::io::Write;

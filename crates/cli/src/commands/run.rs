@@ -190,6 +190,12 @@ pub(crate) struct Options {
     /// Write the container's id to a file
     #[arg(long, value_name = "FILE")]
     cidfile: Option<String>,
+    /// When to pull the image: always, missing or never
+    #[arg(long, value_parser = ["always", "missing", "never"], default_value = "missing", value_name = "WHEN")]
+    pull: String,
+    /// Pull the image for another machine: os/architecture[/variant]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    platform: String,
     /// Image, command and arguments
     #[arg(required = true, allow_hyphen_values = true, value_name = "IMAGE [COMMAND] [ARG]...")]
     image_and_command: Vec<String>,
@@ -367,7 +373,16 @@ pub(crate) fn pass_signals(client: Client, id: String) {
 async fn create_container(client: &Client, options: &Options, attach: [bool; 3]) -> Result<CreateAnswer> {
     let request = create_request(options, attach)?;
     let path = format!("/containers/create{}", query(&[("name", &options.name)]));
-    let answer: CreateAnswer = client.post_json(&path, &request).await?;
+    if options.pull == "always" {
+        super::registry::pull_image_for_run(client, &request.config.image, &options.platform).await?;
+    }
+    let answer: CreateAnswer = match client.post_json(&path, &request).await {
+        Err(error) if options.pull == "missing" && is_missing_image(&error) => {
+            super::registry::pull_missing(client, &request.config.image, &options.platform).await?;
+            client.post_json(&path, &request).await?
+        }
+        other => other?,
+    };
     for warning in &answer.warnings {
         tell(format_args!("WARNING: {warning}"));
     }
@@ -377,6 +392,13 @@ async fn create_container(client: &Client, options: &Options, attach: [bool; 3])
         std::io::Write::write_all(&mut created, answer.id.as_bytes())?;
     }
     Ok(answer)
+}
+
+/// Whether a container could not be made for want of its image; other things may be missing, too.
+fn is_missing_image(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<DaemonError>()
+        .is_some_and(|e| e.status == http::StatusCode::NOT_FOUND && e.message.starts_with("No such image"))
 }
 
 fn create_request(options: &Options, attach: [bool; 3]) -> Result<CreateRequest> {

@@ -143,8 +143,9 @@ fn split(path: &str, verbs: &[&str]) -> Answer<(String, String)> {
 }
 
 pub(crate) async fn get(State(engine): State<Engine>, Path(path): Path<String>) -> Answer<Response> {
-    let (name, verb) = split(&path, &["json", "history", "get"])?;
+    let (name, verb) = split(&path, &["json", "history", "get", "rootfs"])?;
     match verb.as_str() {
+        "rootfs" => super::builds::rootfs(engine, name).await,
         "json" => Ok(Json(inspect(&engine.image(&name).await?)).into_response()),
         "history" => Ok(Json(history(&engine.image(&name).await?)).into_response()),
         _ => send_archive(engine, vec![name]).await,
@@ -155,10 +156,11 @@ pub(crate) async fn post(
     State(engine): State<Engine>,
     Path(path): Path<String>,
     query: Query,
+    headers: http::HeaderMap,
 ) -> Answer<Response> {
     let (name, verb) = split(&path, &["tag", "push"])?;
     if verb == "push" {
-        return Err(ApiError::unsupported("pushing to a registry is not supported yet: use `save`"));
+        return super::registry::push(engine, &name, &query, &headers).await;
     }
     let repository = query.get("repo").map_or("", String::as_str);
     let tag = query.get("tag").filter(|t| !t.is_empty());
@@ -252,13 +254,10 @@ pub(crate) async fn create(
     query: Query,
     request: Request<Body>,
 ) -> Answer<Response> {
-    let archive = body_reader(request);
     let Some(source) = query.get("fromSrc") else {
-        let name = query.get("fromImage").map_or("", String::as_str);
-        return Err(ApiError::unsupported(format!(
-            "pulling from a registry is not supported yet: cannot pull {name}; use `load` or `import`"
-        )));
+        return super::registry::pull(engine, &query, request.headers()).await;
     };
+    let archive = body_reader(request);
     if source != "-" {
         return Err(ApiError::unsupported("importing from a URL is not supported: send the archive"));
     }

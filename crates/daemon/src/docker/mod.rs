@@ -1,7 +1,7 @@
 //! Docker's Engine API as a skin over the engine: it translates and decides nothing.
 //!
 //! * [`convert`], [`show`]: from Docker's words to the engine's, and back.
-//! * [`containers`], [`execs`], [`images`], [`builds`], [`volumes`], [`system`]: the routes.
+//! * [`containers`], [`execs`], [`images`], [`registry`], [`builds`], [`volumes`], [`system`]: the routes.
 //! * [`hijack`]: attach and exec streams. [`filters`], [`error`]: what all routes share.
 //!
 //! A path may begin with a version, `/v1.43/…`; it is taken off before the routes see it. Versions from 1.24 on are
@@ -15,6 +15,7 @@ mod execs;
 mod filters;
 mod hijack;
 mod images;
+mod registry;
 mod show;
 mod system;
 mod volumes;
@@ -42,7 +43,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/info", get(system::info))
         .route("/events", get(system::events))
         .route("/system/df", get(system::disk_usage))
-        .route("/auth", post(system::auth))
+        .route("/auth", post(registry::auth))
         .route("/containers/json", get(containers::list))
         .route("/containers/create", post(containers::create))
         .route("/containers/prune", post(containers::prune))
@@ -76,6 +77,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/images/prune", post(images::prune))
         // An image's name may hold slashes, so what follows it can't be a route.
         .route("/images/{*name_and_verb}", get(images::get).post(images::post).delete(images::delete))
+        .route("/distribution/{*name_and_verb}", get(registry::distribution))
         .route("/volumes", get(volumes::list))
         .route("/volumes/create", post(volumes::create))
         .route("/volumes/prune", post(volumes::prune))
@@ -91,17 +93,8 @@ pub(crate) fn router(engine: Engine) -> Router {
 
 async fn not_found(uri: Uri) -> Response {
     // What Docker has and this daemon does not yet is told apart from what nobody has.
-    const KNOWN: [&str; 9] = [
-        "/swarm",
-        "/nodes",
-        "/services",
-        "/tasks",
-        "/secrets",
-        "/configs",
-        "/plugins",
-        "/session",
-        "/distribution",
-    ];
+    const KNOWN: [&str; 8] =
+        ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs", "/plugins", "/session"];
     let path = uri.path();
     if ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"].iter().any(|p| path.starts_with(p))
     {

@@ -130,10 +130,6 @@ pub(crate) async fn info(State(engine): State<Engine>) -> Answer<Json<Value>> {
     })))
 }
 
-pub(crate) async fn auth() -> ApiError {
-    ApiError::unsupported("logging in to a registry is not supported yet")
-}
-
 pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Value>> {
     let images = engine.images().await?;
     let layers: u64 = {

@@ -1,7 +1,7 @@
 //! The `index.json` that makes the content store an OCI layout: `skopeo inspect oci:/var/lib/sampan/content:NAME`.
 //!
-//! It is made from the database, never read, and made anew when the store opens; so it is not synced, and one that
-//! can't be written is only old.
+//! It is made from the database and made anew when the store opens; so it is not synced, and one that can't be written is
+//! only old. It is read if the database is lost ([`crate::recover`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -28,6 +28,13 @@ impl Store {
             // Only others read it; the store itself needs it not.
             let _ = sampan_base::files::write_atomic_volatile(&path, &json, 0o644);
         }
+    }
+
+    /// Whether the index on disk tells what images there are.
+    pub(crate) fn index_is_true(&self) -> bool {
+        let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(Ok(json)) = self.index().map(|index| serde_json::to_vec(&index)) else { return true };
+        std::fs::read(self.content().blobs().join("../../index.json")).is_ok_and(|found| found == json)
     }
 
     fn index(&self) -> Result<Index, ImageError> {

@@ -16,9 +16,10 @@ use crate::content::Ingest;
 use crate::image::{Image, ImageError};
 use crate::layer::apply::clean_path;
 use crate::limits::{MAX_JSON_BYTES, MAX_LAYERS};
+use crate::stack::{LayerError, Origin, Wanted};
 use crate::store::{Layer, Lease, Store};
 use crate::tar::{Kind, Reader, TarError};
-use crate::unpack::{Expected, UnpackError};
+use crate::unpack::UnpackError;
 
 /// Why an archive can't be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -231,19 +232,21 @@ impl Store {
             let what = format!("it has {} diff ids for {} layers", diff_ids.len(), paths.len());
             return Err(LoadError::Inconsistent { path: config_path.to_owned(), what });
         }
-        let mut layers: Vec<Layer> = Vec::new();
+        let mut wanted = Vec::new();
         for (path, diff_id) in paths.iter().zip(diff_ids) {
-            let parent = layers.last().map(|l| l.chain_id.clone());
-            let expected = Expected { diff_id: Some(diff_id.clone()), blob: None };
-            let file = files.resolve(path)?;
             // A file that an earlier image of the archive used is a blob of the store by now.
-            let layer = match files.blobs.remove(&file) {
-                Some(ingest) => self.add_ingested(ingest, parent.as_ref(), &expected, lease),
-                None => self.known_layer(diff_id, parent.as_ref(), lease),
-            };
-            layers.push(layer.map_err(|source| LoadError::Layer { path: path.clone(), source })?);
+            let spooled = files.blobs.remove(&files.resolve(path)?);
+            let origin = spooled.map_or(Origin::Here, Origin::Spooled);
+            wanted.push(Wanted { diff_id: diff_id.clone(), origin });
         }
-        Ok(layers)
+        self.take_in(wanted, true, lease).map_err(|(index, error)| {
+            let path = paths[index].clone();
+            match error {
+                LayerError::Unpack(source) => LoadError::Layer { path, source },
+                // Nothing was fetched.
+                LayerError::Fetch(_) | LayerError::Size { .. } => LoadError::MissingFile { path },
+            }
+        })
     }
 }
 

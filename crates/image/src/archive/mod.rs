@@ -13,4 +13,4 @@ pub use save::SaveError;
 /// The name of an image in an OCI layout, as containerd and Docker write it: in full.
 const NAME_ANNOTATION: &str = "io.containerd.image.name";
 /// The name of an image in an OCI layout, as OCI says: often only the tag.
-const REF_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_ANNOTATION: &str = "org.opencontainers.image.ref.name";

@@ -3,22 +3,25 @@
 //! Never trusts the tar: each entry's parent is resolved beneath the directory's descriptor (`openat2`, in root),
 //! its last name is acted on without following a link, and entries and bytes are bounded by [`crate::limits`].
 //!
-//! The layers below are only read: a directory that the tar does not describe but needs looks as it does below, and
-//! a hard link to a file below brings that file up.
+//! The layers below are only read, and may still be on their way ([`Lower`]). A hard link to a file below brings that
+//! file up at once, and waits for them; the rest that needs them comes last, in [`Unfinished::finish`]: a directory that
+//! the tar does not describe but needs looks as it does below, and what is deleted there gets its mark.
 
-use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::{self, BufRead, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use sampan_base::Class;
 use sampan_kernel::beneath::{self, RootDir};
 
-use super::below::{copy_up, make_directories};
-use super::{OPAQUE, OPAQUE_XATTR, WHITEOUT, WHITEOUT_META, is_directory, is_overlays_own, is_whiteout};
+use super::below::{copy_up, look_as_below};
+use super::place::{Place, hide, on, on_io, refine, replacing, set_opaque, stat, timestamps};
+use super::{OPAQUE, WHITEOUT, WHITEOUT_META};
 use crate::limits;
 use crate::tar::{Kind, Member, Mtime, Reader, TarError};
 
@@ -96,6 +99,12 @@ pub enum EntryError {
         /// Why.
         source: io::Error,
     },
+    /// A layer below, which this one needs, could not be unpacked.
+    #[error("a layer below is missing")]
+    Below {
+        /// Why.
+        source: io::Error,
+    },
     /// The file system refused.
     #[error("cannot {action}")]
     Kernel {
@@ -124,26 +133,51 @@ impl ApplyError {
     }
 }
 
-pub(super) fn on(action: &'static str) -> impl Fn(Errno) -> EntryError {
-    move |errno| match errno {
-        Errno::PERM | Errno::ACCESS => EntryError::NeedsPrivilege { what: action },
-        errno => EntryError::Kernel { action, source: errno.into() },
+/// The layers below one that is applied; perhaps they are still on their way.
+pub(crate) trait Lower: Sync {
+    /// Whether there are none.
+    fn is_empty(&self) -> bool;
+    /// Their directories, the nearest first. Waits for those that are on their way.
+    fn directories(&self) -> io::Result<Vec<PathBuf>>;
+}
+
+impl Lower for Vec<PathBuf> {
+    fn is_empty(&self) -> bool {
+        Vec::is_empty(self)
+    }
+
+    fn directories(&self) -> io::Result<Vec<PathBuf>> {
+        Ok(self.clone())
     }
 }
 
-pub(super) fn on_io(action: &'static str) -> impl Fn(io::Error) -> EntryError {
-    move |source| EntryError::Kernel { action, source }
-}
-
-/// Applies the tar `input` to the empty directory `target`, which lies on top of `below` (the nearest first).
-/// Reads `input` to its end, padding after the archive included.
+/// Applies the tar `input` to the empty directory `target`, which lies on top of `lower`. Reads `input` to its end,
+/// padding after the archive included.
 ///
 /// # Errors
 /// If the archive is damaged or hostile or the file system refuses; `target` then holds a part of the layer.
-pub(crate) fn apply(input: &mut dyn Read, target: &Path, below: &[PathBuf]) -> Result<Applied, ApplyError> {
-    let root = open(target)?;
-    let below = below.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-    run(input, Applier::new(root, below, true), Ok)
+pub(crate) fn apply<'a>(
+    input: &mut dyn BufRead,
+    target: &Path,
+    lower: &'a dyn Lower,
+) -> Result<Unfinished<'a>, ApplyError> {
+    let mut applier = Applier::new(open(target)?, lower, true);
+    applier.umask = umask();
+    run(input, &mut applier, Ok)?;
+    Ok(Unfinished(applier))
+}
+
+/// Reads the tar `input` as [`apply`] does, and makes nothing of it.
+///
+/// # Errors
+/// If the archive is damaged.
+pub(crate) fn measure(input: &mut dyn BufRead) -> Result<Applied, ApplyError> {
+    let mut bytes = 0;
+    each_member(input, |member, _, _| {
+        bytes += member.stored_bytes();
+        Ok(bytes)
+    })?;
+    Ok(Applied { bytes })
 }
 
 /// Unpacks the tar `input`, bare or packed, into the directory `under` of the file system mounted at `rootfs`: what
@@ -153,17 +187,20 @@ pub(crate) fn apply(input: &mut dyn Read, target: &Path, below: &[PathBuf]) -> R
 /// If the archive is damaged or hostile or the file system refuses; a part may be unpacked then.
 pub fn extract(input: &mut dyn Read, rootfs: &Path, under: &Path) -> Result<(), ApplyError> {
     let unpacked = crate::compression::unpacked(input);
-    let mut input = unpacked.map_err(|source| ApplyError::Archive { source: TarError::Read { source } })?;
+    let input = unpacked.map_err(|source| ApplyError::Archive { source: TarError::Read { source } })?;
     let inside = |raw: &[u8]| -> Result<Vec<u8>, EntryError> {
         Ok(under.join(clean_path(raw)?).into_os_string().into_vec())
     };
-    run(&mut *input, Applier::new(open(rootfs)?, Vec::new(), false), |mut member| {
+    let nothing = Vec::new();
+    let mut applier = Applier::new(open(rootfs)?, &nothing, false);
+    run(&mut io::BufReader::with_capacity(128 * 1024, input), &mut applier, |mut member| {
         member.path = inside(&member.path)?;
         if let Kind::HardLink { target } = &mut member.kind {
             *target = inside(target)?;
         }
         Ok(member)
     })?;
+    Unfinished(applier).finish()?;
     Ok(())
 }
 
@@ -172,28 +209,42 @@ fn open(path: &Path) -> Result<RootDir, ApplyError> {
 }
 
 fn run(
-    input: &mut dyn Read,
-    mut applier: Applier,
+    input: &mut dyn BufRead,
+    applier: &mut Applier<'_>,
     adjust: impl Fn(Member) -> Result<Member, EntryError>,
-) -> Result<Applied, ApplyError> {
+) -> Result<(), ApplyError> {
+    each_member(input, |member, path, reader| {
+        let applied = adjust(member).and_then(|member| applier.member(&member, reader));
+        applied.map_err(|source| ApplyError::Entry { path: path(), source })?;
+        Ok(applier.bytes)
+    })
+}
+
+/// What an entry is called in an error.
+type Shown<'a> = &'a dyn Fn() -> String;
+
+/// Reads an archive to the end of `input`. `each` answers how many bytes the files have so far.
+fn each_member(
+    input: &mut dyn BufRead,
+    mut each: impl FnMut(Member, Shown<'_>, &mut Reader<&mut dyn BufRead>) -> Result<u64, ApplyError>,
+) -> Result<(), ApplyError> {
     let archive = |source| ApplyError::Archive { source };
     let mut reader = Reader::new(input);
-    let mut entries = 0u64;
+    let (mut entries, mut bytes) = (0u64, 0u64);
     while let Some(member) = reader.next_member().map_err(archive)? {
         entries += 1;
         if entries > limits::MAX_LAYER_ENTRIES {
             return Err(ApplyError::Limit { what: "entries", limit: limits::MAX_LAYER_ENTRIES });
         }
-        if applier.bytes.saturating_add(member.stored_bytes()) > limits::MAX_LAYER_BYTES {
+        if bytes.saturating_add(member.stored_bytes()) > limits::MAX_LAYER_BYTES {
             return Err(ApplyError::Limit { what: "bytes", limit: limits::MAX_LAYER_BYTES });
         }
-        let path: String = String::from_utf8_lossy(&member.path).chars().take(200).collect();
-        let applied = adjust(member).and_then(|member| applier.member(&member, &mut reader));
-        applied.map_err(|source| ApplyError::Entry { path, source })?;
+        let name = member.path[..member.path.len().min(200)].to_vec();
+        bytes = each(member, &|| String::from_utf8_lossy(&name).into_owned(), &mut reader)?;
     }
-    let mut rest = reader.into_inner();
-    io::copy(&mut rest, &mut io::sink()).map_err(|source| archive(TarError::Read { source }))?;
-    applier.finish()
+    let rest = reader.into_inner();
+    io::copy(rest, &mut io::sink()).map_err(|source| archive(TarError::Read { source }))?;
+    Ok(())
 }
 
 /// A path inside the root, made from what an archive says: no `..`, no empty names, relative.
@@ -218,32 +269,69 @@ pub(crate) fn clean_path(raw: &[u8]) -> Result<PathBuf, EntryError> {
     Ok(names.into_iter().map(OsStr::from_bytes).collect())
 }
 
-struct Applier {
+struct Applier<'a> {
     root: RootDir,
-    below: Vec<RootDir>,
+    lower: &'a dyn Lower,
+    /// `lower`, once it was waited for.
+    below: Option<Vec<RootDir>>,
     /// The parent directory of the last entry: the next one is mostly in the same.
-    parent: Option<(PathBuf, OwnedFd)>,
+    parent: Option<Parent>,
     /// Directories and the times that they get when nothing is created in them any more.
     directories: Vec<(PathBuf, Mtime)>,
-    buffer: Vec<u8>,
+    /// Directories that the archive has not described (yet).
+    implied: BTreeSet<PathBuf>,
+    /// What is deleted of the layers below.
+    hidden: BTreeSet<PathBuf>,
+    /// Whether all that they have is deleted.
+    hides_root: bool,
     bytes: u64,
     /// Whether names that mark deletions do so.
     whiteouts: bool,
+    /// The bits that creating clears, if nothing else can change what is created.
+    umask: Option<u32>,
 }
 
-impl Applier {
-    fn new(root: RootDir, below: Vec<RootDir>, whiteouts: bool) -> Applier {
-        let buffer = vec![0; 128 * 1024];
-        Applier { root, below, parent: None, directories: Vec::new(), buffer, bytes: 0, whiteouts }
+struct Parent {
+    path: PathBuf,
+    fd: OwnedFd,
+    /// See [`Place`].
+    umask: Option<u32>,
+}
+
+/// A layer all of whose own files are there; what depends on the layers below is not.
+pub(crate) struct Unfinished<'a>(Applier<'a>);
+
+impl<'a> Applier<'a> {
+    fn new(root: RootDir, lower: &'a dyn Lower, whiteouts: bool) -> Applier<'a> {
+        Applier {
+            root,
+            lower,
+            below: None,
+            parent: None,
+            directories: Vec::new(),
+            implied: BTreeSet::new(),
+            hidden: BTreeSet::new(),
+            hides_root: false,
+            bytes: 0,
+            whiteouts,
+            umask: None,
+        }
     }
 
-    fn member(&mut self, member: &Member, content: &mut impl Read) -> Result<(), EntryError> {
+    fn member(&mut self, member: &Member, content: &mut impl BufRead) -> Result<(), EntryError> {
         let path = clean_path(&member.path)?;
+        // An access list of a directory can be inherited by what is created in it from now on.
+        if member.xattrs.iter().any(|(key, _)| key.starts_with(b"system.")) {
+            self.umask = None;
+            self.parent = None;
+        }
         let Some(name) = path.file_name() else {
             // The root itself.
             return if member.kind == Kind::Directory {
-                self.attributes(self.root.as_fd(), OsStr::new("."), member)?;
-                self.directories.push((PathBuf::from("."), member.mtime));
+                Place { fd: self.root.as_fd(), umask: None }.attributes(OsStr::new("."), member)?;
+                self.implied.remove(Path::new(""));
+                self.parent = None;
+                self.directories.push((PathBuf::new(), member.mtime));
                 Ok(())
             } else {
                 Err(EntryError::BadPath { why: "it is the root, but not a directory" })
@@ -253,124 +341,107 @@ impl Applier {
         if self.whiteouts && name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(parent_path, name);
         }
-        let entered = self.enter(parent_path)?;
-        let parent = entered.1.as_fd();
+        let parent = self.enter(parent_path)?;
+        let place = Place { fd: parent.fd.as_fd(), umask: parent.umask };
         match &member.kind {
             Kind::Directory => {
-                self.make_directory(parent, name, member)?;
+                place.directory(name, member)?;
+                self.implied.remove(&path);
                 self.directories.push((path.clone(), member.mtime));
             }
-            Kind::File { size, pieces } => {
-                let file = replacing(parent, name, || {
-                    let flags =
-                        OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
-                })
-                .map_err(|e| refine(e, "create the file"))?;
-                let whole = [crate::tar::Piece { offset: 0, length: *size }];
-                for piece in pieces.as_deref().unwrap_or(&whole) {
-                    copy_piece(&file, *piece, content, &mut self.buffer)?;
-                }
-                if pieces.is_some() {
-                    rustix::fs::ftruncate(&file, *size).map_err(on("set the file's length"))?;
-                }
-                file_attributes(&file, parent, name, member)?;
-            }
+            Kind::File { size, pieces } => place.file(name, member, *size, pieces.as_deref(), content)?,
             Kind::HardLink { target } => {
                 let target = clean_path(target)?;
-                self.hard_link(parent, name, &target)?;
+                self.hard_link(&place, name, &target)?;
             }
-            Kind::Symlink { target } => {
-                let target = OsStr::from_bytes(target);
-                replacing(parent, name, || rustix::fs::symlinkat(target, parent, name))
-                    .map_err(|e| refine(e, "create the symbolic link"))?;
-                self.attributes(parent, name, member)?;
-            }
+            Kind::Symlink { target } => place.symlink(name, member, OsStr::from_bytes(target))?,
             Kind::CharDevice { major, minor } => {
-                self.node(parent, name, member, FileType::CharacterDevice, (*major, *minor))?;
+                place.node(name, member, FileType::CharacterDevice, (*major, *minor))?;
             }
             Kind::BlockDevice { major, minor } => {
-                self.node(parent, name, member, FileType::BlockDevice, (*major, *minor))?;
+                place.node(name, member, FileType::BlockDevice, (*major, *minor))?;
             }
-            Kind::Fifo => self.node(parent, name, member, FileType::Fifo, (0, 0))?,
+            Kind::Fifo => place.node(name, member, FileType::Fifo, (0, 0))?,
         }
         self.bytes += member.stored_bytes();
-        self.parent = Some(entered);
+        self.parent = Some(parent);
         Ok(())
     }
 
-    /// The directory `path` with its descriptor; what is missing of it is made as it is below.
-    fn enter(&mut self, path: &Path) -> Result<(PathBuf, OwnedFd), EntryError> {
-        if let Some(entered) = self.parent.take().filter(|(p, _)| p == path) {
-            return Ok(entered);
+    /// The directory `path`; what is missing of it is made, to look as it does below in the end.
+    fn enter(&mut self, path: &Path) -> Result<Parent, EntryError> {
+        if let Some(parent) = self.parent.take().filter(|p| p.path == path) {
+            return Ok(parent);
         }
         let fd = match self.root.directory(path) {
             Ok(fd) => fd,
-            // NotADirectory: perhaps a whiteout that the directory takes the place of.
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                let made = make_directories(&self.root, &self.below, path)?;
-                self.directories.extend(made);
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let mut at = PathBuf::new();
+                for name in path {
+                    let parent = self.root.directory(&at).map_err(on_io("open the parent directory"))?;
+                    at.push(name);
+                    match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                        Err(Errno::EXIST) => {}
+                        other => {
+                            other.map_err(on("create the parent directory"))?;
+                            rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(0o755), AtFlags::empty())
+                                .map_err(on("set the mode"))?;
+                            self.implied.insert(at.clone());
+                        }
+                    }
+                }
                 self.root.directory(path).map_err(on_io("open the parent directory"))?
             }
             Err(e) => return Err(on_io("open the parent directory")(e)),
         };
-        Ok((path.to_owned(), fd))
-    }
-
-    fn make_directory(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: &OsStr,
-        member: &Member,
-    ) -> Result<(), EntryError> {
-        let made = rustix::fs::mkdirat(parent, name, Mode::RWXU);
-        if made == Err(Errno::EXIST) {
-            let stat = stat(parent, name).map_err(on("look at what is there"))?;
-            if !is_directory(&stat) {
-                beneath::remove_tree(parent, name).map_err(on_io("replace what is there"))?;
-                rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(on("create the directory"))?;
-                if is_whiteout(&stat) {
-                    // The layer deletes the old directory and makes a new one: nothing of the old may show through.
-                    set_opaque(parent, name)?;
-                }
+        let umask = match self.umask {
+            // A directory with setgid gives its group to what is created in it.
+            Some(mask) => {
+                let stat = rustix::fs::fstat(&fd).map_err(on("look at the parent directory"))?;
+                Some(mask).filter(|_| stat.st_mode & 0o2000 == 0)
             }
-        } else {
-            made.map_err(on("create the directory"))?;
-        }
-        self.attributes(parent, name, member)
+            None => None,
+        };
+        Ok(Parent { path: path.to_owned(), fd, umask })
     }
 
-    fn node(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: &OsStr,
-        member: &Member,
-        kind: FileType,
-        (major, minor): (u32, u32),
-    ) -> Result<(), EntryError> {
-        let device = rustix::fs::makedev(major, minor);
-        replacing(parent, name, || rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device))
-            .map_err(|e| refine(e, "create the device"))?;
-        self.attributes(parent, name, member)
+    /// The layers below, waited for.
+    fn below(&mut self) -> Result<&[RootDir], EntryError> {
+        let below = match self.below.take() {
+            Some(below) => below,
+            None => {
+                let missing = |source| EntryError::Below { source };
+                let directories = self.lower.directories().map_err(missing)?;
+                directories.iter().map(|d| RootDir::open(d)).collect::<Result<_, _>>().map_err(missing)?
+            }
+        };
+        Ok(self.below.insert(below))
     }
 
-    fn hard_link(&self, parent: BorrowedFd<'_>, name: &OsStr, target: &Path) -> Result<(), EntryError> {
+    fn hard_link(&mut self, place: &Place<'_>, name: &OsStr, target: &Path) -> Result<(), EntryError> {
         let missing = || EntryError::HardLinkTargetMissing { target: target.display().to_string() };
         let target_name = target.file_name().ok_or_else(missing)?;
         let target_parent_path = target.parent().unwrap_or(Path::new(""));
         let here = self.root.directory(target_parent_path).ok().filter(|p| stat(p, target_name).is_ok());
         let target_parent = match here {
             Some(target_parent) => target_parent,
-            None => copy_up(&self.root, &self.below, target)?.ok_or_else(missing)?,
+            None if self.lower.is_empty() => return Err(missing()),
+            None => {
+                self.below()?;
+                let below = self.below.as_deref().unwrap_or_default();
+                let (parent, made) = copy_up(&self.root, below, target)?.ok_or_else(missing)?;
+                self.directories.extend(made);
+                parent
+            }
         };
         let same = |a: Stat, b: Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
-        if let (Ok(a), Ok(b)) = (stat(&target_parent, target_name), stat(parent, name))
+        if let (Ok(a), Ok(b)) = (stat(&target_parent, target_name), stat(place.fd, name))
             && same(a, b)
         {
             return Ok(());
         }
-        replacing(parent, name, || {
-            rustix::fs::linkat(&target_parent, target_name, parent, name, AtFlags::empty())
+        replacing(place.fd, name, || {
+            rustix::fs::linkat(&target_parent, target_name, place.fd, name, AtFlags::empty())
         })
         .map_err(|e| refine(e, "create the hard link"))
     }
@@ -378,180 +449,111 @@ impl Applier {
     /// `.wh.NAME` deletes what the layers below have; `.wh..wh..opq` all that they have in its directory.
     fn whiteout(&mut self, parent_path: &Path, name: &OsStr) -> Result<(), EntryError> {
         let hidden = OsStr::from_bytes(&name.as_bytes()[WHITEOUT.len()..]);
-        if name.as_bytes() == OPAQUE {
-            if self.below.is_empty() {
-                return Ok(());
-            }
-            self.enter(parent_path)?;
-            return match parent_path.file_name() {
-                // The root of a layer can't be opaque for overlayfs, so what is below is deleted by name.
-                None => self.hide_all_of_root(),
-                Some(name) => {
-                    let above = parent_path.parent().unwrap_or(Path::new(""));
-                    let above = self.root.directory(above).map_err(on_io("open the parent directory"))?;
-                    set_opaque(above.as_fd(), name)
-                }
-            };
-        }
-        if name.as_bytes().starts_with(WHITEOUT_META) {
-            return Ok(());
-        }
-        if matches!(hidden.as_bytes(), b"" | b"." | b"..") {
+        let meta = name.as_bytes().starts_with(WHITEOUT_META);
+        if !meta && matches!(hidden.as_bytes(), b"" | b"." | b"..") {
             return Err(EntryError::BadPath { why: "it is a whiteout of nothing" });
         }
-        let path = parent_path.join(hidden);
-        if !self.below.iter().any(|layer| layer.stat(&path).is_ok()) {
+        if self.lower.is_empty() || (meta && name.as_bytes() != OPAQUE) {
             return Ok(());
         }
-        let entered = self.enter(parent_path)?;
-        hide(entered.1.as_fd(), hidden)?;
-        self.parent = Some(entered);
-        Ok(())
-    }
-
-    fn hide_all_of_root(&self) -> Result<(), EntryError> {
-        for layer in &self.below {
-            for name in beneath::sorted_names(layer).map_err(on_io("list the layer below"))? {
-                hide(self.root.as_fd(), &name)?;
+        if !meta {
+            self.hidden.insert(parent_path.join(hidden));
+            return Ok(());
+        }
+        self.parent = Some(self.enter(parent_path)?);
+        match parent_path.file_name() {
+            // The root of a layer can't be opaque for overlayfs, so what is below is deleted by name.
+            None => {
+                self.hides_root = true;
+                Ok(())
+            }
+            Some(name) => {
+                let above = parent_path.parent().unwrap_or(Path::new(""));
+                let above = self.root.directory(above).map_err(on_io("open the parent directory"))?;
+                set_opaque(above.as_fd(), name)
             }
         }
-        Ok(())
     }
 
-    /// Owner, attributes, mode and, but for directories, time of what `name` is.
-    fn attributes(&self, parent: BorrowedFd<'_>, name: &OsStr, member: &Member) -> Result<(), EntryError> {
-        let owner = (Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)));
-        rustix::fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(on("set the owner"))?;
-        xattrs(parent, name, &member.xattrs)?;
-        if !matches!(member.kind, Kind::Symlink { .. }) {
-            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(member.mode), AtFlags::empty())
-                .map_err(on("set the mode"))?;
-        }
-        if member.kind != Kind::Directory {
-            rustix::fs::utimensat(parent, name, &timestamps(member.mtime), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(on("set the time"))?;
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<Applied, ApplyError> {
-        // In order: a directory that came twice ends with its last time. Those that vanished meanwhile are no error.
-        for (path, mtime) in &self.directories {
-            let set =
-                self.root.open_at(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY, Mode::empty());
-            if let Ok(directory) = set {
-                let set = rustix::fs::utimensat(&directory, c".", &timestamps(*mtime), AtFlags::empty());
-                set.map_err(on("set the time"))
-                    .map_err(|source| ApplyError::Entry { path: path.display().to_string(), source })?;
+    /// Makes the marks of what is deleted below; what is not there needs none, and would show up as a name of nothing.
+    fn hide_all(&mut self) -> Result<(), EntryError> {
+        if self.hides_root {
+            self.below()?;
+            for layer in self.below.as_deref().unwrap_or_default() {
+                for name in beneath::sorted_names(layer).map_err(on_io("list the layer below"))? {
+                    hide(self.root.as_fd(), &name)?;
+                }
             }
         }
-        Ok(Applied { bytes: self.bytes })
-    }
-}
-
-/// Makes `name` a whiteout; what this layer itself has there stays (as whiteouts concern the layers below only),
-/// a directory of its own is made opaque.
-fn hide(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), EntryError> {
-    match rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
-        Err(Errno::EXIST) => {
-            let stat = stat(parent, name).map_err(on("look at what is there"))?;
-            if is_directory(&stat) { set_opaque(parent, name) } else { Ok(()) }
+        for path in std::mem::take(&mut self.hidden) {
+            if !self.below()?.iter().any(|layer| layer.stat(&path).is_ok()) {
+                continue;
+            }
+            let (Some(parent_path), Some(name)) = (path.parent(), path.file_name()) else { continue };
+            let parent = match self.enter(parent_path) {
+                // What it lay in is deleted, too, or is no directory any more.
+                Err(EntryError::Kernel { source, .. }) if source.kind() == io::ErrorKind::NotADirectory => {
+                    continue;
+                }
+                other => other?,
+            };
+            hide(parent.fd.as_fd(), name)?;
+            // Deleted and needed anew: nothing of the old one, not even its looks.
+            let anew = self.implied.range(path.clone()..).take_while(|p| p.starts_with(&path));
+            for implied in anew.cloned().collect::<Vec<_>>() {
+                self.implied.remove(&implied);
+            }
+            self.parent = Some(parent);
         }
-        other => other.map_err(on("create the whiteout")),
+        Ok(())
     }
 }
 
-pub(super) fn set_opaque(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), EntryError> {
-    beneath::set_xattr(parent, name, OsStr::new(OPAQUE_XATTR), b"y")
-        .map_err(on_io("make the directory opaque"))
-}
-
-/// Runs `create`; what is in its way is removed first.
-fn replacing<T>(
-    parent: BorrowedFd<'_>,
-    name: &OsStr,
-    create: impl Fn() -> Result<T, Errno>,
-) -> Result<T, io::Error> {
-    match create() {
-        Err(Errno::EXIST) => {
-            beneath::remove_tree(parent, name)?;
-            Ok(create()?)
-        }
-        other => Ok(other?),
-    }
-}
-
-fn refine(error: io::Error, action: &'static str) -> EntryError {
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(errno) => on(action)(errno),
-        None => EntryError::Kernel { action, source: error },
-    }
-}
-
-pub(super) fn stat(parent: impl AsFd, name: &OsStr) -> Result<Stat, Errno> {
-    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
-}
-
-fn copy_piece(
-    file: &OwnedFd,
-    piece: crate::tar::Piece,
-    content: &mut impl Read,
-    buffer: &mut [u8],
-) -> Result<(), EntryError> {
-    let mut done = 0;
-    while done < piece.length {
-        let part = usize::try_from(piece.length - done).unwrap_or(usize::MAX).min(buffer.len());
-        let n = match content.read(&mut buffer[..part]) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            other => other.map_err(|source| EntryError::Content { source })?,
+impl Unfinished<'_> {
+    /// Does what needs the layers below, and waits for them if there is something.
+    ///
+    /// # Errors
+    /// If the file system refuses, or a layer below is missing.
+    pub(crate) fn finish(self) -> Result<Applied, ApplyError> {
+        let mut applier = self.0;
+        let entry = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| ApplyError::Entry { path, source }
         };
-        if n == 0 {
-            return Err(EntryError::Content { source: io::ErrorKind::UnexpectedEof.into() });
+        applier.hide_all().map_err(entry(Path::new("")))?;
+        applier.parent = None;
+        if !applier.lower.is_empty() {
+            for path in std::mem::take(&mut applier.implied) {
+                applier.below().map_err(entry(&path))?;
+                let below = applier.below.as_deref().unwrap_or_default();
+                let mtime = look_as_below(&applier.root, below, &path).map_err(entry(&path))?;
+                applier.directories.extend(mtime.map(|mtime| (path, mtime)));
+            }
         }
-        let mut written = 0;
-        while written < n {
-            let at = piece.offset + done + written as u64;
-            written += rustix::io::retry_on_intr(|| rustix::io::pwrite(file, &buffer[written..n], at))
-                .map_err(on("write the file"))?;
+        // In order: a directory that came twice ends with its last time. Those that vanished meanwhile are no error.
+        for (path, mtime) in &applier.directories {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY;
+            if let Ok(directory) = applier.root.open_at(path, flags, Mode::empty()) {
+                rustix::fs::utimensat(&directory, c".", &timestamps(*mtime), AtFlags::empty())
+                    .map_err(on("set the time"))
+                    .map_err(entry(path))?;
+            }
         }
-        done += n as u64;
+        Ok(Applied { bytes: applier.bytes })
     }
-    Ok(())
-}
 
-/// As [`Applier::attributes`], by the file's own descriptor: fewer look-ups for the most frequent kind.
-fn file_attributes(
-    file: &OwnedFd,
-    parent: BorrowedFd<'_>,
-    name: &OsStr,
-    member: &Member,
-) -> Result<(), EntryError> {
-    // Chown clears setuid bits and capabilities, so it comes first; a mode may depend on an ACL, so it comes after.
-    rustix::fs::fchown(file, Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)))
-        .map_err(on("set the owner"))?;
-    xattrs(parent, name, &member.xattrs)?;
-    rustix::fs::fchmod(file, Mode::from_raw_mode(member.mode)).map_err(on("set the mode"))?;
-    rustix::fs::futimens(file, &timestamps(member.mtime)).map_err(on("set the time"))
-}
-
-fn xattrs(parent: BorrowedFd<'_>, name: &OsStr, xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<(), EntryError> {
-    for (key, value) in xattrs.iter().filter(|(key, _)| !is_overlays_own(key)) {
-        match beneath::set_xattr(parent, name, &OsString::from_vec(key.clone()), value) {
-            // A file system without this kind of attribute, or an archive from one with kinds that Linux lacks.
-            Err(e) if e.raw_os_error() == Some(Errno::NOTSUP.raw_os_error()) => {}
-            other => other.map_err(|e| refine(e, "set an extended attribute"))?,
+    /// The root itself looks as the layer below's, unless the archive describes it.
+    pub(crate) fn with_root_as_below(mut self) -> Self {
+        if !self.0.directories.iter().any(|(path, _)| path.as_os_str().is_empty()) {
+            self.0.implied.insert(PathBuf::new());
         }
+        self
     }
-    Ok(())
 }
 
-pub(crate) fn timestamps(mtime: Mtime) -> Timestamps {
-    let time = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
-    Timestamps { last_access: time, last_modification: time }
-}
-
-pub(crate) fn mtime_of(stat: &Stat) -> Mtime {
-    // The kernel keeps nanoseconds below a second.
-    Mtime { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
+/// The process's file mode mask; `None` if it can't be told.
+fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(mask.trim(), 8).ok()
 }

@@ -11,7 +11,8 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use sampan_kernel::beneath::{self, RootDir};
 
-use super::apply::{EntryError, mtime_of, on, on_io, set_opaque, stat, timestamps};
+use super::apply::EntryError;
+use super::place::{mtime_of, on, on_io, set_opaque, stat, timestamps};
 use super::{is_directory, is_overlays_own, is_whiteout};
 use crate::tar::Mtime;
 
@@ -56,15 +57,39 @@ pub(crate) fn make_directories(
     Ok(made)
 }
 
+/// Gives a directory that is there already the looks of the nearest one below; answers the time that it is to get.
+/// One that is not below, or is none, stays as it is.
+pub(super) fn look_as_below(
+    root: &RootDir,
+    below: &[RootDir],
+    path: &Path,
+) -> Result<Option<Mtime>, EntryError> {
+    let like = below.iter().find_map(|layer| layer.stat(path).ok().map(|s| (layer, s)));
+    let Some((layer, stat)) = like.filter(|(_, s)| is_directory(s)) else { return Ok(None) };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY;
+    let Ok(directory) = root.open_at(path, flags, Mode::empty()) else { return Ok(None) };
+    let here = OsStr::new(".");
+    let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+    rustix::fs::chownat(&directory, here, owner.0, owner.1, AtFlags::empty()).map_err(on("set the owner"))?;
+    let source = layer.directory(path).map_err(on_io("open the directory below"))?;
+    copy_xattrs(source.as_fd(), here, directory.as_fd(), here)?;
+    rustix::fs::chmodat(&directory, here, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())
+        .map_err(on("set the mode"))?;
+    Ok(Some(mtime_of(&stat)))
+}
+
+/// A directory to act in, and those made on the way with the times that they are to get.
+type Made = (OwnedFd, Vec<(PathBuf, Mtime)>);
+
 /// Brings a file of a layer below up into this one; answers its parent here, or `None` if no layer has it.
-pub(super) fn copy_up(root: &RootDir, below: &[RootDir], path: &Path) -> Result<Option<OwnedFd>, EntryError> {
+pub(super) fn copy_up(root: &RootDir, below: &[RootDir], path: &Path) -> Result<Option<Made>, EntryError> {
     let (Some(name), Some(parent_path)) = (path.file_name(), path.parent()) else { return Ok(None) };
     for layer in below {
         let Ok(found) = layer.stat(path) else { continue };
         if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
             return Ok(None);
         }
-        make_directories(root, below, parent_path)?;
+        let made = make_directories(root, below, parent_path)?;
         let parent = root.directory(parent_path).map_err(on_io("open the parent directory"))?;
         let mut source = layer.file(path).map_err(on_io("open the file below"))?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -78,7 +103,7 @@ pub(super) fn copy_up(root: &RootDir, below: &[RootDir], path: &Path) -> Result<
         copy_xattrs(source_parent.as_fd(), name, parent.as_fd(), name)?;
         rustix::fs::fchmod(&copy, Mode::from_raw_mode(found.st_mode & 0o7777)).map_err(on("set the mode"))?;
         rustix::fs::futimens(&copy, &timestamps(mtime_of(&found))).map_err(on("set the time"))?;
-        return Ok(Some(parent));
+        return Ok(Some((parent, made)));
     }
     Ok(None)
 }

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use sampan_base::FileError;
 use sampan_kernel::beneath::{self, RootDir};
 
-use super::apply::mtime_of;
+use super::place::mtime_of;
 use super::{OPAQUE, WHITEOUT, is_opaque, is_overlays_own, is_whiteout};
 use crate::tar::{Kind, Member, Writer};
 

@@ -8,7 +8,9 @@
 pub(crate) mod apply;
 pub(crate) mod below;
 pub(crate) mod changes;
+pub(crate) mod compare;
 pub(crate) mod diff;
+pub(crate) mod place;
 
 use std::ffi::OsStr;
 use std::io;

@@ -81,7 +81,7 @@ impl InitLayer {
         }
         for (path, mtime) in times {
             let directory_fd = root.directory(&path).map_err(FileError::on("open", directory.join(&path)))?;
-            let times = crate::layer::apply::timestamps(mtime);
+            let times = crate::layer::place::timestamps(mtime);
             rustix::fs::utimensat(&directory_fd, c".", &times, AtFlags::empty()).map_err(|e| FileError {
                 action: "set the time of",
                 path: directory.join(&path),

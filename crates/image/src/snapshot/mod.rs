@@ -17,6 +17,7 @@
 
 mod init;
 pub(crate) mod overlay;
+mod times;
 
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,7 @@ pub use init::InitLayer;
 use crate::layer::changes::{self, Change};
 use crate::layer::diff;
 use crate::metadata::{ChainRecord, MetadataError, SNAPSHOTS, SnapshotRecord};
+use crate::recover::About;
 use crate::store::{Layer, Lease, Store};
 use crate::unpack::UnpackError;
 
@@ -48,7 +50,11 @@ pub struct Snapshot {
 /// The files of a snapshot that is gone. What is not removed goes when the store opens the next time.
 #[derive(Debug)]
 #[must_use = "the files are still there"]
-pub struct Remains(PathBuf);
+pub struct Remains {
+    path: PathBuf,
+    /// Nobody's litter as long as someone is about to remove it.
+    _busy: crate::store::Busy,
+}
 
 impl Remains {
     /// Removes them.
@@ -56,7 +62,7 @@ impl Remains {
     /// # Errors
     /// If one can't be removed.
     pub fn remove(self) -> Result<(), SnapshotError> {
-        Ok(remove_directory(&self.0)?)
+        Ok(remove_directory(&self.path)?)
     }
 }
 
@@ -156,6 +162,9 @@ impl Store {
             parent: parent.cloned(),
             created: Timestamp::now(),
         };
+        let about =
+            About::Snapshot { key: key.to_owned(), parent: record.parent.clone(), created: record.created };
+        about.write(directory.path())?;
         let put = |t: &_| self.metadata().put(t, SNAPSHOTS, key, &record);
         // A parent that is not on disk yet must be first; usually it is, and nothing is synced.
         if parent.is_some_and(|p| self.metadata().pending().chains.contains_key(p)) {
@@ -206,8 +215,9 @@ impl Store {
     /// If there is none.
     pub fn forget_snapshot(&self, key: &str) -> Result<Remains, SnapshotError> {
         let record = self.snapshot_record(key)?;
+        let busy = self.busy(record.directory);
         self.metadata().write(|t| self.metadata().delete(t, SNAPSHOTS, key))?;
-        Ok(Remains(self.directory_path(record.directory)))
+        Ok(Remains { path: self.directory_path(record.directory), _busy: busy })
     }
 
     /// All snapshots, ordered by key.
@@ -315,19 +325,22 @@ impl Scratch {
 
     /// Makes what was changed a layer on top of the parent; the init layer is no part of it. `None` if nothing was
     /// changed. The directory becomes the unpacked layer, and its tar a blob. Whatever ran in it must have ended: what
-    /// is written from here on is in the layer or not, at random.
+    /// is written from here on is in the layer or not, at random. No file of it is younger than `epoch`, in seconds since
+    /// 1970, if that is given: so that what was made at another time is the same.
     ///
     /// # Errors
     /// If it can't be unmounted, or the disk is full; nothing is left then.
-    pub fn freeze(mut self, lease: &Lease) -> Result<Option<Layer>, SnapshotError> {
+    pub fn freeze(mut self, lease: &Lease, epoch: Option<i64>) -> Result<Option<Layer>, SnapshotError> {
         // Lazily: whoever just looks at the mount table's file systems (`df`) makes a mount busy for a moment.
         overlay::unmount(&self.rootfs)
             .map_err(|source| SnapshotError::Unmount { at: self.rootfs.clone(), source })?;
         // Taken out only here: dropping an earlier failure cleans up.
         let Some(directory) = self.directory.take() else { return Ok(None) };
-        let Some(layer) =
-            self.store.store_layer(&directory.path().join("fs"), self.parent.as_ref(), lease)?
-        else {
+        let upper = directory.path().join("fs");
+        if let Some(epoch) = epoch {
+            times::not_after(&upper, epoch)?;
+        }
+        let Some(layer) = self.store.store_layer(&upper, self.parent.as_ref(), lease)? else {
             return Ok(None);
         };
         let record = ChainRecord {
@@ -376,7 +389,7 @@ pub(crate) fn like(directory: &Path, model: &RootDir) -> Result<(), FileError> {
         let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
         rustix::fs::chownat(CWD, directory, Some(uid), Some(gid), AtFlags::empty())?;
         rustix::fs::chmodat(CWD, directory, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
-        let times = crate::layer::apply::timestamps(crate::layer::apply::mtime_of(&stat));
+        let times = crate::layer::place::timestamps(crate::layer::place::mtime_of(&stat));
         rustix::fs::utimensat(CWD, directory, &times, AtFlags::empty())
     })();
     copied.map_err(|e| FileError {

@@ -334,6 +334,26 @@ impl<R: Read> Read for Reader<R> {
     }
 }
 
+impl<R: io::BufRead> io::BufRead for Reader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.content == 0 {
+            return Ok(&[]);
+        }
+        let (position, content) = (self.position, usize::try_from(self.content).unwrap_or(usize::MAX));
+        let bytes = self.input.fill_buf()?;
+        if bytes.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, TarError::CutOff { at: position }));
+        }
+        Ok(&bytes[..bytes.len().min(content)])
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.input.consume(bytes);
+        self.content -= bytes as u64;
+        self.position += bytes as u64;
+    }
+}
+
 fn malformed(at: u64, what: &str) -> TarError {
     TarError::Malformed { at, what: what.to_owned() }
 }

@@ -127,12 +127,14 @@ fn archives_that_lie_are_refused_and_leave_nothing() {
     let other_layer = tar("zzz file = 1");
     let config = image.config.clone();
     let listing = format!(
-        "c file = {}\nl dir\nmanifest.json file = [{{\"Config\":\"c\",\"Layers\":[\"l1\",\"l1\"]}}]",
+        "c file = {}\nl dir\nmanifest.json file = [{{\"Config\":\"c\",\"Layers\":[\"l1\",\"l2\"]}}]",
         serde_json::to_string(&config).unwrap()
     );
     let mut bytes = tar(&listing);
     bytes.truncate(bytes.len() - 1024);
     bytes.extend(wrap("l1", &other_layer));
+    bytes.truncate(bytes.len() - 1024);
+    bytes.extend(wrap("l2", &other_layer));
     refuse(&bytes, "has the digest");
 }
 

@@ -274,7 +274,12 @@ fn archives_of_gnu_tar_are_read_in_all_its_formats() {
     sparse.set_len(100 << 20).unwrap();
     std::fs::write(src.join(&long).join("f"), "deep").unwrap();
     std::os::unix::fs::symlink("x/".repeat(120), src.join("link")).unwrap();
-    std::os::unix::fs::lchown(src.join(&long), Some(70_000), Some(3_000_000)).unwrap();
+    std::os::unix::fs::lchown(src.join(&long), Some(70_000), Some(4_000_000_000)).unwrap();
+    // Before 1970, and a part of a second where the format has one.
+    let early = rustix::fs::Timespec { tv_sec: -1_500_000_000, tv_nsec: 250_000_000 };
+    let early = rustix::fs::Timestamps { last_access: early, last_modification: early };
+    let long_file = std::fs::File::open(src.join(&long).join("f")).unwrap();
+    rustix::fs::futimens(&long_file, &early).unwrap();
     for format in [
         &["--format=gnu"][..],
         &["--format=gnu", "--sparse"],
@@ -301,7 +306,10 @@ fn archives_of_gnu_tar_are_read_in_all_its_formats() {
             assert_eq!(std::fs::read_to_string(at.join(&long).join("f")).unwrap(), "deep");
             assert_eq!(std::fs::read_link(at.join("link")).unwrap(), Path::new(&"x/".repeat(120)));
             let owner = std::fs::metadata(at.join(&long)).unwrap();
-            assert_eq!((owner.uid(), owner.gid()), (70_000, 3_000_000));
+            assert_eq!((owner.uid(), owner.gid()), (70_000, 4_000_000_000));
+            let file = std::fs::metadata(at.join(&long).join("f")).unwrap();
+            assert_eq!(file.mtime(), -1_500_000_000, "{format:?}");
+            assert_eq!(file.mtime_nsec(), if format[0] == "--format=posix" { 250_000_000 } else { 0 });
         });
     }
 }
@@ -427,4 +435,43 @@ fn an_imported_tar_is_mounted_changed_told_and_committed() {
         tmp dir 1777
     "#]]
     .assert_eq(&tree(&at));
+}
+
+/// What asks for more than there may be says which limit it hit.
+#[test]
+fn limits_are_named() {
+    let line = |xattrs: usize| {
+        let (mut member, content) = crate::support::entry("f file = x");
+        member.xattrs = (0..xattrs).map(|i| (format!("user.{i}").into_bytes(), Vec::new())).collect();
+        let mut writer = sampan_image::tar::Writer::new(Vec::new());
+        writer.append(&member, &mut &*content).unwrap();
+        writer.finish().unwrap()
+    };
+    let zstd_window = {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.set_parameter(zstd::zstd_safe::CParameter::WindowLog(28)).unwrap();
+        std::io::Write::write_all(&mut encoder, &vec![7; 1 << 20]).unwrap();
+        encoder.finish().unwrap()
+    };
+    let huge = {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("f").unwrap();
+        header.set_size(1 << 40);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    for (bytes, why) in [
+        (line(1001), "more than 1000 extended attributes"),
+        (tar(&format!("{} file = x", "n/".repeat(3000))), "too long"),
+        (zstd_window, ""),
+        (huge, "more than 274877906944 bytes"),
+    ] {
+        let test = TestStore::new();
+        let error = test.add_layer(&mut &*bytes, None, &Expected::default(), &test.lease()).unwrap_err();
+        let text = sampan_base::chain(&error);
+        assert!(text.contains(why), "{text}");
+        assert_eq!(error.class(), sampan_base::Class::Invalid, "{text}");
+        test.gc().unwrap();
+        assert!(test.files().is_empty());
+    }
 }

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that can not go on shall panic")]
 
 mod archive;
+mod check;
+mod fuzzed;
 mod hostile;
 mod layers;
 mod speed;

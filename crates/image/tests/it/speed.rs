@@ -55,3 +55,49 @@ fn speed() {
     drop(lease);
     timed("remove image", &mut || test.remove(&image.id).unwrap());
 }
+
+/// Several layers, `SAMPAN_LAYERS=directory` of `N.tar` and `N.tar.gz`, received from files.
+#[test]
+#[ignore = "prints numbers; needs SAMPAN_LAYERS"]
+fn receive_speed() {
+    use sampan_base::{DiffId, Digest};
+    use sampan_oci::image::{Descriptor, ImageConfig, Manifest, media};
+    struct Files(std::collections::BTreeMap<Digest, std::path::PathBuf>);
+    impl sampan_image::BlobSource for Files {
+        fn open(&self, blob: &Descriptor) -> std::io::Result<Box<dyn std::io::Read + Send>> {
+            Ok(Box::new(std::fs::File::open(&self.0[&blob.digest])?))
+        }
+    }
+    let dir = std::path::PathBuf::from(std::env::var("SAMPAN_LAYERS").unwrap());
+    let mut files = Files(Default::default());
+    let mut config = ImageConfig::for_host();
+    let mut layers = Vec::new();
+    for i in 0.. {
+        let Ok(bare) = std::fs::read(dir.join(format!("{i}.tar"))) else { break };
+        config.rootfs.diff_ids.push(DiffId(Digest::of(&bare)));
+        let path = dir.join(format!("{i}.tar.gz"));
+        let packed = std::fs::read(&path).unwrap();
+        layers.push(Descriptor::new(media::LAYER_GZIP, Digest::of(&packed), packed.len() as u64));
+        files.0.insert(Digest::of(&packed), path);
+    }
+    let config = serde_json::to_vec(&config).unwrap();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: None,
+        config: Descriptor::new(media::CONFIG, Digest::of(&config), config.len() as u64),
+        layers,
+        annotations: Default::default(),
+        other: Default::default(),
+    };
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    // All stores live to the end: ext4 is slow to give inodes again that were freed in the last minutes.
+    let stores: Vec<TestStore> = (0..3).map(|_| TestStore::new()).collect();
+    for test in &stores {
+        rustix::fs::sync();
+        let start = Instant::now();
+        test.receive(&manifest, &config, &["a".parse().unwrap()], &files, &()).unwrap();
+        println!("received in {:8.2} ms", start.elapsed().as_secs_f64() * 1e3);
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    println!("{}", status.lines().find(|l| l.starts_with("VmHWM")).unwrap());
+}

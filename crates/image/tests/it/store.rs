@@ -110,11 +110,11 @@ fn a_scratch_becomes_a_layer_or_vanishes() {
     assert!(!at.exists());
     assert_eq!(test.files(), before);
     let scratch = test.scratch(base.chain_id(), &InitLayer::docker(), &lease).unwrap();
-    assert!(scratch.freeze(&lease).unwrap().is_none(), "nothing was changed");
+    assert!(scratch.freeze(&lease, None).unwrap().is_none(), "nothing was changed");
     let scratch = test.scratch(base.chain_id(), &InitLayer::docker(), &lease).unwrap();
     std::fs::remove_file(scratch.rootfs().join("d/b")).unwrap();
     std::fs::write(scratch.rootfs().join("new"), "n").unwrap();
-    let layer = scratch.freeze(&lease).unwrap().unwrap();
+    let layer = scratch.freeze(&lease, None).unwrap().unwrap();
     let view = test.view(Some(&layer.chain_id), &lease).unwrap();
     assert_eq!(tree(view.rootfs()), "a file 644 = 1\nd dir 755\nnew file 644 = n\n");
     drop(view);
@@ -132,7 +132,7 @@ fn the_build_cache_is_bounded_and_the_unused_go_first() {
         config.author = round.to_string();
         test.create_image(config, &[], &[]).unwrap();
     };
-    let value = |i: usize| Cached { chain: None, value: i.to_string() };
+    let value = |i: usize| Cached { chain: None, value: i.to_string(), text: String::new(), size: 0 };
     for i in 0..MAX_CACHE_RECORDS {
         test.remember(&i.to_string(), value(i));
     }
@@ -231,7 +231,7 @@ fn work_at_once_never_loses_what_is_in_use() {
                     let lease = store.lease();
                     let scratch = store.scratch(image.chain_id(), &InitLayer::empty(), &lease).unwrap();
                     std::fs::write(scratch.rootfs().join("d/new"), (round % 3).to_string()).unwrap();
-                    let frozen = scratch.freeze(&lease).unwrap().unwrap();
+                    let frozen = scratch.freeze(&lease, None).unwrap().unwrap();
                     store.gc().unwrap();
                     let layers: Vec<_> = image.layers.iter().cloned().chain([frozen]).collect();
                     let built = store.create_image(image.config.clone(), &layers, &[]).unwrap();
@@ -287,7 +287,7 @@ fn crash_child() {
         let lease = store.lease();
         let scratch = store.scratch(image.chain_id(), &InitLayer::docker(), &lease).unwrap();
         std::fs::write(scratch.rootfs().join("new"), i.to_string()).unwrap();
-        let layer = scratch.freeze(&lease).unwrap().unwrap();
+        let layer = scratch.freeze(&lease, None).unwrap().unwrap();
         let layers: Vec<_> = image.layers.iter().cloned().chain([layer]).collect();
         let built = store.create_image(image.config.clone(), &layers, &[]).unwrap();
         if i % 2 == 0 {

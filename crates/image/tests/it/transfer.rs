@@ -164,3 +164,132 @@ fn what_is_not_as_it_should_be_is_refused_and_leaves_nothing() {
     there.blobs.remove(&victim);
     refused(&there, &manifest, &config, Class::NotFound, "cannot receive the layer");
 }
+
+/// Gives each layer's bytes slowly, or late, so that layers come in another order than they lie.
+struct Slow<'a> {
+    blobs: &'a Blobs,
+    /// The layer that comes only when all others are through, if there is one.
+    last: Option<&'a Digest>,
+    through: &'a Through,
+}
+
+#[derive(Default)]
+struct Through {
+    ended: Mutex<usize>,
+    changed: std::sync::Condvar,
+}
+
+struct SlowReader<'a> {
+    bytes: io::Cursor<Vec<u8>>,
+    wait_for: usize,
+    through: &'a Through,
+    ended: bool,
+}
+
+impl Read for SlowReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut ended = self.through.ended.lock().unwrap();
+        while *ended < self.wait_for {
+            ended = self.through.changed.wait(ended).unwrap();
+        }
+        // A byte at a time: no reader may count on more.
+        let n = self.bytes.read(&mut buffer[..1])?;
+        if n == 0 && !self.ended {
+            self.ended = true;
+            *ended += 1;
+            self.through.changed.notify_all();
+        }
+        Ok(n)
+    }
+}
+
+impl BlobSource for Slow<'static> {
+    fn open(&self, blob: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+        let wait_for = if self.last == Some(&blob.digest) { 3 } else { 0 };
+        let bytes = io::Cursor::new(self.blobs.blobs[&blob.digest].clone());
+        Ok(Box::new(SlowReader { bytes, wait_for, through: self.through, ended: false }))
+    }
+}
+
+fn stacked(test: &TestStore, listings: &[&str], name: &str) -> Image {
+    let lease = test.lease();
+    let mut layers: Vec<sampan_image::Layer> = Vec::new();
+    for listing in listings {
+        let parent = layers.last().map(|l| l.chain_id.clone());
+        layers
+            .push(test.add_layer(&mut &*tar(listing), parent.as_ref(), &Default::default(), &lease).unwrap());
+    }
+    let mut config = sampan_oci::image::ImageConfig::for_host();
+    config.author = name.to_owned();
+    test.create_image(config, &layers, &[]).unwrap()
+}
+
+#[test]
+fn layers_come_in_any_order_and_lie_in_the_right_one() {
+    let here = TestStore::new();
+    let same = "same dir 711 5:5\nsame/file file = same";
+    let listings = [
+        "d dir 750 7:8\nd/x file = x\nd/y file = y\ne dir\ne/f file = f",
+        // Each needs something of those below: looks of a directory, files to delete, nothing.
+        "d/z file = z\nd/.wh.x file =\nnew/deep file = 1",
+        same,
+        "e/.wh..wh..opq file =\ne/g file = g\nd/w file = w",
+        same,
+    ];
+    let image = stacked(&here, &listings, "a");
+    let blobs: &'static mut Blobs = Box::leak(Box::default());
+    let (manifest, config) = blobs.push(&here, &image);
+    let blobs: &'static Blobs = blobs;
+    let read: Manifest = serde_json::from_slice(&manifest).unwrap();
+    let expected = contents(&here, &image);
+    for last in [None, Some(0), Some(1), Some(2), Some(3)] {
+        let through: &'static Through = Box::leak(Box::default());
+        // Leaked, because readers outlive the call that opens them.
+        let digest: Option<&'static Digest> =
+            last.map(|i: usize| -> &'static Digest { Box::leak(Box::new(read.layers[i].digest.clone())) });
+        let source = Slow { blobs, last: digest, through };
+        let other = TestStore::new();
+        let received = other.receive(&manifest, &config, &[], &source, &()).unwrap();
+        assert_eq!(contents(&other, &received), expected, "layer {last:?} last");
+        assert_eq!(*through.ended.lock().unwrap(), 4, "the twin is not fetched twice");
+    }
+}
+
+#[test]
+fn a_hard_link_to_a_file_below_waits_for_it() {
+    let here = TestStore::new();
+    let listings = ["a file 600 = content", "b hard = a\nc hard = b", "d hard = c"];
+    let image = stacked(&here, &listings, "hard");
+    let mut there = Blobs::default();
+    let (manifest, config) = there.push(&here, &image);
+    let other = TestStore::new();
+    let received = other.receive(&manifest, &config, &[], &there, &()).unwrap();
+    assert_eq!(contents(&other, &received), contents(&here, &image));
+    // If what it waits for never comes, it does not wait for ever.
+    let read: Manifest = serde_json::from_slice(&manifest).unwrap();
+    there.blobs.insert(read.layers[0].digest.clone(), b"nonsense".to_vec());
+    let third = TestStore::new();
+    let error = third.receive(&manifest, &config, &[], &there, &()).unwrap_err();
+    assert!(sampan_base::chain(&error).contains(read.layers[0].digest.as_str()), "{error}");
+}
+
+#[test]
+fn an_image_of_another_platform_is_held_and_its_layers_are_checked() {
+    let here = TestStore::new();
+    let image = stacked(&here, &["a file = 1", "b file = 2"], "arm");
+    let mut config = image.config.clone();
+    config.architecture = "riscv64".into();
+    let image = here.create_image(config, &image.layers, &[]).unwrap();
+    let mut there = Blobs::default();
+    let (manifest, config) = there.push(&here, &image);
+    let other = TestStore::new();
+    let received = other.receive(&manifest, &config, &["x".parse().unwrap()], &there, &()).unwrap();
+    assert_eq!((received.size, received.layers.len()), (2, 2));
+    assert!(other.files().iter().all(|f| !f.starts_with("snapshots/")), "nothing is unpacked yet");
+    assert_eq!(contents(&other, &received), contents(&here, &image), "it is when it is needed");
+    let read: Manifest = serde_json::from_slice(&manifest).unwrap();
+    let swapped = Manifest { layers: read.layers.iter().rev().cloned().collect(), ..read };
+    let swapped = serde_json::to_vec(&swapped).unwrap();
+    let third = TestStore::new();
+    assert_eq!(third.receive(&swapped, &config, &[], &there, &()).unwrap_err().class(), Class::Invalid);
+}

@@ -8,7 +8,7 @@ mod crash;
 mod harness;
 mod traffic;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 
 /// Why the tests of a module can't run here, if they can't.
 fn missing(module: &str) -> Option<&'static str> {
@@ -64,24 +64,12 @@ fn main() {
         ("traffic", "many_come_and_go_at_once", traffic::many_come_and_go_at_once),
     ];
     let trial = |(module, name, test): (&str, &str, fn())| {
-        let trial = Trial::test(format!("{module}::{name}"), move || {
-            test();
-            Ok(())
-        });
-        match missing(module) {
-            Some(reason) => trial.with_ignored_flag(true).with_kind(reason),
-            None => trial,
-        }
+        sampan_testkit::trial(format!("{module}::{name}"), missing(module), test)
     };
     // Run by `-- --ignored`, or by another test.
     let measures: [(&str, fn()); 2] = [("traffic::speed", traffic::speed), ("crash::victim", crash::victim)];
-    let measures = measures.map(|(name, run)| {
-        let trial = Trial::test(name, move || {
-            run();
-            Ok(())
-        });
-        trial.with_ignored_flag(true).with_kind("run by hand or by another test")
-    });
+    let measures =
+        measures.map(|(name, run)| sampan_testkit::trial(name, Some("run by hand or by another test"), run));
     let trials = tests.into_iter().map(trial).chain(measures).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

@@ -20,7 +20,7 @@ mod processes;
 mod procfs;
 mod support;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 
 /// What a test is to its class.
 #[derive(Clone, Copy)]
@@ -117,24 +117,21 @@ fn main() {
             OldRunc(test) => (test, lacking.clone().or_else(|| no_old_runc.clone())),
             NoControl(why) => ((|| ()) as fn(), Some(why.to_owned())),
         };
-        let trial = Trial::test(name, move || {
-            test();
-            Ok(())
-        });
-        match lacking {
-            Some(why) => trial.with_ignored_flag(true).with_kind(why),
-            None => trial,
-        }
+        sampan_testkit::trial(name, lacking, test)
     };
-    let documented = Trial::test("every_test_is_in_the_table_of_docs_security", || {
-        let table =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/security.md")).unwrap();
-        for (class, name, side) in TESTS.iter().filter(|(_, _, side)| matches!(side, Ours(_))) {
-            assert!(table.contains(&format!("`{name}`")), "class {class}: {name} is not in docs/security.md");
-            let Ours(_) = side else { continue };
-        }
-        Ok(())
-    });
+    let documented =
+        sampan_testkit::trial("every_test_is_in_the_table_of_docs_security", None::<String>, || {
+            let table =
+                std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/security.md"))
+                    .unwrap();
+            for (class, name, side) in TESTS.iter().filter(|(_, _, side)| matches!(side, Ours(_))) {
+                assert!(
+                    table.contains(&format!("`{name}`")),
+                    "class {class}: {name} is not in docs/security.md"
+                );
+                let Ours(_) = side else { continue };
+            }
+        });
     let trials = TESTS.iter().map(trial).chain([documented]).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 
 mod checkpoint;
 #[path = "../it/harness.rs"]
@@ -104,14 +104,7 @@ fn main() {
             controllers_are_handed_on_to_a_container_with_its_own_namespace;
     };
     let trial = |(module, name, test): (&'static str, &'static str, fn())| {
-        let trial = Trial::test(format!("{module}::{name}"), move || {
-            test();
-            Ok(())
-        });
-        match missing(module, name) {
-            Some(reason) => trial.with_ignored_flag(true).with_kind(reason),
-            None => trial,
-        }
+        sampan_testkit::trial(format!("{module}::{name}"), missing(module, name), test)
     };
     libtest_mimic::run(&Arguments::from_args(), tests.into_iter().map(trial).collect()).exit();
 }

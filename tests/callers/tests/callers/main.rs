@@ -9,7 +9,7 @@ mod podman;
 
 use std::path::{Path, PathBuf};
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use sampan_testkit::{Pty, wait_until};
 
 /// A test: its name, the programs it needs, and itself.
@@ -41,14 +41,7 @@ fn main() {
     for (name, programs, test) in [docker::CASES, containerd::CASES, podman::CASES].into_iter().flatten() {
         let absent = programs.iter().find(|program| !Path::new(program).exists());
         let reason = base.or(absent.copied());
-        let trial = Trial::test(*name, move || {
-            test();
-            Ok(())
-        });
-        trials.push(match reason {
-            Some(reason) => trial.with_ignored_flag(true).with_kind(reason),
-            None => trial,
-        });
+        trials.push(sampan_testkit::trial(*name, reason, *test));
     }
     libtest_mimic::run(&arguments, trials).exit();
 }

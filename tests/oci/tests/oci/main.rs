@@ -17,7 +17,7 @@ mod runtime;
 mod runtime_linux;
 mod table;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 
 use harness::{Bench, Runtime};
 use table::Test;
@@ -74,14 +74,8 @@ fn main() {
             let why_not = absent.clone().or_else(|| why_not(test)).or(known);
             let name = format!("{chapter}::{}", test.name);
             let (program, run) = (program.clone(), test.run);
-            let body = move || {
-                run(&mut Bench::new(&Runtime::new(&program)));
-                Ok(())
-            };
-            trials.push(match why_not {
-                Some(why) => Trial::test(format!("{name} ({why})"), || Ok(())).with_ignored_flag(true),
-                None => Trial::test(name, body),
-            });
+            let body = move || run(&mut Bench::new(&Runtime::new(&program)));
+            trials.push(sampan_testkit::trial(name, why_not, body));
         }
     }
     libtest_mimic::run(&arguments, trials).exit();

@@ -1,139 +1,82 @@
-//! `build`: sends the context as a tar and shows what the daemon does with it.
+//! Where a build's files are: a directory, standard input, or elsewhere.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
-use http::Method;
 use sampan_build::ignore::Ignore;
+use sampan_docker_api::build::HostDirectory;
 
-use super::{say, show_progress, tell, upload};
-use crate::client::{Client, channel, encode, query};
-
-/// `sampan build`
-#[derive(Args)]
-pub(crate) struct Build {
-    /// A name for the image
-    #[arg(short, long, value_name = "REPOSITORY[:TAG]")]
-    tag: Vec<String>,
-    /// The Dockerfile [default: Dockerfile in the context]
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<String>,
-    /// Set a build argument
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    build_arg: Vec<String>,
-    /// Set a label
-    #[arg(long, value_name = "NAME=VALUE")]
-    label: Vec<String>,
-    /// Build up to this stage
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "STAGE")]
-    target: String,
-    /// Use nothing of earlier builds
-    #[arg(long)]
-    no_cache: bool,
-    /// Network of RUN instructions: default, host or none
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "MODE")]
-    network: String,
-    /// Print only the image's id
-    #[arg(short, long)]
-    quiet: bool,
-    /// Write the image's id to a file
-    #[arg(long, value_name = "FILE")]
-    iidfile: Option<PathBuf>,
-    /// The context: a directory, or - for a Dockerfile or a tar on standard input
-    #[arg(value_name = "DIR|-")]
-    context: String,
-}
+use crate::commands::{tell, upload};
 
 /// The name that a Dockerfile from outside of the context is sent under.
-const OUTSIDE_DOCKERFILE: &str = ".dockerfile.sampan";
+pub(super) const OUTSIDE_DOCKERFILE: &str = ".dockerfile.sampan";
 
-pub(crate) async fn build(client: &Client, command: Build) -> Result<ExitCode> {
-    let (body, dockerfile) = context(&command)?;
-    let arguments: BTreeMap<String, Option<String>> = command
-        .build_arg
-        .iter()
-        .map(|arg| match arg.split_once('=') {
-            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-            None => (arg.clone(), std::env::var(arg).ok()),
-        })
-        .collect();
-    let labels: BTreeMap<&str, &str> =
-        command.label.iter().map(|l| l.split_once('=').unwrap_or((l, ""))).collect();
-    let mut path = format!(
-        "/build{}",
-        query(&[
-            ("dockerfile", &dockerfile),
-            ("buildargs", &serde_json::to_string(&arguments)?),
-            ("labels", &serde_json::to_string(&labels)?),
-            ("target", &command.target),
-            ("nocache", if command.no_cache { "1" } else { "" }),
-            ("networkmode", &command.network),
-            ("rm", "1"),
-        ])
-    );
-    for tag in &command.tag {
-        path += &format!("&t={}", encode(tag));
-    }
-    let response = client.request(Method::POST, &path, channel(body), "application/x-tar").await?;
-    let mut id = None;
-    show_progress(response, |line| {
-        if let Some(aux) = &line.aux {
-            id = aux.get("ID").and_then(|v| v.as_str()).map(str::to_owned);
-        }
-        match &line.stream {
-            Some(text) if !command.quiet => Ok(io::stdout().lock().write_all(text.as_bytes())?),
-            _ => Ok(()),
-        }
-    })
-    .await?;
-    let Some(id) = id else { bail!("the build ended without an image") };
-    if let Some(file) = &command.iidfile {
-        std::fs::write(file, &id).with_context(|| format!("cannot write the id to `{}`", file.display()))?;
-    }
-    if command.quiet {
-        say(id)?;
-    }
-    Ok(ExitCode::SUCCESS)
+pub(super) type Upload = tokio::sync::mpsc::Receiver<io::Result<bytes::Bytes>>;
+
+/// Where a build's files are.
+pub(super) enum Source {
+    /// In a directory.
+    Directory {
+        /// Without links.
+        root: PathBuf,
+        /// The Dockerfile's path in it, unless its text is given.
+        name: Option<String>,
+        /// The Dockerfile's text, if it is not in the directory.
+        text: Option<String>,
+    },
+    /// In what was on standard input: a tar, with the Dockerfile's name in it.
+    Stream(Upload, String),
+    /// Elsewhere: the daemon fetches it.
+    Remote(String),
 }
 
-type Upload = tokio::sync::mpsc::Receiver<io::Result<bytes::Bytes>>;
-
-/// The context to send, and the Dockerfile's name in it.
-fn context(command: &Build) -> Result<(Upload, String)> {
-    if command.context == "-" {
-        return from_input(command.file.as_deref());
+/// Finds the context and the Dockerfile.
+pub(super) fn find(context: &str, file: Option<&str>) -> Result<Source> {
+    if context == "-" {
+        let (upload, name) = from_input(file)?;
+        return Ok(Source::Stream(upload, name));
     }
-    let directory = PathBuf::from(&command.context);
+    if is_remote(context) {
+        return Ok(Source::Remote(context.to_owned()));
+    }
+    let directory = PathBuf::from(context);
     if !directory.is_dir() {
-        bail!("unable to prepare context: path \"{}\" not found", command.context);
+        bail!("unable to prepare context: path \"{context}\" not found");
     }
-    let given = command.file.as_deref();
-    if given == Some("-") {
-        let mut text = Vec::new();
-        io::stdin().read_to_end(&mut text)?;
-        return Ok((send_directory(directory, None, Some(text))?, OUTSIDE_DOCKERFILE.to_owned()));
+    let root = directory.canonicalize().with_context(|| format!("cannot open the context `{context}`"))?;
+    if file == Some("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).context("cannot read the Dockerfile from standard input")?;
+        return Ok(Source::Directory { root, name: None, text: Some(text) });
     }
     // As docker: a Dockerfile is looked for from where one is, not from the context.
-    let dockerfile = given.map_or_else(|| directory.join("Dockerfile"), PathBuf::from);
+    let dockerfile = file.map_or_else(|| directory.join("Dockerfile"), PathBuf::from);
     let missing =
         || format!("unable to prepare context: cannot open the Dockerfile `{}`", dockerfile.display());
     let real = dockerfile.canonicalize().with_context(missing)?;
-    let root =
-        directory.canonicalize().with_context(|| format!("cannot open the context `{}`", command.context))?;
     match real.strip_prefix(&root) {
         Ok(inside) => {
             let name = inside.to_str().context("the Dockerfile's name is not UTF-8")?.to_owned();
-            Ok((send_directory(root, Some(name.clone()), None)?, name))
+            Ok(Source::Directory { root, name: Some(name), text: None })
         }
         Err(_) => {
-            let text = std::fs::read(&real).with_context(missing)?;
-            Ok((send_directory(root, None, Some(text))?, OUTSIDE_DOCKERFILE.to_owned()))
+            let text = std::fs::read_to_string(&real).with_context(missing)?;
+            Ok(Source::Directory { root, name: None, text: Some(text) })
         }
     }
+}
+
+/// Whether a context is no path, but something that the daemon fetches.
+pub(super) fn is_remote(context: &str) -> bool {
+    ["http://", "https://", "git://", "ssh://", "git@", "github.com/"].iter().any(|p| context.starts_with(p))
+}
+
+/// The directory as both ends may see it.
+pub(super) fn host_directory(root: &Path) -> Result<HostDirectory> {
+    use std::os::unix::fs::MetadataExt;
+    let about = std::fs::metadata(root).with_context(|| format!("cannot open `{}`", root.display()))?;
+    Ok(HostDirectory { path: root.to_owned(), device: about.dev(), inode: about.ino() })
 }
 
 /// Standard input is a context if it is a tar, packed or not, and else a Dockerfile.
@@ -170,7 +113,12 @@ fn append_text<W: Write>(tar: &mut tar::Builder<W>, name: &str, text: &[u8]) -> 
     tar.append_data(&mut header, name, text)
 }
 
-fn send_directory(directory: PathBuf, name: Option<String>, outside: Option<Vec<u8>>) -> Result<Upload> {
+/// Sends a directory as a tar: for a daemon that does not see it.
+pub(super) fn send_directory(
+    directory: PathBuf,
+    name: Option<String>,
+    outside: Option<Vec<u8>>,
+) -> Result<Upload> {
     let ignore = ignore_file(&directory, name.as_deref())?;
     let mut needed = vec![".dockerignore".to_owned()];
     // The Dockerfile is sent even if it is ignored: the daemon needs it, and leaves it out of COPY.

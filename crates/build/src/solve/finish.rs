@@ -1,0 +1,53 @@
+//! From the target's last state to an image: labels, one layer if asked for, names.
+
+use sampan_image::{Image, ImageError};
+
+use super::cache::key_of;
+use super::state::State;
+use super::{Result, Solve};
+use crate::config;
+use crate::dockerfile::Problem;
+
+impl Solve<'_> {
+    pub(super) fn finish(&self, mut state: State) -> Result<Image> {
+        if !self.options.labels.is_empty() {
+            self.add_labels(&mut state)?;
+        }
+        let image = match state.untouched.take() {
+            // Nothing but FROM: it is the base image itself.
+            Some(image) => {
+                for name in &self.options.names {
+                    self.store.tag(&image.id, name)?;
+                }
+                self.store.image(&image.id)?
+            }
+            None if self.options.squash => {
+                let what = "--squash".to_owned();
+                return Err(self.wrong(0, Problem::Unsupported { what }));
+            }
+            None => self.create(state)?,
+        };
+        self.export_cache(&image)?;
+        Ok(image)
+    }
+
+    fn create(&self, state: State) -> std::result::Result<Image, ImageError> {
+        self.store.create_image(state.image, &state.layers, &self.options.names)
+    }
+
+    /// `--label`: a step without a line in the Dockerfile.
+    fn add_labels(&self, state: &mut State) -> Result<()> {
+        let pairs: Vec<(String, String)> =
+            self.options.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let by = format!(
+            "{} #(nop)  LABEL {}",
+            config::shell(&state.image.config).join(" "),
+            config::pairs(&pairs)
+        );
+        state.image.config.labels.extend(pairs);
+        let key = key_of(&["metadata", state.key.as_str(), &by]);
+        let created = self.recall_time(None, &key, state, self.options.no_cache)?;
+        state.record(created, by, None);
+        Ok(())
+    }
+}
