@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use sampan_base::Digest;
-use sampan_image::{InitLayer, Scratch};
+use sampan_image::{InitLayer, Layer, Scratch, SnapshotError};
 use sampan_oci::image::ImageConfig;
 
 use super::cache::{Claim, Outcome, Recalled, key_of};
@@ -265,6 +265,39 @@ impl<'s, 'a> StageRun<'s, 'a> {
         let solve = self.solve;
         let frozen = scratch.freeze(&solve.lease, solve.epoch);
         let layer = frozen.map_err(|e| self.snapshot_failed(e))?;
+        self.finish(state, layer, claim, by)
+    }
+
+    /// As [`StageRun::freeze`], of files that were made on nothing: their layer is put on top of the others as it is.
+    pub(super) fn freeze_linked(
+        &mut self,
+        state: &mut State,
+        scratch: Scratch,
+        claim: Claim<'_>,
+        by: String,
+    ) -> Result<()> {
+        let solve = self.solve;
+        let frozen = scratch.freeze(&solve.lease, solve.epoch);
+        let layer = match (frozen.map_err(|e| self.snapshot_failed(e))?, state.chain()) {
+            (Some(alone), Some(below)) => {
+                let linked = solve.store.known_layer(&alone.diff_id, Some(below), &solve.lease);
+                let failed =
+                    |source| SnapshotError::Parent { chain: below.clone(), source: Box::new(source) };
+                Some(linked.map_err(|e| self.snapshot_failed(failed(e)))?)
+            }
+            (layer, _) => layer,
+        };
+        self.finish(state, layer, claim, by)
+    }
+
+    fn finish(
+        &mut self,
+        state: &mut State,
+        layer: Option<Layer>,
+        claim: Claim<'_>,
+        by: String,
+    ) -> Result<()> {
+        let solve = self.solve;
         let created = solve.now();
         let outcome = Outcome { created, layer: layer.as_ref().map(|l| l.diff_id.clone()) };
         solve.remember(claim.key(), state, &outcome, layer.as_ref(), &by);

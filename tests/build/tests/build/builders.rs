@@ -247,9 +247,9 @@ fn write_base(path: &Path) {
     let busybox = std::fs::read(sampan_testkit::busybox::BUSYBOX).unwrap();
     add("bin/busybox", Regular, 0o755, &busybox, "");
     for applet in [
-        "sh", "cat", "chmod", "chown", "cp", "echo", "env", "false", "find", "grep", "id", "ln", "ls", "mkdir",
-        "mkfifo", "mv", "pwd", "rm", "rmdir", "sleep", "stat", "tee", "test", "touch", "true", "wc", "head",
-        "sort", "printf", "readlink", "tar", "od", "mount",
+        "sh", "cat", "chmod", "chown", "cp", "echo", "env", "false", "find", "grep", "id", "ln", "ls",
+        "mkdir", "mkfifo", "mv", "pwd", "rm", "rmdir", "sleep", "stat", "tee", "test", "touch", "true", "wc",
+        "head", "sort", "printf", "readlink", "tar", "od", "mount",
     ] {
         add(&format!("bin/{applet}"), Symlink, 0o777, b"", "busybox");
     }
@@ -275,7 +275,8 @@ fn write_base(path: &Path) {
     });
     let config = serde_json::to_vec(&config).unwrap();
     let name = format!("{}.json", digest(&config));
-    let manifest = serde_json::json!([{"Config": name, "RepoTags": ["localhost/base:latest"], "Layers": ["layer.tar"]}]);
+    let manifest =
+        serde_json::json!([{"Config": name, "RepoTags": ["localhost/base:latest"], "Layers": ["layer.tar"]}]);
     let mut archive = tar::Builder::new(std::fs::File::create(path).unwrap());
     for (name, bytes) in [
         (name.as_str(), config.as_slice()),

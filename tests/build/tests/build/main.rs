@@ -61,7 +61,8 @@ fn main() {
             let absent = (who == Who::Client && !Path::new("/usr/bin/docker").exists())
                 .then_some("no /usr/bin/docker (package docker.io)");
             let reason = missing().or(absent);
-            let name = if who == Who::Client { format!("{} by docker's client", case.id()) } else { case.id() };
+            let name =
+                if who == Who::Client { format!("{} by docker's client", case.id()) } else { case.id() };
             let (case, builders, recorded) = (case.clone(), Arc::clone(&builders), Arc::clone(&recorded));
             let trial = Trial::test(name, move || {
                 test(builders.get_or_init(|| Builders::new(false)), &recorded, who, &case)

@@ -33,7 +33,11 @@ impl Saved {
                 let from = std::path::Path::new(&path).parent().unwrap().join(target);
                 let mut parts: Vec<&str> = Vec::new();
                 for part in from.to_str().unwrap().split('/') {
-                    if part == ".." { parts.pop(); } else { parts.push(part); }
+                    if part == ".." {
+                        parts.pop();
+                    } else {
+                        parts.push(part);
+                    }
                 }
                 links.push((path, parts.join("/")));
                 continue;
@@ -58,10 +62,16 @@ impl Saved {
         serde_json::from_slice(&self.files[self.manifest()["Config"].as_str().unwrap()]).unwrap()
     }
 
+    fn layers(&self) -> Vec<&[u8]> {
+        let manifest = self.manifest();
+        let layers = manifest["Layers"].as_array().into_iter().flatten();
+        layers.map(|layer| self.files[layer.as_str().unwrap()].as_slice()).collect()
+    }
+
     pub(crate) fn tree(&self) -> Tree {
         let mut tree = Tree::new();
-        for layer in self.manifest()["Layers"].as_array().unwrap() {
-            apply(&mut tree, &self.files[layer.as_str().unwrap()]);
+        for layer in self.layers() {
+            apply(&mut tree, layer);
         }
         tree
     }
@@ -128,7 +138,8 @@ fn line(entry: &mut tar::Entry<'_, &[u8]>) -> String {
     };
     let kind = header.entry_type();
     let mut text = match kind {
-        tar::EntryType::Directory => format!("d {mode:o} {owner}{time}"),
+        // BuildKit before 0.9 does not keep times of directories.
+        tar::EntryType::Directory => format!("d {mode:o} {owner}"),
         tar::EntryType::Symlink => {
             format!("l {owner} -> {}{time}", entry.link_name().unwrap().unwrap().display())
         }
@@ -169,12 +180,23 @@ pub(crate) fn shown(saved: &Saved, base: &Tree) -> String {
     }
     let whole = saved.config();
     config(&whole, &mut out);
-    for entry in whole["history"].as_array().into_iter().flatten().skip(1) {
+    let mut layers = saved.layers().into_iter();
+    for entry in whole["history"].as_array().into_iter().flatten() {
+        // A layer with nothing in it, or none at all: that is how an image is stored, not what it is.
+        let empty =
+            entry["empty_layer"].as_bool() == Some(true) || !layers.next().is_some_and(|l| has_files(l));
         if let Some(text) = history(entry) {
-            writeln!(out, "history: {text}").unwrap();
+            writeln!(out, "history: {}{text}", if empty { "empty " } else { "" }).unwrap();
         }
     }
     out
+}
+
+fn has_files(layer: &[u8]) -> bool {
+    tar::Archive::new(layer)
+        .entries()
+        .unwrap()
+        .any(|entry| entry.unwrap().path().unwrap().components().count() > 0)
 }
 
 fn config(whole: &Value, out: &mut String) {
@@ -221,6 +243,9 @@ fn config(whole: &Value, out: &mut String) {
 /// run. `None`: one that only some builders have.
 fn history(entry: &Value) -> Option<String> {
     let by = entry["created_by"].as_str().unwrap_or("");
+    if by == "base" {
+        return None;
+    }
     let by = by.strip_suffix(" # buildkit").unwrap_or(by);
     let by = by.split_once("#(nop)").map_or(by, |(_, rest)| rest).trim();
     let (keyword, rest) = by.split_once(' ').unwrap_or((by, ""));
@@ -237,6 +262,5 @@ fn history(entry: &Value) -> Option<String> {
         "RUN" => rest.to_owned(),
         _ => by.to_owned(),
     };
-    let empty = if entry["empty_layer"].as_bool() == Some(true) { "empty " } else { "" };
-    Some(format!("{empty}{}", text.replace('\n', "\\n")))
+    Some(text.replace('\n', "\\n"))
 }
