@@ -11,10 +11,10 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 use sampan_base::Class;
 use sampan_image::ApplyError;
-use sampan_image::tar::Mtime;
+use sampan_image::compression;
+use sampan_image::tar::{Mtime, Reader};
 use sampan_kernel::beneath::{self, RootDir};
 
-use crate::archive;
 use crate::chmod::Chmod;
 use crate::context::relative;
 use crate::select::{Item, Part};
@@ -105,8 +105,7 @@ pub(crate) fn copy(
     for item in items {
         let (path, name) = match item {
             Item::Content { path, only } => {
-                let node = tree.node(path)?;
-                copier.directory_into(path, &node, &target, only.as_deref())?;
+                copier.directory_into(path, &target, only.as_deref())?;
                 continue;
             }
             Item::File { path, name } => (path, name),
@@ -185,35 +184,25 @@ impl Copier<'_> {
         make_directories(&self.root, path, self.look.owner.unwrap_or((0, 0)))
     }
 
-    /// The content of a directory into `target`. A new one looks like the source; one that is there stays as it is.
+    /// The content of a directory into `target`. One that is there stays as it is, a new one is made like any parent:
+    /// only what is in the source is copied, not the source itself.
     fn directory_into(
         &mut self,
         source: &Path,
-        node: &Node,
         target: &Path,
         only: Option<&[Part]>,
     ) -> Result<(), CopyError> {
         let shown = Path::new("/").join(target);
-        let fd = match self.root.directory(target) {
-            Ok(fd) => fd,
+        match self.root.directory(target) {
+            Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.parents(target)?;
-                let fd = self.root.directory(target);
-                let fd = fd.map_err(|source| CopyError::Destination {
-                    action: "open",
-                    path: shown.clone(),
-                    source,
-                })?;
-                self.attributes(fd.as_fd(), OsStr::new("."), node, &shown)?;
-                self.directories.push((target.to_owned(), node.mtime));
-                fd
             }
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
                 return Err(CopyError::Kind { what: "a directory", there: "the file", path: shown });
             }
             Err(source) => return Err(CopyError::Destination { action: "open", path: shown, source }),
-        };
-        drop(fd);
+        }
         if let Some(parts) = only {
             return self.parts_into(source, target, parts);
         }
@@ -407,12 +396,13 @@ impl Copier<'_> {
         if !matches!(node.kind, NodeKind::File { .. }) {
             return Ok(false);
         }
-        if !archive::is_archive(self.tree.content(source)?) {
+        let Ok(unpacked) = compression::unpacked(self.tree.content(source)?) else { return Ok(false) };
+        // It is an archive if it has a first entry; a packed file that is no tar is just a file.
+        if !matches!(Reader::new(unpacked).next_member(), Ok(Some(_))) {
             return Ok(false);
         }
         self.parents(target)?;
-        let read_error = |e| TreeError::Read { path: source.to_owned(), source: e };
-        let mut content = archive::unpacked(self.tree.content(source)?).map_err(read_error)?;
+        let mut content = self.tree.content(source)?;
         // As in BuildKit, `--chown` is not about what archives say.
         sampan_image::extract(&mut content, self.rootfs, target)
             .map_err(|e| CopyError::Archive { path: source.to_owned(), source: e })?;

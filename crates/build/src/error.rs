@@ -1,7 +1,7 @@
 //! Why a build ends without an image: each error has its place, `Dockerfile:7`.
 
 use sampan_base::{Class, FileError};
-use sampan_image::{ImageError, MetadataError, ResolveError, SnapshotError};
+use sampan_image::{ImageError, MetadataError, ResolveError, SnapshotError, SquashError};
 use sampan_registry::RegistryError;
 
 use crate::context::ContextError;
@@ -172,6 +172,9 @@ pub enum BuildError {
     /// The image can't be made.
     #[error(transparent)]
     Image(#[from] Box<ImageError>),
+    /// Its layers can't be made one.
+    #[error(transparent)]
+    Squash(#[from] Box<SquashError>),
     /// The cache can't be read.
     #[error(transparent)]
     Cache(#[from] Box<MetadataError>),
@@ -253,6 +256,7 @@ impl BuildError {
             BuildError::File(e) => e.class(),
             BuildError::Snapshot { source, .. } => source.class(),
             BuildError::Image(e) => e.class(),
+            BuildError::Squash(e) => e.class(),
             BuildError::Cache(e) => e.class(),
             BuildError::Cancelled => Class::Unavailable,
         }

@@ -13,7 +13,6 @@
 //! * [`checks`]: what may not be meant.
 //! * [`change`]: instructions for `docker commit --change`.
 
-mod archive;
 pub mod change;
 pub mod checks;
 mod chmod;

@@ -96,6 +96,9 @@ enum Command {
     /// Manage images
     #[command(subcommand)]
     Image(image::Group),
+    /// Manage what builds leave
+    #[command(subcommand)]
+    Builder(commands::builder::Group),
     /// Manage volumes
     #[command(subcommand)]
     Volume(volume::Group),
@@ -175,6 +178,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Save(command) => image::save(client, command).await,
         Command::Container(group) => container::group(client, group).await,
         Command::Image(group) => image::group(client, group).await,
+        Command::Builder(group) => commands::builder::group(client, group).await,
         Command::Volume(group) => volume::group(client, group).await,
         Command::Network(group) => system::network(client, group).await,
         Command::Events(command) => system::events(client, command).await,

@@ -67,6 +67,18 @@ struct File {
     shim: Option<PathBuf>,
     #[serde(default)]
     registries: Registries,
+    #[serde(default)]
+    build: Build,
+}
+
+/// What builds leave.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Build {
+    /// Bytes of the build cache that are kept [default: a tenth of the file system].
+    cache_bytes: Option<u64>,
+    /// Days after which what was of no use goes [default: 60].
+    cache_days: Option<u64>,
 }
 
 /// How registries are reached.
@@ -112,6 +124,10 @@ pub(crate) fn effective(arguments: &Arguments) -> Result<Config> {
     engine.registries.insecure = file.registries.insecure;
     if let Some(directories) = file.registries.certificates {
         engine.registries.certificates = directories;
+    }
+    engine.build_cache.bytes = file.build.cache_bytes;
+    if let Some(days) = file.build.cache_days {
+        engine.build_cache.unused_for = std::time::Duration::from_secs(days.saturating_mul(24 * 3600));
     }
     let socket = match arguments.host.as_ref().or(file.host.as_ref()) {
         None => engine.state.join("docker.sock"),

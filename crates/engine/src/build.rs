@@ -12,14 +12,14 @@ use sampan_oci::image::ImageConfig;
 
 pub use sampan_build::{
     BuildEvent, BuildOptions, CacheSource, CacheTarget, Limits as StepLimits, NamedContext,
-    NetworkMode as StepNetwork, PersistentMount, Place, Secret, StepId, Stream,
+    NetworkMode as StepNetwork, Place, Secret, StepId, Stream,
 };
 
 use crate::error::{EngineError, Result};
 use crate::images::Image;
 use crate::registry::Credentials;
 use crate::step::Steps;
-use crate::{Engine, Inner, blocking, long_blocking};
+use crate::{Engine, Inner, long_blocking};
 
 /// Applies Dockerfile instructions to an image's configuration.
 pub(crate) fn apply_changes(config: &mut ImageConfig, changes: &[String]) -> Result<()> {
@@ -111,8 +111,13 @@ impl Engine {
     ) -> (Build, impl Future<Output = std::result::Result<Image, BuildFailure>> + Send + use<>) {
         let cancel = Cancel::default();
         request.options.cancel = cancel.clone();
-        let inner = Arc::clone(&self.inner);
-        let result = long_blocking(move || build(&inner, request, &*events));
+        let engine = self.clone();
+        let result = async move {
+            let inner = Arc::clone(&engine.inner);
+            let built = long_blocking(move || build(&inner, request, &*events)).await;
+            engine.bound_build_cache();
+            built
+        };
         (Build { cancel }, result)
     }
 
@@ -132,31 +137,6 @@ impl Engine {
             written.map_err(|e| EngineError::layer(e.class(), "cannot read the image's file system")(e))
         })
         .await
-    }
-
-    /// Forgets the build cache; answers the bytes freed.
-    ///
-    /// # Errors
-    /// If the store can't be written.
-    pub async fn build_prune(&self) -> Result<u64> {
-        let inner = Arc::clone(&self.inner);
-        long_blocking(move || {
-            let removed = inner.solver.remove_persistent(&|_| true).map_err(EngineError::file)?;
-            let forgotten = inner.images.store.forget_cache();
-            let collected =
-                forgotten.map_err(|e| EngineError::layer(e.class(), "cannot clear the build cache")(e))?;
-            Ok(collected.bytes + removed.iter().map(|mount| mount.size).sum::<u64>())
-        })
-        .await
-    }
-
-    /// The directories that `RUN --mount=type=cache` keeps.
-    ///
-    /// # Errors
-    /// If they can't be read.
-    pub async fn persistent_mounts(&self) -> Result<Vec<PersistentMount>> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || inner.solver.persistent_mounts().map_err(EngineError::file)).await
     }
 }
 

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use sampan_registry::RegistryConfig;
 
+use crate::build_cache::CacheBounds;
+
 /// An engine's configuration. Two engines may run side by side if `root`, `state`, `bridge`, `subnet` and `table` differ.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -27,6 +29,8 @@ pub struct EngineConfig {
     pub fallback_dns: Vec<Ipv4Addr>,
     /// How registries are reached.
     pub registries: RegistryConfig,
+    /// How much builds leave at most.
+    pub build_cache: CacheBounds,
 }
 
 impl EngineConfig {
@@ -49,6 +53,7 @@ impl EngineConfig {
                 certificates: vec!["/etc/sampan/certs.d".into(), "/etc/docker/certs.d".into()],
                 ..RegistryConfig::default()
             },
+            build_cache: CacheBounds::default(),
         }
     }
 

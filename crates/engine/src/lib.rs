@@ -12,6 +12,7 @@
 pub mod attach;
 mod blocking;
 pub mod build;
+pub mod build_cache;
 mod bundle;
 pub mod config;
 pub mod container;
@@ -63,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) solver: sampan_build::Solver,
     /// Files of build contexts that were hashed before.
     pub(crate) digests: Arc<sampan_build::Digests>,
+    /// When the build cache was last brought within its bounds.
+    pub(crate) cache_bounded: Mutex<Option<std::time::Instant>>,
     pub(crate) net: sampan_net::Net,
     pub(crate) events: events::Events,
     pub(crate) execs: exec::Execs,
@@ -153,6 +156,7 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
     Ok(Inner {
         solver: Inner::open_solver(&config, &images)?,
         digests: Arc::default(),
+        cache_bounded: Mutex::default(),
         host: HostFacts::probe(),
         metadata,
         images,

@@ -3,14 +3,14 @@
 //! A record holds on to the layers it names: they are not collected while it is there. There are at most
 //! [`crate::limits::MAX_CACHE_RECORDS`]; the least recently used go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redb::ReadableTableMetadata;
 use sampan_base::{ChainId, Timestamp};
 
 use crate::image::ImageError;
 use crate::limits::MAX_CACHE_RECORDS;
-use crate::metadata::{CACHE, CacheRecord, Metadata, MetadataError};
+use crate::metadata::{CACHE, CacheRecord, Metadata, MetadataError, SNAPSHOTS, SnapshotRecord};
 use crate::store::{Lease, Store};
 
 /// What a step led to.
@@ -24,6 +24,25 @@ pub struct Cached {
     pub text: String,
     /// Bytes of the files of the layer that it made.
     pub size: u64,
+}
+
+/// A build step that is remembered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CacheEntry {
+    /// Its key.
+    pub key: String,
+    /// The step, for people; empty for one that made no files.
+    pub text: String,
+    /// Bytes of the files of its layer.
+    pub size: u64,
+    /// Whether an image or a container has the layer, too: forgetting the step frees nothing then.
+    pub shared: bool,
+    /// When it was first done.
+    pub created: Timestamp,
+    /// When it was last of use.
+    pub used: Timestamp,
+    /// How often it was.
+    pub uses: u64,
 }
 
 impl Store {
@@ -56,16 +75,66 @@ impl Store {
         self.metadata().pending().cache.insert(key.to_owned(), record);
     }
 
-    /// Forgets all build steps and collects what only they held.
+    /// All build steps that are remembered.
+    ///
+    /// # Errors
+    /// If the database can't be read.
+    pub fn cache_entries(&self) -> Result<Vec<CacheEntry>, ImageError> {
+        let mut records: BTreeMap<String, CacheRecord> =
+            self.metadata().all::<CacheRecord>(CACHE)?.into_iter().collect();
+        {
+            let pending = self.metadata().pending();
+            records.extend(pending.cache.iter().map(|(key, record)| (key.clone(), record.clone())));
+            for (key, used) in &pending.touched {
+                if let Some(record) = records.get_mut(key) {
+                    (record.used, record.uses) = (*used, record.uses + 1);
+                }
+            }
+        }
+        let mut needed: BTreeSet<ChainId> =
+            self.list()?.into_iter().flat_map(|image| image.layers).map(|layer| layer.chain_id).collect();
+        for (_, snapshot) in self.metadata().all::<SnapshotRecord>(SNAPSHOTS)? {
+            let mut next = snapshot.parent;
+            while let Some(chain) = next {
+                next = self.metadata().chain(&chain)?.and_then(|record| record.parent);
+                needed.insert(chain);
+            }
+        }
+        let entry = |(key, record): (String, CacheRecord)| CacheEntry {
+            shared: record.size > 0 && record.chain.as_ref().is_some_and(|chain| needed.contains(chain)),
+            created: record.created.unwrap_or(record.used),
+            used: record.used,
+            uses: record.uses,
+            text: record.text,
+            size: record.size,
+            key,
+        };
+        Ok(records.into_iter().map(entry).collect())
+    }
+
+    /// Forgets these build steps and collects what only they held.
     ///
     /// # Errors
     /// If the database can't be written.
-    pub fn forget_cache(&self) -> Result<crate::Collected, ImageError> {
-        self.metadata().pending().cache.clear();
-        let all = self.metadata().all::<CacheRecord>(CACHE)?;
-        self.metadata()
-            .write(|t| all.iter().try_for_each(|(key, _)| self.metadata().delete(t, CACHE, key)))?;
+    pub fn forget_cached(&self, keys: &[String]) -> Result<crate::Collected, ImageError> {
+        {
+            let mut pending = self.metadata().pending();
+            for key in keys {
+                pending.cache.remove(key);
+                pending.touched.remove(key);
+            }
+        }
+        self.metadata().write(|t| keys.iter().try_for_each(|key| self.metadata().delete(t, CACHE, key)))?;
         self.gc()
+    }
+
+    /// As [`Store::forget_cached`], all of them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forget_cache(&self) -> Result<crate::Collected, ImageError> {
+        let keys: Vec<String> = self.cache_entries()?.into_iter().map(|entry| entry.key).collect();
+        self.forget_cached(&keys)
     }
 }
 

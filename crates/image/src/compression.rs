@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use sampan_oci::image::media;
 
-use crate::limits::MAX_ZSTD_WINDOW_LOG;
+use crate::limits::{MAX_XZ_MEMORY_BYTES, MAX_ZSTD_WINDOW_LOG};
 
 /// A layer's compression.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +15,10 @@ pub enum Compression {
     Gzip,
     /// Zstandard.
     Zstd,
+    /// xz, as archives are packed, never layers.
+    Xz,
+    /// bzip2, as archives are packed, never layers.
+    Bzip2,
 }
 
 impl Compression {
@@ -26,6 +30,10 @@ impl Compression {
             Compression::Gzip
         } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || skippable {
             Compression::Zstd
+        } else if start.starts_with(b"\xfd7zX") {
+            Compression::Xz
+        } else if start.starts_with(b"BZh") {
+            Compression::Bzip2
         } else {
             Compression::None
         }
@@ -34,7 +42,8 @@ impl Compression {
     /// The OCI media type of a layer packed so.
     pub fn layer_media_type(self) -> &'static str {
         match self {
-            Compression::None => media::LAYER,
+            // Layers of the last two are refused before anyone asks.
+            Compression::None | Compression::Xz | Compression::Bzip2 => media::LAYER,
             Compression::Gzip => media::LAYER_GZIP,
             Compression::Zstd => media::LAYER_ZSTD,
         }
@@ -65,6 +74,13 @@ pub(crate) fn decoder<'a>(mut input: impl BufRead + 'a) -> io::Result<(Compressi
             decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
             Box::new(decoder)
         }
+        Compression::Xz => {
+            // Streams may follow each other, as `xz` itself takes them.
+            let flags = liblzma::stream::CONCATENATED;
+            let stream = liblzma::stream::Stream::new_stream_decoder(MAX_XZ_MEMORY_BYTES, flags);
+            Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream.map_err(io::Error::other)?))
+        }
+        Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
     };
     Ok((compression, decoder))
 }
@@ -91,6 +107,12 @@ mod tests {
         let mut packed = Vec::new();
         gzip.read_to_end(&mut packed).unwrap();
         check(&packed, Compression::Gzip);
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 6);
+        std::io::Write::write_all(&mut xz, b"hello").unwrap();
+        check(&xz.finish().unwrap(), Compression::Xz);
+        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        std::io::Write::write_all(&mut bzip2, b"hello").unwrap();
+        check(&bzip2.finish().unwrap(), Compression::Bzip2);
     }
 
     #[test]

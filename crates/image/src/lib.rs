@@ -23,8 +23,10 @@
 //! * [`archive`]: images in files, `save` and `load`.
 //! * [`cache`]: what build steps led to. [`gc`]: what nothing needs goes.
 //! * [`check`]: whether the store is whole, and mending it; [`recover`]: a lost database.
+//! * [`analyze`]: what an image's bytes are; [`squash`]: several layers become one.
 //! * [`layer`], [`tar`], [`compression`]: the formats. [`limits`]: what is accepted at most.
 
+pub mod analyze;
 pub mod archive;
 pub mod cache;
 pub mod check;
@@ -43,14 +45,16 @@ pub mod receive;
 pub mod recover;
 pub mod send;
 pub mod snapshot;
+pub mod squash;
 mod stack;
 pub mod store;
 mod stream;
 pub mod tar;
 pub mod unpack;
 
+pub use analyze::{Analysis, AnalyzeError};
 pub use archive::{LoadError, SaveError};
-pub use cache::Cached;
+pub use cache::{CacheEntry, Cached};
 pub use check::{CheckError, CheckOptions, Problem, Report};
 pub use gc::Collected;
 pub use image::{Image, ImageError, ImageId, ResolveError};
@@ -62,5 +66,6 @@ pub use receive::{BlobSource, LayerProgress, Progress, ReceiveError};
 pub use recover::Recovered;
 pub use send::{SendError, Sendable};
 pub use snapshot::{InitLayer, Remains, Scratch, Snapshot, SnapshotError};
+pub use squash::SquashError;
 pub use store::{Layer, Lease, OpenError, Store};
 pub use unpack::{Expected, UnpackError};

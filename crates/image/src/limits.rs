@@ -23,6 +23,8 @@ pub const MAX_RATIO: u64 = 1032;
 /// The binary logarithm of zstd's window: a stream may ask for as much memory as it likes; 128 MiB is what
 /// `zstd --long` makes and every reader takes.
 pub const MAX_ZSTD_WINDOW_LOG: u32 = 27;
+/// Bytes of memory for unpacking xz: `xz -9` needs 65 MiB.
+pub const MAX_XZ_MEMORY_BYTES: u64 = 80 * 1024 * 1024;
 /// Layers of an image that are unpacked at once: a slow one must not hold up the others, and each has two threads and
 /// 2 MiB of buffers.
 pub const MAX_LAYERS_AT_ONCE: usize = 4;

@@ -70,6 +70,9 @@ pub(crate) fn stream<'a>(
     };
     let buffered = BufReader::with_capacity(BUFFER_BYTES, tee);
     let (compression, mut unpacked) = compression::decoder(buffered).map_err(&read)?;
+    if matches!(compression, Compression::Xz | Compression::Bzip2) {
+        return Err(UnpackError::Packed { how: if compression == Compression::Xz { "xz" } else { "bzip2" } });
+    }
     std::thread::scope(|scope| {
         let worker = scope.spawn(move || {
             let hasher = (compression != Compression::None).then(Hasher::new);

@@ -40,6 +40,12 @@ pub enum UnpackError {
         /// As found.
         computed: Digest,
     },
+    /// No layer is packed so.
+    #[error("a layer packed by {how} is not supported: gzip and zstd are")]
+    Packed {
+        /// How.
+        how: &'static str,
+    },
     /// It was packed as only a bomb is.
     #[error("the layer unpacks to more than {MAX_RATIO} times its {packed} bytes")]
     Bomb {
@@ -69,6 +75,7 @@ impl UnpackError {
         match self {
             UnpackError::UnknownChain { .. } => Class::NotFound,
             UnpackError::MissingBlob { .. } => Class::Internal,
+            UnpackError::Packed { .. } => Class::Unsupported,
             UnpackError::WrongDigest { .. } | UnpackError::Bomb { .. } => Class::Invalid,
             UnpackError::Apply(e) => e.class(),
             UnpackError::Read { source } => match sampan_base::error::class_of_io(source) {

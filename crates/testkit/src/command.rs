@@ -42,6 +42,20 @@ impl Command {
         self
     }
 
+    /// Adds another command as arguments, with its environment: for programs that start one.
+    #[must_use]
+    pub fn then(mut self, other: Command) -> Command {
+        self.command.arg(other.command.get_program()).args(other.command.get_args());
+        for (name, value) in other.command.get_envs() {
+            match value {
+                Some(value) => self.command.env(name, value),
+                None => self.command.env_remove(name),
+            };
+        }
+        self.words.extend(other.words);
+        self
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Command {

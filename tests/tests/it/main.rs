@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod build;
+mod build_flags;
 mod concurrency;
 mod crash;
 mod daemon;
@@ -88,9 +89,10 @@ fn main() {
     } else {
         Some("not root")
     };
-    let modules: [(&str, &[Case]); 12] = [
+    let modules: [(&str, &[Case]); 13] = [
         ("bad_input", bad_input::CASES),
         ("build", build::CASES),
+        ("build_flags", build_flags::CASES),
         ("crash", crash::CASES),
         ("concurrency", concurrency::CASES),
         ("daemon", daemon::CASES),

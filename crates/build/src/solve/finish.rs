@@ -6,7 +6,6 @@ use super::cache::key_of;
 use super::state::State;
 use super::{Result, Solve};
 use crate::config;
-use crate::dockerfile::Problem;
 
 impl Solve<'_> {
     pub(super) fn finish(&self, mut state: State) -> Result<Image> {
@@ -21,10 +20,7 @@ impl Solve<'_> {
                 }
                 self.store.image(&image.id)?
             }
-            None if self.options.squash => {
-                let what = "--squash".to_owned();
-                return Err(self.wrong(0, Problem::Unsupported { what }));
-            }
+            None if self.options.squash => self.squashed(state)?,
             None => self.create(state)?,
         };
         self.export_cache(&image)?;
@@ -33,6 +29,20 @@ impl Solve<'_> {
 
     fn create(&self, state: State) -> std::result::Result<Image, ImageError> {
         self.store.create_image(state.image, &state.layers, &self.options.names)
+    }
+
+    /// One layer of all that the build added to its base.
+    fn squashed(&self, state: State) -> Result<Image> {
+        let base = state.base_layers;
+        let whole = self.store.create_image(state.image, &state.layers, &[])?;
+        let squashed = self.store.squash(&whole, base).map_err(Box::new)?;
+        for name in &self.options.names {
+            self.store.tag(&squashed.id, name)?;
+        }
+        if squashed.id != whole.id && whole.names.is_empty() {
+            self.store.remove(&whole.id)?;
+        }
+        Ok(self.store.image(&squashed.id)?)
     }
 
     /// `--label`: a step without a line in the Dockerfile.

@@ -1,5 +1,6 @@
 //! One stage: its steps one after another, each on what the one before left.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -116,7 +117,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
             && let Some(earlier) = graph::stage_named(solve.file, base, self.index)
         {
             let state = State::clone(&*solve.stages[earlier].wait()?);
-            return Ok(State { args: Vec::new(), cmd_set: false, ..state });
+            return Ok(State { cmd_set: false, ..state });
         }
         if base == "scratch" {
             return Ok(self.nothing());
@@ -131,6 +132,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
             base_layers: image.layers.len(),
             layers: image.layers.clone(),
             args: Vec::new(),
+            env_last: BTreeSet::new(),
             cmd_set: false,
             key: image.id.0.clone(),
             untouched: Some(image),
@@ -150,6 +152,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
             layers: Vec::new(),
             base_layers: 0,
             args: Vec::new(),
+            env_last: BTreeSet::new(),
             cmd_set: false,
             key: Digest::of(b"scratch"),
             untouched: None,
@@ -184,6 +187,10 @@ impl<'s, 'a> StageRun<'s, 'a> {
                     let words = Words { escape: run.solve.file.escape, lookup: &lookup };
                     let text = change::apply(&mut state.image, other, &words, &mut state.cmd_set)
                         .map_err(|e| run.solve.wrong(run.line, e))?;
+                    if let Instruction::Env(pairs) = other {
+                        // They could be expanded just now.
+                        state.env_last.extend(pairs.iter().filter_map(|(key, _)| words.one(key).ok()));
+                    }
                     run.metadata(state, &text.unwrap_or_default())?;
                 }
             }
@@ -207,7 +214,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
             let given = solve.options.build_args.get(name).cloned();
             let inherited = || solve.globals.get(name).cloned().flatten();
             shown.push(default.as_ref().map_or_else(|| name.clone(), |d| format!("{name}={d}")));
-            state.args.push((name.clone(), given.or(default).or_else(inherited)));
+            state.declare(name, given.or(default).or_else(inherited));
         }
         self.metadata(state, &format!("ARG {}", shown.join(" ")))
     }

@@ -306,11 +306,32 @@ fn copies_keep_times_and_follow_links_of_the_image_only_inside_it() {
     assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
     let (image, _) = test.build(
         "FROM busybox\nRUN ln -s ../../../etc/passwd /p\nCOPY a /p\nCOPY d /d",
-        &[("a", "a"), ("d/", ""), ("d/x", "x")],
+        &[("a", "a"), ("d/", ""), ("d/e/", ""), ("d/x", "x")],
     );
     let lease = test.store().lease();
     let view = test.store().view(image.chain_id(), &lease).unwrap();
     let meta = |path: &str| std::fs::symlink_metadata(view.rootfs().join(path)).unwrap();
     assert_eq!(std::fs::read_to_string(view.rootfs().join("etc/passwd")).unwrap(), "a");
-    assert_eq!((meta("d").mtime(), meta("d/x").mtime()), (1_700_000_000, 1_700_000_000));
+    assert_eq!((meta("d/e").mtime(), meta("d/x").mtime()), (1_700_000_000, 1_700_000_000));
+}
+
+#[test]
+fn a_squashed_build_adds_one_layer_to_its_base() {
+    let test = Test::new();
+    let dockerfile =
+        "FROM busybox\nRUN echo a > /a && echo b > /b\nRUN rm /a && rm /bin/tee\nCOPY c /\nENV X=y";
+    let options = BuildOptions {
+        squash: true,
+        names: vec!["squashed".parse().unwrap()],
+        labels: [("l".into(), "m".into())].into(),
+        ..Default::default()
+    };
+    let (result, _) = test.build_with(&test.context(dockerfile, &[("c", "c")]), &options);
+    let image = result.map_err(|e| sampan_base::chain(&e)).unwrap().image;
+    let base = test.store().resolve("busybox").unwrap();
+    assert_eq!(image.layers.len(), base.layers.len() + 1);
+    assert_eq!(test.files(&image), "b 644 0:0 b|\nc 644 0:0 c\n");
+    assert_eq!(image.config.config.labels["l"], "m");
+    assert_eq!(test.store().resolve("squashed").unwrap().id, image.id);
+    assert_eq!(test.store().list().unwrap().len(), 2, "what it was made of is no image");
 }

@@ -1,6 +1,7 @@
 //! The commands, a file a group.
 
 pub(crate) mod build;
+pub(crate) mod builder;
 pub(crate) mod container;
 pub(crate) mod exec;
 pub(crate) mod image;

@@ -1,11 +1,11 @@
 //! The routes of builds: a context comes in, lines of progress go out, as Docker's classic builder writes them, or as
 //! `sampan build` asks for them.
 
+pub(crate) mod cache;
 mod classic;
 mod options;
 mod updates;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ use http::Request;
 use sampan_docker_api::build::Progress;
 use sampan_engine::Engine;
 use sampan_engine::build::Events;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::Query;
@@ -97,9 +97,4 @@ pub(crate) async fn rootfs(engine: Engine, name: String) -> Answer<Response> {
         }
     });
     Ok(([(http::header::CONTENT_TYPE, "application/x-tar")], body).into_response())
-}
-
-pub(crate) async fn prune(State(engine): State<Engine>) -> Answer<Json<Value>> {
-    let freed = engine.build_prune().await?;
-    Ok(Json(json!({"CachesDeleted": null, "SpaceReclaimed": freed})))
 }

@@ -43,6 +43,11 @@ impl Filters {
         Ok(Filters(filters))
     }
 
+    /// The first value of a key that means one thing.
+    pub(crate) fn one(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.first().map(String::as_str)
+    }
+
     /// Whether the key is absent or `matches` one of its values.
     pub(crate) fn any(&self, key: &str, matches: impl Fn(&str) -> bool) -> bool {
         self.0.get(key).is_none_or(|values| values.iter().any(|v| matches(v)))

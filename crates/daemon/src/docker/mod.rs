@@ -69,7 +69,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/exec/{id}/resize", post(execs::resize))
         .route("/commit", post(images::commit))
         .route("/build", post(builds::build))
-        .route("/build/prune", post(builds::prune))
+        .route("/build/prune", post(builds::cache::prune))
         .route("/images/json", get(images::list))
         .route("/images/create", post(images::create))
         .route("/images/load", post(images::load))

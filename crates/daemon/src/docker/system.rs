@@ -162,7 +162,7 @@ pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Valu
         })).collect::<Vec<_>>(),
         "Containers": containers,
         "Volumes": volumes,
-        "BuildCache": [],
+        "BuildCache": super::builds::cache::shown(&engine).await?,
     })))
 }
 

@@ -204,11 +204,11 @@ pub fn extract(input: &mut dyn Read, rootfs: &Path, under: &Path) -> Result<(), 
     Ok(())
 }
 
-fn open(path: &Path) -> Result<RootDir, ApplyError> {
+pub(super) fn open(path: &Path) -> Result<RootDir, ApplyError> {
     RootDir::open(path).map_err(|source| ApplyError::Target { path: path.to_owned(), source })
 }
 
-fn run(
+pub(super) fn run(
     input: &mut dyn BufRead,
     applier: &mut Applier<'_>,
     adjust: impl Fn(Member) -> Result<Member, EntryError>,
@@ -221,10 +221,10 @@ fn run(
 }
 
 /// What an entry is called in an error.
-type Shown<'a> = &'a dyn Fn() -> String;
+pub(super) type Shown<'a> = &'a dyn Fn() -> String;
 
 /// Reads an archive to the end of `input`. `each` answers how many bytes the files have so far.
-fn each_member(
+pub(super) fn each_member(
     input: &mut dyn BufRead,
     mut each: impl FnMut(Member, Shown<'_>, &mut Reader<&mut dyn BufRead>) -> Result<u64, ApplyError>,
 ) -> Result<(), ApplyError> {
@@ -269,7 +269,7 @@ pub(crate) fn clean_path(raw: &[u8]) -> Result<PathBuf, EntryError> {
     Ok(names.into_iter().map(OsStr::from_bytes).collect())
 }
 
-struct Applier<'a> {
+pub(super) struct Applier<'a> {
     root: RootDir,
     lower: &'a dyn Lower,
     /// `lower`, once it was waited for.
@@ -302,7 +302,7 @@ struct Parent {
 pub(crate) struct Unfinished<'a>(Applier<'a>);
 
 impl<'a> Applier<'a> {
-    fn new(root: RootDir, lower: &'a dyn Lower, whiteouts: bool) -> Applier<'a> {
+    pub(super) fn new(root: RootDir, lower: &'a dyn Lower, whiteouts: bool) -> Applier<'a> {
         Applier {
             root,
             lower,
@@ -316,6 +316,11 @@ impl<'a> Applier<'a> {
             whiteouts,
             umask: None,
         }
+    }
+
+    /// The directories that the archive described so far.
+    pub(super) fn described(&self) -> impl Iterator<Item = &Path> {
+        self.directories.iter().map(|(path, _)| path.as_path())
     }
 
     fn member(&mut self, member: &Member, content: &mut impl BufRead) -> Result<(), EntryError> {
@@ -509,7 +514,11 @@ impl<'a> Applier<'a> {
     }
 }
 
-impl Unfinished<'_> {
+impl<'a> Unfinished<'a> {
+    pub(super) fn of(applier: Applier<'a>) -> Unfinished<'a> {
+        Unfinished(applier)
+    }
+
     /// Does what needs the layers below, and waits for them if there is something.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! Whiteouts and opaque directories become the marks of the tar format. Nothing of the layers below is read, so the
 //! init layer can't get in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -48,6 +48,43 @@ pub(crate) fn write(directory: &Path, marks: Marks, output: impl Write) -> Resul
             Err(FileError { action: "read the layer's", path, source })
         }
     }
+}
+
+/// Bytes of the files in the tree at `directory`; hard links count once. Reads no file.
+///
+/// # Errors
+/// If something in the tree can't be looked at.
+pub(crate) fn size(directory: &Path) -> Result<u64, FileError> {
+    fn sum(directory: BorrowedFd<'_>, depth: usize, seen: &mut HashSet<(u64, u64)>) -> io::Result<u64> {
+        if depth > crate::limits::MAX_PATH_DEPTH {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "directories are nested too deep"));
+        }
+        let mut bytes = 0;
+        for name in beneath::sorted_names(directory)? {
+            let stat = match rustix::fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                // A running container removes files while they are counted.
+                Err(rustix::io::Errno::NOENT) => continue,
+                other => other?,
+            };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    match rustix::fs::openat(directory, &name, flags, Mode::empty()) {
+                        Err(rustix::io::Errno::NOENT) => {}
+                        other => bytes += sum(other?.as_fd(), depth + 1, seen)?,
+                    }
+                }
+                FileType::RegularFile if stat.st_nlink < 2 || seen.insert((stat.st_dev, stat.st_ino)) => {
+                    bytes += u64::try_from(stat.st_size).unwrap_or(0);
+                }
+                _ => {}
+            }
+        }
+        Ok(bytes)
+    }
+    let failed = || FileError::on("look at the files in", directory);
+    let root = RootDir::open(directory).map_err(failed())?;
+    sum(root.as_fd(), 0, &mut HashSet::new()).map_err(failed())
 }
 
 /// What was written.

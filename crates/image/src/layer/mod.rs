@@ -10,6 +10,7 @@ pub(crate) mod below;
 pub(crate) mod changes;
 pub(crate) mod compare;
 pub(crate) mod diff;
+pub(crate) mod merge;
 pub(crate) mod place;
 
 use std::ffi::OsStr;
@@ -23,11 +24,11 @@ use sampan_kernel::beneath;
 use crate::limits::MAX_PATH_DEPTH;
 
 /// Marks a deleted name in a tar.
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// Names of aufs's own that mean nothing here, and the opaque mark.
-const WHITEOUT_META: &[u8] = b".wh..wh.";
+pub(crate) const WHITEOUT_META: &[u8] = b".wh..wh.";
 /// Marks an opaque directory in a tar.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Marks an opaque directory on disk.
 const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 

@@ -256,7 +256,7 @@ impl Store {
     pub fn snapshot_size(&self, key: &str) -> Result<u64, SnapshotError> {
         let record = self.snapshot_record(key)?;
         let upper = self.directory_path(record.directory).join("fs");
-        Ok(diff::write(&upper, diff::Marks::Layer, std::io::sink())?.bytes)
+        Ok(diff::size(&upper)?)
     }
 
     /// A file system for one step of a build, mounted and ready to be changed.

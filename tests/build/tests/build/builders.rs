@@ -116,20 +116,20 @@ impl Builders {
 
     fn run(&self, who: Who, tag: &str, args: &[&str], context: &Path) -> Output {
         let build = ["build", "-t", tag].into_iter().chain(args.iter().copied());
-        let context = context.to_str().unwrap();
+        // Files are looked for from the working directory on.
         match who {
-            Who::Sampan => self.instance.sampan_command(build.chain([context])).run(),
-            Who::Client => self.instance.docker_command(build.chain([context])).run(),
+            Who::Sampan => self.instance.sampan_command(build.chain(["."])).directory(context).run(),
+            Who::Client => self.instance.docker_command(build.chain(["."])).directory(context).run(),
             // Its commands have no network but the host's: it has no bridge.
             Who::BuildKit | Who::Classic => {
                 let buildkit = if who == Who::BuildKit { "1" } else { "0" };
-                let build = build.chain(["--network=host", context]);
-                self.docker(build).env("DOCKER_BUILDKIT", buildkit).run()
+                let build = build.chain(["--network=host", "."]);
+                self.docker(build).env("DOCKER_BUILDKIT", buildkit).directory(context).run()
             }
             Who::Buildah => {
                 let args = args.iter().copied();
                 let build = ["bud", "--layers", "--isolation=chroot", "--format=docker", "-t", tag];
-                self.buildah(build.into_iter().chain(args).chain([context])).run()
+                self.buildah(build.into_iter().chain(args).chain(["."])).directory(context).run()
             }
         }
     }
@@ -239,7 +239,7 @@ fn write_base(path: &Path) {
         }
     };
     use tar::EntryType::{Directory, Regular, Symlink};
-    for name in ["bin", "dev", "etc", "home", "proc", "root", "sys", "full", "full/sub"] {
+    for name in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "full", "full/sub"] {
         add(name, Directory, 0o755, b"", "");
     }
     add("tmp", Directory, 0o1777, b"", "");

@@ -104,7 +104,7 @@ fn case(story: &str, text: &str) -> Case {
         let text = text.trim_end_matches('\n').replace("@before@", &format!("{tag}-before"));
         let first = text.split_whitespace().next().unwrap_or("").to_ascii_uppercase();
         let alone =
-            matches!(first.as_str(), "FROM" | "ARG") || first.starts_with('#') || text.contains("\nFROM ");
+            first == "FROM" || first.starts_with('#') || text.contains("\nFROM ");
         if alone || text.is_empty() { text } else { format!("FROM localhost/base\n{text}") }
     };
     case.dockerfile = whole(&dockerfile);

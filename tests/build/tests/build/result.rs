@@ -180,23 +180,20 @@ pub(crate) fn shown(saved: &Saved, base: &Tree) -> String {
     }
     let whole = saved.config();
     config(&whole, &mut out);
+    let mut tree = Tree::new();
     let mut layers = saved.layers().into_iter();
     for entry in whole["history"].as_array().into_iter().flatten() {
-        // A layer with nothing in it, or none at all: that is how an image is stored, not what it is.
-        let empty =
-            entry["empty_layer"].as_bool() == Some(true) || !layers.next().is_some_and(|l| has_files(l));
-        if let Some(text) = history(entry) {
-            writeln!(out, "history: {}{text}", if empty { "empty " } else { "" }).unwrap();
+        // A layer that changes nothing, or none at all: that is how an image is stored, not what it is.
+        let mut after = tree.clone();
+        if entry["empty_layer"].as_bool() != Some(true) {
+            layers.next().into_iter().for_each(|layer| apply(&mut after, layer));
         }
+        if let Some(text) = history(entry) {
+            writeln!(out, "history: {}{text}", if after == tree { "empty " } else { "" }).unwrap();
+        }
+        tree = after;
     }
     out
-}
-
-fn has_files(layer: &[u8]) -> bool {
-    tar::Archive::new(layer)
-        .entries()
-        .unwrap()
-        .any(|entry| entry.unwrap().path().unwrap().components().count() > 0)
 }
 
 fn config(whole: &Value, out: &mut String) {
@@ -252,6 +249,7 @@ fn history(entry: &Value) -> Option<String> {
     let text = match keyword {
         "COPY" | "ADD" => {
             let rest = rest.trim_end();
+            let rest = rest.strip_suffix(" in").unwrap_or(rest);
             let to = rest.rsplit_once(" in ").or_else(|| rest.rsplit_once(' ')).map_or("", |(_, to)| to);
             format!("{keyword} {to}")
         }

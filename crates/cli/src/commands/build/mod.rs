@@ -292,7 +292,7 @@ impl Build {
     /// Makes what is to be made of the image, and says what it is.
     async fn finish(&self, client: &Client, id: &str, outputs: &[Output], mode: Mode) -> Result<()> {
         for output in outputs {
-            output.make(client, id).await?;
+            output.make(client, id, &self.tag).await?;
         }
         if matches!(mode, Mode::Tty | Mode::Plain) {
             let names =

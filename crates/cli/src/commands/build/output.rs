@@ -5,11 +5,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt;
+use tokio::sync::mpsc;
 
 use super::flags;
-use crate::client::{Client, full};
+use crate::client::{Client, encode, full};
 
 /// One `--output`.
 #[derive(Debug, PartialEq)]
@@ -78,11 +80,17 @@ impl Output {
         matches!(self, Output::Image { push: true })
     }
 
-    /// Makes it of the image `id`.
-    pub(super) async fn make(&self, client: &Client, id: &str) -> Result<()> {
+    /// Makes it of the image `id`, which has these names.
+    pub(super) async fn make(&self, client: &Client, id: &str, names: &[String]) -> Result<()> {
         match self {
             Output::Image { .. } => Ok(()),
-            Output::Archive(target) => write(client, &format!("/images/{id}/get"), target).await,
+            Output::Archive(target) if names.is_empty() => {
+                write(client, &format!("/images/{id}/get"), target).await
+            }
+            Output::Archive(target) => {
+                let names: Vec<String> = names.iter().map(|n| format!("names={}", encode(n))).collect();
+                write(client, &format!("/images/get?{}", names.join("&")), target).await
+            }
             Output::Tar(target) => write(client, &format!("/images/{id}/rootfs"), target).await,
             Output::Directory(directory) => unpack(client, id, directory).await,
         }
@@ -114,10 +122,10 @@ async fn unpack(client: &Client, id: &str, directory: &Path) -> Result<()> {
     let mut answer = client.request(Method::GET, &path, full(""), "application/json").await?.into_body();
     let failed = || format!("cannot write to `{}`", directory.display());
     std::fs::create_dir_all(directory).with_context(failed)?;
-    let (reader, mut writer) = io::pipe().with_context(failed)?;
+    let (sender, receiver) = mpsc::channel(WAITING_PIECES);
     let target = directory.to_owned();
     let unpacking = tokio::task::spawn_blocking(move || {
-        let mut archive = tar::Archive::new(reader);
+        let mut archive = tar::Archive::new(Pieces { receiver, current: Bytes::new() });
         let root = rustix::process::geteuid().is_root();
         archive.set_preserve_permissions(true);
         archive.set_preserve_ownerships(root);
@@ -125,19 +133,39 @@ async fn unpack(client: &Client, id: &str, directory: &Path) -> Result<()> {
         archive.set_unpack_xattrs(root);
         archive.unpack(target)
     });
-    let sent = async {
-        while let Some(frame) = answer.frame().await.transpose()? {
-            if let Ok(data) = frame.into_data() {
-                // Short: the other end reads all the time. If it has failed, it says why itself.
-                tokio::task::block_in_place(|| writer.write_all(&data))?;
+    while let Some(frame) = answer.frame().await.transpose()? {
+        if let Ok(data) = frame.into_data()
+            && sender.send(data).await.is_err()
+        {
+            // The other end has failed, and says why itself.
+            break;
+        }
+    }
+    drop(sender);
+    unpacking.await?.with_context(failed)
+}
+
+/// How many pieces of an answer wait to be unpacked.
+const WAITING_PIECES: usize = 16;
+
+/// What comes, as a reader for a thread that may block.
+struct Pieces {
+    receiver: mpsc::Receiver<Bytes>,
+    current: Bytes,
+}
+
+impl io::Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(next) => self.current = next,
+                None => return Ok(0),
             }
         }
-        anyhow::Ok(())
+        let n = self.current.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&self.current.split_to(n));
+        Ok(n)
     }
-    .await;
-    drop(writer);
-    unpacking.await?.with_context(failed)?;
-    sent
 }
 
 #[cfg(test)]
