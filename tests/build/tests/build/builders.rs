@@ -116,20 +116,22 @@ impl Builders {
 
     fn run(&self, who: Who, tag: &str, args: &[&str], context: &Path) -> Output {
         let build = ["build", "-t", tag].into_iter().chain(args.iter().copied());
-        // Files are looked for from the working directory on.
+        // Files are looked for from the working directory on. BuildKit takes contexts of one name for one context, and a
+        // file of one size and time for the file that it has.
+        let path = context.to_str().unwrap();
         match who {
-            Who::Sampan => self.instance.sampan_command(build.chain(["."])).directory(context).run(),
-            Who::Client => self.instance.docker_command(build.chain(["."])).directory(context).run(),
+            Who::Sampan => self.instance.sampan_command(build.chain([path])).directory(context).run(),
+            Who::Client => self.instance.docker_command(build.chain([path])).directory(context).run(),
             // Its commands have no network but the host's: it has no bridge.
             Who::BuildKit | Who::Classic => {
                 let buildkit = if who == Who::BuildKit { "1" } else { "0" };
-                let build = build.chain(["--network=host", "."]);
+                let build = build.chain(["--network=host", path]);
                 self.docker(build).env("DOCKER_BUILDKIT", buildkit).directory(context).run()
             }
             Who::Buildah => {
                 let args = args.iter().copied();
                 let build = ["bud", "--layers", "--isolation=chroot", "--format=docker", "-t", tag];
-                self.buildah(build.into_iter().chain(args).chain(["."])).directory(context).run()
+                self.buildah(build.into_iter().chain(args).chain([path])).directory(context).run()
             }
         }
     }

@@ -103,8 +103,7 @@ fn case(story: &str, text: &str) -> Case {
     let whole = |text: &str| {
         let text = text.trim_end_matches('\n').replace("@before@", &format!("{tag}-before"));
         let first = text.split_whitespace().next().unwrap_or("").to_ascii_uppercase();
-        let alone =
-            first == "FROM" || first.starts_with('#') || text.contains("\nFROM ");
+        let alone = first == "FROM" || first.starts_with('#') || text.contains("\nFROM ");
         if alone || text.is_empty() { text } else { format!("FROM localhost/base\n{text}") }
     };
     case.dockerfile = whole(&dockerfile);

@@ -9,6 +9,7 @@ mod context;
 mod corpus;
 mod matrix;
 mod recorded;
+mod remote;
 mod result;
 
 use std::path::{Path, PathBuf};
@@ -73,10 +74,27 @@ fn main() {
             });
         }
     }
+    for (name, program, run) in remote::TESTS {
+        let builders = Arc::clone(&builders);
+        let absent = program.filter(|program| !has(program)).map(|program| format!("no {program}"));
+        let trial = Trial::test(format!("remote::{name}"), move || {
+            run(builders.get_or_init(|| Builders::new(false)));
+            Ok(())
+        });
+        trials.push(match missing().map(str::to_owned).or(absent) {
+            Some(reason) => trial.with_ignored_flag(true).with_kind(reason),
+            None => trial,
+        });
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The daemon ends before the process does: nobody drops what a static or a leaked Arc holds.
     drop(Arc::into_inner(builders));
     conclusion.exit();
+}
+
+fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }
 
 /// Ours against what is recorded.

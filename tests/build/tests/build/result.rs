@@ -251,7 +251,7 @@ fn history(entry: &Value) -> Option<String> {
             let rest = rest.trim_end();
             let rest = rest.strip_suffix(" in").unwrap_or(rest);
             let to = rest.rsplit_once(" in ").or_else(|| rest.rsplit_once(' ')).map_or("", |(_, to)| to);
-            format!("{keyword} {to}")
+            format!("{keyword} {to}").trim_end().to_owned()
         }
         // BuildKit shows the ports in Go's way and a check in JSON; ARG with what was given.
         "EXPOSE" | "HEALTHCHECK" | "ARG" => keyword.to_owned(),
