@@ -7,7 +7,7 @@ BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
 PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
 PREFIX ?= /usr/local
 
-.PHONY: build release demo test test-vm lint conformance-oci conformance-build fuzz bench install clean
+.PHONY: build release demo test test-vm lint conformance-oci conformance-build fuzz bench bench-image install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -20,7 +20,7 @@ demo: release
 	@scripts/demo $(TARGET)/release
 
 test: packages-build
-	@scripts/install-packages curl busybox-static runc crun containerd docker.io podman buildah nftables iptables iproute2 procps skopeo util-linux git bzip2 xz-utils zstd
+	@scripts/install-packages curl busybox-static runc crun containerd docker.io podman buildah nftables iptables iproute2 procps skopeo util-linux docker-registry xz-utils bzip2 git zstd
 	cargo build $(PACKAGES)
 	cargo test --workspace --no-fail-fast
 
@@ -53,6 +53,12 @@ fuzz:
 bench: release
 	@scripts/install-packages docker.io runc crun podman busybox-static
 	@benches/run $(TARGET)/release
+
+# Images and builds beside docker, podman, buildah, skopeo and ctr. Needs a quiet machine; ROUNDS=9 for more.
+bench-image: release
+	@scripts/install-packages docker.io docker-registry containerd podman buildah skopeo runc curl busybox-static gzip
+	cargo build -q --release -p sampan-registry --example limit
+	@python3 benches/images.py $(TARGET)/release $(TARGET)/release/examples/limit $(or $(ROUNDS),5)
 
 bench-runtime: packages-build
 	@scripts/install-packages runc crun busybox-static strace time util-linux

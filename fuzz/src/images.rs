@@ -91,7 +91,7 @@ pub fn archive(data: &[u8]) {
     static WORLD: OnceLock<World> = OnceLock::new();
     let world = WORLD.get_or_init(World::new);
     let before = world.outside();
-    if let Ok(images) = world.store.load(&mut &*repair(data, world.victim.path())) {
+    if let Ok(images) = world.store.load(&mut &*repair(data, world.victim.path()), None) {
         for image in images {
             assert!(world.store.image(&image.id).is_ok());
         }

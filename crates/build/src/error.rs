@@ -4,6 +4,7 @@ use sampan_base::{Class, FileError};
 use sampan_image::{ImageError, MetadataError, ResolveError, SnapshotError, SquashError};
 use sampan_registry::RegistryError;
 
+use crate::checks::InvalidConfig;
 use crate::context::ContextError;
 use crate::copy::CopyError;
 use crate::dockerfile::{ParseError, Problem};
@@ -57,6 +58,22 @@ pub enum BuildError {
         at: At,
         /// What is wrong.
         source: Problem,
+    },
+    /// What it says of how it is to be checked.
+    #[error("cannot check `{file}`")]
+    Check {
+        /// The Dockerfile.
+        file: String,
+        /// What is wrong with it.
+        source: InvalidConfig,
+    },
+    /// It has warnings, and says that they are errors.
+    #[error("`{file}` has {count} warnings, and `check=error=true` makes them errors")]
+    Warnings {
+        /// The Dockerfile.
+        file: String,
+        /// How many.
+        count: usize,
     },
     /// There is no such stage to build.
     #[error("target stage `{name}` could not be found")]
@@ -172,6 +189,14 @@ pub enum BuildError {
     /// The image can't be made.
     #[error(transparent)]
     Image(#[from] Box<ImageError>),
+    /// Others can't be told of the steps.
+    #[error("cannot export the build cache to `{to}`")]
+    ExportCache {
+        /// Where to.
+        to: String,
+        /// Why.
+        source: RunnerError,
+    },
     /// Its layers can't be made one.
     #[error(transparent)]
     Squash(#[from] Box<SquashError>),
@@ -237,6 +262,26 @@ impl RemoteError {
 }
 
 impl BuildError {
+    /// Where in the Dockerfile it happened, if it happened there.
+    pub fn at(&self) -> Option<&At> {
+        match self {
+            BuildError::Parse { at, .. }
+            | BuildError::Instruction { at, .. }
+            | BuildError::Base { at, .. }
+            | BuildError::Pull { at, .. }
+            | BuildError::NotGiven { at, .. }
+            | BuildError::Copy { at, .. }
+            | BuildError::Remote { at, .. }
+            | BuildError::NotADirectory { at, .. }
+            | BuildError::Workdir { at, .. }
+            | BuildError::User { at, .. }
+            | BuildError::Command { at, .. }
+            | BuildError::Runner { at, .. }
+            | BuildError::Snapshot { at, .. } => Some(at).filter(|at| at.line > 0),
+            _ => None,
+        }
+    }
+
     /// The class to report.
     pub fn class(&self) -> Class {
         match self {
@@ -245,6 +290,8 @@ impl BuildError {
             BuildError::Parse { .. }
             | BuildError::Instruction { .. }
             | BuildError::NoTarget { .. }
+            | BuildError::Check { .. }
+            | BuildError::Warnings { .. }
             | BuildError::NotADirectory { .. }
             | BuildError::User { .. }
             | BuildError::NotGiven { .. }
@@ -252,7 +299,9 @@ impl BuildError {
             BuildError::Base { source, .. } => source.class(),
             BuildError::Remote { source, .. } => source.class(),
             BuildError::Copy { source, .. } | BuildError::Workdir { source, .. } => source.class(),
-            BuildError::Runner { source, .. } | BuildError::Pull { source, .. } => source.class,
+            BuildError::Runner { source, .. }
+            | BuildError::Pull { source, .. }
+            | BuildError::ExportCache { source, .. } => source.class,
             BuildError::File(e) => e.class(),
             BuildError::Snapshot { source, .. } => source.class(),
             BuildError::Image(e) => e.class(),

@@ -105,6 +105,9 @@ enum Command {
     /// Show networks
     #[command(subcommand)]
     Network(system::Network),
+    /// Manage the engine and its space
+    #[command(subcommand)]
+    System(commands::store::Group),
     /// Show what happens in the engine
     Events(system::Events),
     /// Show what the engine is and has
@@ -181,6 +184,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Builder(group) => commands::builder::group(client, group).await,
         Command::Volume(group) => volume::group(client, group).await,
         Command::Network(group) => system::network(client, group).await,
+        Command::System(group) => commands::store::group(client, group).await,
         Command::Events(command) => system::events(client, command).await,
         Command::Info => system::info(client).await,
         Command::Version => system::version(client).await,

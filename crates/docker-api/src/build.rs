@@ -234,6 +234,11 @@ pub enum BuildUpdate {
         /// How long it took.
         nanoseconds: u64,
     },
+    /// The build failed, and this is where: the lines of the Dockerfile, marked, with their neighbours.
+    Excerpt {
+        /// Several lines.
+        text: String,
+    },
     /// Something that may not be meant.
     Warning {
         /// The line, from 1; 0: none.

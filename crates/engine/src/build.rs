@@ -121,6 +121,22 @@ impl Engine {
         (Build { cancel }, result)
     }
 
+    /// Reads a Dockerfile without building it: what in it may not be meant, each with its line.
+    ///
+    /// # Errors
+    /// If it can't be understood.
+    pub async fn build_check(
+        &self,
+        request: BuildRequest,
+    ) -> std::result::Result<Vec<(usize, String)>, BuildFailure> {
+        let inner = Arc::clone(&self.inner);
+        long_blocking(move || {
+            let context = read(&inner, request.files, &request.options.dockerfile)?;
+            inner.solver.check(&context, &request.options).map_err(|e| failure(&e))
+        })
+        .await
+    }
+
     /// Writes the whole file system of an image as a tar.
     ///
     /// # Errors

@@ -50,6 +50,12 @@ pub enum EngineError {
         /// The name.
         name: String,
     },
+    /// No image here has the tag that is to be pushed.
+    #[error("tag does not exist: {name}")]
+    NoSuchTag {
+        /// The name.
+        name: String,
+    },
     /// The registry has the image for another machine only.
     #[error(
         "image with reference {name} was found but does not match the specified platform: wanted {wanted}, actual: {has}"
@@ -126,6 +132,7 @@ impl EngineError {
             | EngineError::NoSuchVolume { .. }
             | EngineError::NoSuchNetwork { .. }
             | EngineError::NotToPush { .. }
+            | EngineError::NoSuchTag { .. }
             | EngineError::Platform { .. } => Class::NotFound,
             EngineError::Ambiguous { .. } | EngineError::Invalid(_) | EngineError::NotThisHost { .. } => {
                 Class::Invalid

@@ -13,6 +13,8 @@ pub use sampan_image::{
 };
 /// What an image says about the process.
 pub use sampan_oci::image::ContainerConfig as ImageProcess;
+/// The machine that an image is for.
+pub use sampan_oci::image::{InvalidPlatform, Platform};
 
 use crate::error::{EngineError, Result};
 use crate::events::EventKind;
@@ -247,23 +249,22 @@ impl Engine {
         committed
     }
 
-    /// Removes images: those without a name, or all that no container uses. Answers what went and the bytes freed.
+    /// Removes the images that no container uses and that are `wanted` away. Answers what went and the bytes freed.
     ///
     /// # Errors
     /// If the store can't be read or written.
-    pub async fn images_prune(&self, all: bool) -> Result<(Vec<Removed>, u64)> {
+    pub async fn images_prune(&self, wanted: impl Fn(&Image) -> bool + Send) -> Result<(Vec<Removed>, u64)> {
         let used: Vec<String> = self.containers().into_iter().map(|v| v.record.image_id).collect();
         let before = self.images().await?;
+        let bytes = layer_bytes(&before);
         let mut removed = Vec::new();
-        let mut bytes = 0;
         for image in before {
-            if used.contains(&image.id.to_string()) || (!all && !image.names.is_empty()) {
-                continue;
+            if !used.contains(&image.id.to_string()) && wanted(&image) {
+                removed.extend(self.image_remove(&image.id.to_string(), true).await?);
             }
-            bytes += image.size;
-            removed.extend(self.image_remove(&image.id.to_string(), true).await?);
         }
-        Ok((removed, bytes))
+        // Layers that others have, too, are still there.
+        Ok((removed, bytes.saturating_sub(layer_bytes(&self.images().await?))))
     }
 
     /// Writes a container's whole file system as a tar.
@@ -296,6 +297,13 @@ impl Engine {
         })
         .await
     }
+}
+
+/// Bytes of the layers of some images, each layer counted once.
+pub fn layer_bytes(images: &[Image]) -> u64 {
+    let layers: BTreeMap<_, _> =
+        images.iter().flat_map(|i| &i.layers).map(|l| (&l.chain_id, l.size)).collect();
+    layers.values().sum()
 }
 
 fn remove_image(
@@ -394,14 +402,19 @@ fn commit(inner: &Inner, record: &crate::metadata::ContainerRecord, new: NewImag
 }
 
 impl Engine {
-    /// Takes in the images of an archive (`docker save`'s, or an OCI layout's).
+    /// Takes in the images of an archive (`docker save`'s, or an OCI layout's): those for `platform`, or for this machine
+    /// where there is a choice.
     ///
     /// # Errors
     /// If the archive is broken or the disk is full.
-    pub async fn load(&self, mut tar: Box<dyn Read + Send>) -> Result<Vec<Image>> {
+    pub async fn load(
+        &self,
+        mut tar: Box<dyn Read + Send>,
+        platform: Option<Platform>,
+    ) -> Result<Vec<Image>> {
         let inner = self.inner.clone();
         long_blocking(move || {
-            let loaded = inner.images.store.load(&mut tar);
+            let loaded = inner.images.store.load(&mut tar, platform.as_ref());
             let images = loaded.map_err(|e| EngineError::layer(e.class(), "cannot load the archive")(e))?;
             for image in &images {
                 inner.image_event("load", &image.id, image.names.first());
@@ -415,11 +428,16 @@ impl Engine {
     ///
     /// # Errors
     /// If one is not there or the output fails.
-    pub async fn save(&self, names: Vec<String>, mut output: Box<dyn std::io::Write + Send>) -> Result<()> {
+    pub async fn save(
+        &self,
+        names: Vec<String>,
+        platform: Option<Platform>,
+        mut output: Box<dyn std::io::Write + Send>,
+    ) -> Result<()> {
         let inner = self.inner.clone();
         long_blocking(move || {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let saved = inner.images.store.save(&names, &mut output);
+            let saved = inner.images.store.save(&names, platform.as_ref(), &mut output);
             saved.map_err(|e| EngineError::layer(e.class(), "cannot save the images")(e))
         })
         .await
@@ -434,7 +452,7 @@ impl Engine {
         upper.into_iter().chain([("MergedDir".to_owned(), merged.display().to_string())]).collect()
     }
 
-    /// Bytes of what a container wrote. Reads the whole layer.
+    /// Bytes of what a container wrote.
     ///
     /// # Errors
     /// If there is no such container or it can't be read.

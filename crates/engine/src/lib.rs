@@ -14,6 +14,7 @@ mod blocking;
 pub mod build;
 pub mod build_cache;
 mod bundle;
+pub mod care;
 pub mod config;
 pub mod container;
 mod create;

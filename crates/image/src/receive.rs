@@ -248,9 +248,8 @@ impl Documents {
 
     /// Whether its programs run on this machine; the layers of others may stay packed.
     fn for_host(&self) -> bool {
-        let host = Platform::host();
-        let fits = |said: &str, host: &str| said.is_empty() || said == host;
-        fits(&self.config.os, &host.os) && fits(&self.config.architecture, &host.architecture)
+        let ImageConfig { architecture, os, variant, .. } = self.config.clone();
+        Platform { architecture, os, variant, ..Platform::default() }.fits(&Platform::host())
     }
 
     /// The manifest's own bytes if the store has just the blobs that it names. A layer that is here packed in another

@@ -141,7 +141,13 @@ impl Client {
     pub(crate) fn send_once(&self, request: &mut Request<'_>, scope: &str) -> Result<Answer, Cause> {
         let opened = self.open()?;
         let authorization = self.authorization(opened, &request.uri, scope)?;
-        exchange::send(&opened.agent, request, authorization.as_ref()).map_err(|e| self.or_cancelled(e))
+        let sent = exchange::send(&opened.agent, request, authorization.as_ref());
+        let answer = sent.map_err(|e| self.or_cancelled(e))?;
+        if answer.status.as_u16() == 401 {
+            self.auth.learn(Challenge::of(&answer.headers));
+            self.auth.forget(scope);
+        }
+        Ok(answer)
     }
 
     /// The address that a `Location` means. One on this very host is never given up for a weaker scheme: a registry behind

@@ -55,23 +55,25 @@ impl Repository {
         Ok(document)
     }
 
-    /// What a tag or digest means, without its content; `None` if there is no such manifest.
+    /// What a tag or digest means, without its content, which some registries count; `None` if there is no such manifest.
     ///
     /// # Errors
     /// If the registry does not answer, or refuses.
     pub fn head(&self, which: &Which) -> Result<Option<Descriptor>, RegistryError> {
-        let client = self.inner.own();
         let doing = format!("look for the manifest {}:{which}", self.inner.name);
         let (scope, path) = (self.inner.pull_scope(), self.inner.path(&format!("manifests/{which}")));
         let headers = [(header::ACCEPT, accept())];
-        let call = Call { method: Method::HEAD, headers: &headers, ..Call::get(&path, &scope) };
-        let answer = client.send(&call).map_err(|e| client.failed(&*doing)(e))?;
-        if answer.status.as_u16() == 404 {
-            return Ok(None);
-        }
-        if !answer.status.is_success() {
-            return Err(client.failed(doing)(client.refused(answer)));
-        }
+        let (_, found) = self.inner.first(&doing, |client| {
+            let call = Call { method: Method::HEAD, headers: &headers, ..Call::get(&path, &scope) };
+            let answer = client.send(&call)?;
+            match answer.status.as_u16() {
+                200 => Ok(Some(answer)),
+                // A mirror that does not have it is no proof that there is none.
+                404 if !client.is_mirror() => Ok(None),
+                _ => Err(client.refused(answer)),
+            }
+        })?;
+        let Some(answer) = found else { return Ok(None) };
         let digest = answer.header(CONTENT_DIGEST).and_then(|d| d.parse::<Digest>().ok());
         let size = answer.length().unwrap_or(0);
         let kind = answer.header(header::CONTENT_TYPE).unwrap_or_default().to_owned();

@@ -272,9 +272,7 @@ impl Upload<'_> {
                 Ok(Step::Goes)
             }
             413 => Ok(Step::TooLong { answer: self.client.refused(answer) }),
-            status
-                if is_worth_another_try(status) || status == 416 || (status == 401 && session.offset > 0) =>
-            {
+            status if is_worth_another_try(status) || matches!(status, 401 | 416) => {
                 let wait = answer.header(header::RETRY_AFTER);
                 let wait = wait.and_then(|h| retry_after(h, self.client.pace().now()));
                 Ok(Step::Broke { cause: self.client.refused(answer), wait })

@@ -38,6 +38,7 @@ pub struct Instance {
 pub struct Builder {
     root: Option<PathBuf>,
     bare: bool,
+    config: String,
 }
 
 impl Builder {
@@ -52,6 +53,13 @@ impl Builder {
     #[must_use]
     pub fn bare(mut self) -> Builder {
         self.bare = true;
+        self
+    }
+
+    /// Has this in its configuration file.
+    #[must_use]
+    pub fn config(mut self, toml: impl Into<String>) -> Builder {
+        self.config = toml.into();
         self
     }
 
@@ -70,6 +78,7 @@ impl Builder {
         inotify::add_watch(&bundles, state.join("bundles"), inotify::WatchFlags::CREATE).unwrap();
         // 10.64.0.0/10 has 16,384 networks of 256 addresses; a clash needs two test processes at once with bad luck.
         let network = (pid.wrapping_mul(61).wrapping_add(count)) % 16_384;
+        std::fs::write(directory.path().join("config.toml"), &self.config).unwrap();
         let instance = Instance {
             root: self.root.unwrap_or_else(|| directory.path().join("root")),
             bridge: format!("it{:x}b{count:x}", pid & 0xf_ffff),
@@ -159,7 +168,7 @@ impl Instance {
     }
 
     fn daemon_arguments(&self) -> Vec<String> {
-        let state = self.state();
+        let (state, config) = (self.state(), self.directory.path().join("config.toml"));
         let mut arguments = vec!["--log-level".to_owned(), "info".to_owned()];
         for (name, value) in [
             ("--root", self.root.to_str().unwrap()),
@@ -167,7 +176,7 @@ impl Instance {
             ("--bridge", &self.bridge),
             ("--table", &self.table),
             ("--subnet", &self.subnet),
-            ("--config", "/dev/null"),
+            ("--config", config.to_str().unwrap()),
         ] {
             arguments.extend([name.to_owned(), value.to_owned()]);
         }
@@ -298,6 +307,7 @@ impl Instance {
     ) -> Command {
         Command::new(executable("sampan"))
             .env("SAMPAN_HOST", format!("unix://{}", self.socket().display()))
+            .env("DOCKER_CONFIG", self.scratch().join("docker-config"))
             .args(arguments)
     }
 

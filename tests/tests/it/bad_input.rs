@@ -42,8 +42,8 @@ fn mistakes_are_answered_by_one_clear_line() {
     let (broken, noise, empty) = (broken.to_str().unwrap(), noise.to_str().unwrap(), empty.to_str().unwrap());
 
     let table: &[(&[&str], i32, &str)] = &[
-        (&["run", "--rm", "no-such-image", "true"], 125, "no-such-image"),
-        (&["run", "--rm", "UPPER/case", "true"], 125, "UPPER/case"),
+        (&["run", "--rm", "--pull", "never", "no-such-image", "true"], 125, "no-such-image"),
+        (&["run", "--rm", "--pull", "never", "UPPER/case", "true"], 125, "UPPER/case"),
         (&["run", "--rm", "busybox:", "true"], 125, "busybox:"),
         (&["run", "--rm", "--name", "-bad-", "busybox", "true"], 125, "-bad-"),
         (&["run", "--rm", "-p", &publish, "busybox", "true"], 125, &port),

@@ -47,7 +47,7 @@ fn images_are_tagged_and_an_image_in_use_is_kept() {
     it.docker(["rm", "c1"]).ok();
     it.docker(["rmi", "busybox"]).ok().says("Deleted: sha256:");
     it.docker(["images", "-q"]).ok().is("");
-    it.docker(["run", "--rm", "busybox", "true"]).code(125).complains("busybox");
+    it.docker(["run", "--rm", "--pull", "never", "busybox", "true"]).code(125).complains("busybox");
 }
 
 fn save_and_load_round_trip() {

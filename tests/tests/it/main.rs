@@ -3,6 +3,7 @@
 //!
 //! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
 //! * `network`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
+//! * `registry`: pulls and pushes.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
@@ -18,6 +19,7 @@ mod docker;
 mod docker_images;
 mod limits;
 mod network;
+mod registry;
 mod sampan;
 mod terminal;
 
@@ -39,6 +41,11 @@ enum Need {
     Docker,
     NewDocker,
     Curl,
+    Registry,
+    Dockerd,
+    Skopeo,
+    Podman,
+    Buildah,
     Ip,
     CpuAccounting,
 }
@@ -62,6 +69,11 @@ impl Need {
             Need::Docker => absent("/usr/bin/docker").then_some("no /usr/bin/docker (package docker.io)"),
             Need::NewDocker => absent(docker::NEW_DOCKER).then_some("no newer client /usr/local/bin/docker"),
             Need::Ip => (absent("/sbin/ip") && absent("/usr/sbin/ip")).then_some("no ip (package iproute2)"),
+            Need::Registry => sampan_testkit::registry::missing(),
+            Need::Dockerd => absent("/usr/sbin/dockerd").then_some("no dockerd (package docker.io)"),
+            Need::Skopeo => absent("/usr/bin/skopeo").then_some("no skopeo"),
+            Need::Podman => absent("/usr/bin/podman").then_some("no podman"),
+            Need::Buildah => absent("/usr/bin/buildah").then_some("no buildah"),
             Need::Curl => absent("/usr/bin/curl").then_some("no curl"),
             Need::CpuAccounting => (absent("/sys/fs/cgroup/cpuacct/cpuacct.usage")
                 && absent("/sys/fs/cgroup/cgroup.controllers"))
@@ -89,7 +101,7 @@ fn main() {
     } else {
         Some("not root")
     };
-    let modules: [(&str, &[Case]); 13] = [
+    let modules: &[(&str, &[Case])] = &[
         ("bad_input", bad_input::CASES),
         ("build", build::CASES),
         ("build_flags", build_flags::CASES),
@@ -101,11 +113,12 @@ fn main() {
         ("docker_images", docker_images::CASES),
         ("limits", limits::CASES),
         ("network", network::CASES),
+        ("registry", registry::CASES),
         ("sampan", sampan::CASES),
         ("terminal", terminal::CASES),
     ];
     let mut trials = Vec::new();
-    for (module, cases) in modules {
+    for &(module, cases) in modules {
         for &(name, needs, test) in cases {
             let reason = missing.or_else(|| needs.iter().find_map(|need| need.missing()));
             trials.push(sampan_testkit::trial(format!("{module}::{name}"), reason, test));

@@ -287,6 +287,7 @@ fn builds_and_archives() {
     s.written = without_times(&s.written);
     s.check(&expect_test::expect![[r#"
         $ sampan build -t built:1 <scratch>/
+        ! WARNING: JSONArgsRecommended: JSON arguments recommended for CMD to prevent unintended behavior related to OS signals (line 5)
         ! #1 [1/5] FROM busybox
         ! #1 DONE <time>
         ! #2 [2/5] ENV A=b
@@ -299,6 +300,7 @@ fn builds_and_archives() {
         ! #5 DONE <time>
         ! image <id>, named built:1
         $ sampan build -t built:1 <scratch>/
+        ! WARNING: JSONArgsRecommended: JSON arguments recommended for CMD to prevent unintended behavior related to OS signals (line 5)
         ! #1 [1/5] FROM busybox
         ! #1 DONE <time>
         ! #2 [2/5] ENV A=b

@@ -160,13 +160,18 @@ impl Context {
         self.text(path)?.ok_or_else(|| ContextError::NoDockerfile { path: path.to_owned() })
     }
 
+    /// The rules of `.dockerignore`: that of the Dockerfile's own name, or the common one.
+    pub(crate) fn ignore(&self, dockerfile: &str) -> Result<Ignore, ContextError> {
+        ignore_rules(dockerfile, |path| self.text(path))
+    }
+
     /// What of the context `.dockerignore` leaves: that of the Dockerfile's own name, or the common one.
     pub(crate) fn visible(&self, dockerfile: &str) -> Result<BTreeMap<&Path, &Entry>, ContextError> {
         let all = self.entries.iter().map(|(path, entry)| (path.as_path(), entry));
         if let Source::Host(_) = self.source {
             return Ok(all.collect());
         }
-        let ignore = ignore_rules(dockerfile, |path| self.text(path))?;
+        let ignore = self.ignore(dockerfile)?;
         if ignore.is_empty() {
             return Ok(all.collect());
         }

@@ -95,6 +95,11 @@ pub enum BuildEvent<'a> {
         /// As in [`Place::stage`].
         stage: usize,
     },
+    /// The build failed, and this is where: the lines of the Dockerfile, marked, with their neighbours.
+    Failed {
+        /// Several lines.
+        excerpt: &'a str,
+    },
     /// The image is there.
     Built {
         /// It.

@@ -22,7 +22,9 @@ mod agent;
 mod cache;
 mod copy_step;
 mod events;
+mod exchange;
 mod finish;
+mod layout;
 mod mask;
 mod mounts;
 mod options;
@@ -31,7 +33,6 @@ mod remote;
 mod run_step;
 mod stage;
 mod state;
-mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -43,18 +44,18 @@ use sampan_image::{Image, Lease, Scratch, Store};
 use sampan_oci::image::{ImageConfig, Platform};
 
 pub use events::{BuildEvent, Place, StepId};
+pub use exchange::{CacheSource, CacheStore, CacheTarget};
 pub use options::{BuildOptions, NamedContext, Secret};
 pub use persistent::PersistentMount;
-pub use transfer::{CacheSource, CacheTarget};
 
+use crate::checks;
 use crate::context::{Context, Entry};
-use crate::dockerfile::{Dockerfile, Instruction, Problem, expand};
+use crate::dockerfile::{Dockerfile, Instruction, Problem, args, excerpt, expand};
 use crate::error::{At, BuildError};
 use crate::graph;
 use crate::run::StepRunner;
-use cache::{InFlight, Outcome};
+use cache::InFlight;
 use persistent::Persistent;
-use run_step::PROXY_ARGS;
 use stage::StageRun;
 use state::State;
 
@@ -110,12 +111,71 @@ impl Solver {
         runner: &dyn StepRunner,
         events: &(dyn Fn(BuildEvent<'_>) + Sync),
     ) -> Result<BuildResult> {
-        let text = match &options.dockerfile_text {
-            Some(text) => text.clone(),
-            None => context.dockerfile(&options.dockerfile)?,
+        let text = text_of(context, options)?;
+        let mut end = 0;
+        let built = self.build_text(&text, context, options, runner, events, &mut end);
+        if let Some(at) = built.as_ref().err().and_then(BuildError::at) {
+            let text = excerpt(&at.file, &text, at.line, end.max(at.line));
+            (events)(BuildEvent::Failed { excerpt: &text });
+        }
+        built
+    }
+
+    /// What may not be meant in the Dockerfile, without building it: each warning as people read it, with its line.
+    ///
+    /// # Errors
+    /// If it can't be understood.
+    pub fn check(&self, context: &Context, options: &BuildOptions) -> Result<Vec<(usize, String)>> {
+        let text = text_of(context, options)?;
+        let file = parse(&text, options)?;
+        let warnings = self.warnings(&file, context, options)?.0;
+        Ok(warnings.iter().map(|w| (w.line, w.shown(&options.dockerfile, &text))).collect())
+    }
+
+    /// The warnings, and whether they fail a build.
+    fn warnings(
+        &self,
+        file: &Dockerfile,
+        context: &Context,
+        options: &BuildOptions,
+    ) -> Result<(Vec<checks::Warning>, bool)> {
+        let config = checks::Config::of(file, &options.build_args);
+        let config =
+            config.map_err(|source| BuildError::Check { file: options.dockerfile.clone(), source })?;
+        let ignore = context.ignore(&options.dockerfile)?;
+        let host = Platform::host();
+        let inputs = checks::Inputs {
+            build_args: &options.build_args,
+            target: options.target.as_deref(),
+            host: &host,
+            platform: options.platform.as_ref().unwrap_or(&host),
+            ignore: Some(&ignore),
+            base: &|name| Some(checks::BaseFacts::from(&self.store.resolve(name).ok()?.config)),
         };
-        let file = Dockerfile::parse(&text)
-            .map_err(|source| BuildError::Parse { at: At::new(&options.dockerfile, source.line), source })?;
+        Ok((checks::check(file, &config, &inputs), config.error))
+    }
+
+    /// `end` becomes the last line of the instruction that failed.
+    fn build_text(
+        &self,
+        text: &str,
+        context: &Context,
+        options: &BuildOptions,
+        runner: &dyn StepRunner,
+        events: &(dyn Fn(BuildEvent<'_>) + Sync),
+        end: &mut usize,
+    ) -> Result<BuildResult> {
+        let file = parse(text, options)?;
+        let (warnings, fatal) = self.warnings(&file, context, options)?;
+        for warning in &warnings {
+            (events)(BuildEvent::Warning {
+                line: warning.line,
+                text: &format!("{}: {}", warning.rule, warning.text),
+            });
+        }
+        if fatal && !warnings.is_empty() {
+            return Err(BuildError::Warnings { file: options.dockerfile.clone(), count: warnings.len() });
+        }
         let visible = context.visible(&options.dockerfile)?;
         let mut named = BTreeMap::new();
         for (name, files) in &options.contexts {
@@ -149,8 +209,12 @@ impl Solver {
             steps: AtomicUsize::new(0),
             cached: AtomicUsize::new(0),
         };
-        solve.imported = transfer::import(&solve)?;
-        solve.solve()
+        solve.imported = exchange::import(&solve);
+        let built = solve.solve();
+        if let Some(at) = built.as_ref().err().and_then(BuildError::at) {
+            *end = last_line(&file, at.line);
+        }
+        built
     }
 
     /// The directories that `RUN --mount=type=cache` keeps.
@@ -173,6 +237,29 @@ impl Solver {
     }
 }
 
+fn text_of(context: &Context, options: &BuildOptions) -> Result<String> {
+    match &options.dockerfile_text {
+        Some(text) => Ok(text.clone()),
+        None => Ok(context.dockerfile(&options.dockerfile)?),
+    }
+}
+
+fn parse(text: &str, options: &BuildOptions) -> Result<Dockerfile> {
+    Dockerfile::parse(text)
+        .map_err(|source| BuildError::Parse { at: At::new(&options.dockerfile, source.line), source })
+}
+
+/// Where the instruction that begins at `line` ends.
+fn last_line(file: &Dockerfile, line: usize) -> usize {
+    let stages = file.stages.iter();
+    let ends = stages
+        .clone()
+        .map(|stage| (stage.line, stage.end))
+        .chain(stages.flat_map(|stage| stage.instructions.iter().map(|l| (l.line, l.end))))
+        .chain(file.args.iter().map(|l| (l.line, l.end)));
+    ends.filter(|(first, _)| *first == line).map(|(_, end)| end).max().unwrap_or(line)
+}
+
 /// One build that goes on.
 struct Solve<'a> {
     solver: &'a Solver,
@@ -189,7 +276,7 @@ struct Solve<'a> {
     events: &'a (dyn Fn(BuildEvent<'_>) + Sync),
     file: &'a Dockerfile,
     /// The `ARG`s before the first `FROM`, and the platform's.
-    globals: BTreeMap<String, Option<String>>,
+    globals: BTreeMap<String, String>,
     /// What each stage starts from, and for which platform, expanded.
     bases: Vec<String>,
     platforms: Vec<Platform>,
@@ -205,9 +292,9 @@ struct Solve<'a> {
     /// Images that this build started or copied from: each is looked up once, so that all stages see the same.
     bases_at_hand: Mutex<HashMap<(String, String), ImageSlot>>,
     /// What was made or recalled in this build, by key.
-    made: Mutex<HashMap<Digest, Outcome>>,
+    made: Mutex<HashMap<Digest, exchange::Made>>,
     /// What others made, to be looked at when this host has nothing.
-    imported: Vec<transfer::Imported>,
+    imported: Vec<exchange::Imported<'a>>,
     steps: AtomicUsize,
     cached: AtomicUsize,
 }
@@ -328,8 +415,7 @@ impl<'a> Solve<'a> {
         let consumed = lock(&self.consumed);
         let given = self.options.build_args.keys();
         let unused: Vec<&str> = given
-            .filter(|name| !consumed.contains(*name) && !PREDEFINED_ARGS.contains(&name.as_str()))
-            .filter(|name| !PROXY_ARGS.contains(&name.as_str()))
+            .filter(|name| !consumed.contains(*name) && !args::is_for_the_builder(name))
             .map(String::as_str)
             .collect();
         if !unused.is_empty() {
@@ -339,43 +425,24 @@ impl<'a> Solve<'a> {
     }
 
     fn set_globals(&mut self) -> Result<()> {
-        let host = Platform::host();
-        let target = self.options.platform.clone().unwrap_or_else(Platform::host);
-        for (prefix, platform) in [("TARGET", &target), ("BUILD", &host)] {
-            let mut set =
-                |name: &str, value: String| self.globals.insert(format!("{prefix}{name}"), Some(value));
-            set("PLATFORM", platform.to_string());
-            set("OS", platform.os.clone());
-            set("ARCH", platform.architecture.clone());
-            set("VARIANT", platform.variant.clone().unwrap_or_default());
-        }
-        let stage = self.options.target.clone().unwrap_or_else(|| "default".to_owned());
-        self.globals.insert("TARGETSTAGE".to_owned(), Some(stage));
-        for located in &self.file.args {
-            let Instruction::Arg(args) = &located.instruction else { continue };
-            for (name, default) in args {
-                let given = self.options.build_args.get(name).cloned();
-                let value = match (given, default) {
-                    (Some(given), _) => Some(given),
-                    (None, Some(default)) => {
-                        let lookup = |name: &str| self.globals.get(name).cloned().flatten();
-                        let expanded = expand::word(default, self.file.escape, &lookup);
-                        Some(expanded.map_err(|e| self.wrong(located.line, e.into()))?)
-                    }
-                    // A platform argument that is only declared keeps its value.
-                    (None, None) => self.globals.get(name).cloned().flatten(),
-                };
-                lock(&self.consumed).insert(name.clone());
-                self.globals.insert(name.clone(), value);
-            }
-        }
+        let (host, options) = (Platform::host(), self.options);
+        let platform = options.platform.clone().unwrap_or_else(Platform::host);
+        let given = &options.build_args;
+        let predefined = args::predefined(&host, &platform, options.target.as_deref(), given);
+        self.globals = args::globals(self.file, &predefined, given)
+            .map_err(|(line, e)| self.wrong(line, Problem::Word(e)))?;
+        let declared = self.file.args.iter().filter_map(|located| match &located.instruction {
+            Instruction::Arg(args) => Some(args.iter().map(|(name, _)| name.clone())),
+            _ => None,
+        });
+        lock(&self.consumed).extend(declared.flatten());
         Ok(())
     }
 
     /// What each stage starts from, expanded.
     fn set_bases(&mut self) -> Result<()> {
         let globals = self.globals.clone();
-        let lookup = |name: &str| globals.get(name).cloned().flatten();
+        let lookup = |name: &str| globals.get(name).cloned();
         for stage in &self.file.stages {
             let expand = |text: &str| {
                 expand::word(text, self.file.escape, &lookup).map_err(|e| self.wrong(stage.line, e.into()))
@@ -458,10 +525,6 @@ impl<'a> Solve<'a> {
             .map_err(|source| BuildError::Snapshot { at: self.at(line), source: Box::new(source) })
     }
 }
-
-/// Build arguments that need no `ARG` to be taken.
-const PREDEFINED_ARGS: [&str; 4] =
-    ["SOURCE_DATE_EPOCH", "BUILDKIT_INLINE_CACHE", "BUILDKIT_SYNTAX", "BUILDKIT_DOCKERFILE_CHECK"];
 
 fn platform_of(image: &Image) -> Platform {
     let ImageConfig { architecture, os, variant, .. } = &image.config;

@@ -7,24 +7,11 @@ use super::mask::Mask;
 use super::stage::StageRun;
 use super::state::State;
 use super::{BuildEvent, Result};
+use crate::dockerfile::args::PROXIES;
 use crate::dockerfile::{Command, Heredoc, Problem, Run, RunNetwork, Security, expand, heredoc_alone};
 use crate::error::BuildError;
 use crate::run::{NetworkMode, RunStep, StepMount, Stream};
 use crate::{config, copy, users};
-
-/// Set for every command if given, and kept out of the history: they are about the builder, not the image.
-pub(super) const PROXY_ARGS: [&str; 10] = [
-    "HTTP_PROXY",
-    "http_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "FTP_PROXY",
-    "ftp_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-];
 
 impl StageRun<'_, '_> {
     pub(super) fn workdir(&mut self, state: &mut State, path: &str) -> Result<()> {
@@ -79,7 +66,7 @@ impl StageRun<'_, '_> {
         let Some(claim) = self.recall(state, &parts, &by)? else { return Ok(()) };
         // The proxies are no part of the key: the same image comes out behind another one.
         let given = &solve.options.build_args;
-        let proxies = PROXY_ARGS.iter().filter_map(|name| Some((name, given.get(*name)?)));
+        let proxies = PROXIES.iter().filter_map(|name| Some((name, given.get(*name)?)));
         env.extend(proxies.map(|(name, value)| format!("{name}={value}")));
         let mut mounts = self.mount_all(&planned)?;
         env.append(&mut mounts.env);

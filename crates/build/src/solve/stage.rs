@@ -212,7 +212,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
             };
             lock(&solve.consumed).insert(name.clone());
             let given = solve.options.build_args.get(name).cloned();
-            let inherited = || solve.globals.get(name).cloned().flatten();
+            let inherited = || solve.globals.get(name).cloned();
             shown.push(default.as_ref().map_or_else(|| name.clone(), |d| format!("{name}={d}")));
             state.declare(name, given.or(default).or_else(inherited));
         }
@@ -238,7 +238,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
     ) -> Result<Option<Claim<'a>>> {
         let epoch = self.epoch_text();
         let parts: Vec<&str> = parts.iter().copied().chain([epoch.as_str()]).collect();
-        match self.solve.recall_layer(self.step, &key_of(&parts), state, self.fresh)? {
+        match self.solve.recall_layer(self.step, &key_of(&parts), state, self.fresh, created_by)? {
             Recalled::Known(outcome, layer) => {
                 let created = self.solve.epoch.map_or(outcome.created, |_| self.solve.now());
                 state.record(created, created_by.to_owned(), layer);

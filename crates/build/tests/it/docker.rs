@@ -223,7 +223,7 @@ fn builds_are_dockers() {
         let theirs = docker(&["build", "--network=none", "--no-cache", "-q", "-t", "theirs", "-"], &context)
             .map(|_| {
                 let saved = docker(&["save", "theirs"], b"").unwrap();
-                test.store().load(&mut &*saved).unwrap().remove(0)
+                test.store().load(&mut &*saved, None).unwrap().remove(0)
             });
         let indexed =
             sampan_build::Context::from_tar(&mut &*context, &test.dir.path().join("spool")).unwrap();

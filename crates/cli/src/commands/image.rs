@@ -47,6 +47,10 @@ pub(crate) enum Group {
     Inspect(Names),
     /// Remove images that nothing uses
     Prune(Prune),
+    /// Show what an image's bytes are, and what it could do without
+    Analyze(super::analyze::Analyze),
+    /// Make one layer of several
+    Squash(super::analyze::Squash),
 }
 
 pub(crate) async fn group(client: &Client, group: Group) -> Result<ExitCode> {
@@ -65,6 +69,8 @@ pub(crate) async fn group(client: &Client, group: Group) -> Result<ExitCode> {
         Group::Save(command) => save(client, command).await,
         Group::Inspect(command) => super::system::inspect_as(client, &command.names, &["images"]).await,
         Group::Prune(command) => prune(client, command).await,
+        Group::Analyze(command) => super::analyze::analyze(client, command).await,
+        Group::Squash(command) => super::analyze::squash(client, command).await,
     }
 }
 
@@ -88,7 +94,10 @@ pub(crate) struct List {
     /// Do not shorten
     #[arg(long)]
     no_trunc: bool,
-    /// Filter: reference=…, dangling=…, label=…
+    /// Also the digests by which they were pulled or pushed
+    #[arg(long)]
+    digests: bool,
+    /// Filter: reference=…, dangling=…, label=…, before=…, since=…, until=…
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// How to print
@@ -114,14 +123,35 @@ pub(crate) async fn list(client: &Client, command: List) -> Result<ExitCode> {
         } else if command.quiet {
             say(id(image))?;
         }
-        for name in image.repo_tags.iter().flatten() {
-            let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "<none>"));
+        let digests = image.repo_digests.as_deref().unwrap_or_default();
+        let mut names: Vec<(&str, &str)> = image
+            .repo_tags
+            .iter()
+            .flatten()
+            .map(|name| name.rsplit_once(':').unwrap_or((name, "<none>")))
+            .collect();
+        if names.is_empty() {
+            // Pulled by digest: it has a repository and no tag.
+            let digests = image.repo_digests.iter().flatten();
+            names.extend(digests.filter_map(|d| Some((d.split_once('@')?.0, "<none>"))));
+            names.dedup();
+        }
+        for (repository, tag) in names {
             let size = human_size(u64::try_from(image.size).unwrap_or(0));
-            rows.push(vec![repository.to_owned(), tag.to_owned(), id(image), ago(image.created), size]);
+            let mut row = vec![repository.to_owned(), tag.to_owned()];
+            if command.digests {
+                let of_it = digests.iter().filter_map(|d| d.split_once('@'));
+                let digest = of_it.filter(|(r, _)| *r == repository).map(|(_, digest)| digest).next();
+                row.push(digest.unwrap_or("<none>").to_owned());
+            }
+            row.extend([id(image), ago(image.created), size]);
+            rows.push(row);
         }
     }
     if command.format == "table" && !command.quiet {
-        table::print(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], &rows)?;
+        let header = ["REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"];
+        let header: Vec<&str> = header.into_iter().filter(|h| command.digests || *h != "DIGEST").collect();
+        table::print(&header, &rows)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -132,6 +162,9 @@ pub(crate) struct Remove {
     /// Also if it has several names or a stopped container uses it
     #[arg(short, long)]
     force: bool,
+    /// Kept for scripts: there are no parents that could stay
+    #[arg(long)]
+    no_prune: bool,
     /// Names or ids
     #[arg(required = true, value_name = "IMAGE")]
     names: Vec<String>,
@@ -169,7 +202,7 @@ pub(crate) struct Tag {
 }
 
 /// Splits a name from its tag; a colon before the last slash is a port.
-fn split_tag(name: &str) -> (&str, &str) {
+pub(crate) fn split_tag(name: &str) -> (&str, &str) {
     match name.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, tag),
         _ => (name, ""),
@@ -189,6 +222,16 @@ pub(crate) struct History {
     /// Do not shorten
     #[arg(long)]
     no_trunc: bool,
+    /// Only ids
+    #[arg(short, long)]
+    quiet: bool,
+    /// Sizes and times for people: true or false
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
+        require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    human: bool,
+    /// How to print
+    #[arg(long, value_parser = ["table", "json"], default_value = "table")]
+    format: String,
     /// Name or id
     image: String,
 }
@@ -202,10 +245,23 @@ pub(crate) async fn history(client: &Client, command: History) -> Result<ExitCod
         }
         text.chars().take(44).collect::<String>() + "…"
     };
+    let id = |r: &HistoryRow| -> String {
+        if r.id == "<missing>" || command.no_trunc { r.id.clone() } else { short(&r.id).to_owned() }
+    };
+    if command.format == "json" || command.quiet {
+        for row in &rows {
+            if command.quiet { say(id(row))? } else { say(serde_json::to_string(row)?)? }
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let row = |r: &HistoryRow| {
-        let id = if r.id == "<missing>" || command.no_trunc { r.id.as_str() } else { short(&r.id) };
-        let size = human_size(u64::try_from(r.size).unwrap_or(0));
-        vec![id.to_owned(), ago(r.created), shown(&r.created_by), size, r.comment.clone()]
+        let (created, size) = if command.human {
+            (ago(r.created), human_size(u64::try_from(r.size).unwrap_or(0)))
+        } else {
+            let time = jiff::Timestamp::from_second(r.created).map(|t| t.to_string());
+            (time.unwrap_or_default(), r.size.to_string())
+        };
+        vec![id(r), created, shown(&r.created_by), size, r.comment.clone()]
     };
     let rows: Vec<_> = rows.iter().map(row).collect();
     table::print(&["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"], &rows)?;
@@ -262,17 +318,47 @@ pub(crate) async fn import(client: &Client, command: Import) -> Result<ExitCode>
 #[derive(Args)]
 pub(crate) struct Load {
     /// Read a file instead of standard input
-    #[arg(short, long, default_value = "-", hide_default_value = true, value_name = "FILE")]
+    #[arg(short, long, default_value = "-", hide_default_value = true, value_name = "FILE|DIRECTORY")]
     input: String,
     /// Say nothing
     #[arg(short, long)]
     quiet: bool,
+    /// The image for this machine: os/architecture[/variant]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "PLATFORM")]
+    platform: String,
+}
+
+/// Sends a directory, an OCI layout, as the archive that it would be.
+fn send_directory(directory: &std::path::Path, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+    let mut archive = tar::Builder::new(out);
+    archive.follow_symlinks(true);
+    for name in ["oci-layout", "index.json", "manifest.json"] {
+        let path = directory.join(name);
+        if path.is_file() {
+            archive.append_path_with_name(path, name)?;
+        }
+    }
+    let blobs = std::path::Path::new("blobs/sha256");
+    for entry in std::fs::read_dir(directory.join(blobs))? {
+        let entry = entry?;
+        archive.append_path_with_name(entry.path(), blobs.join(entry.file_name()))?;
+    }
+    archive.finish()
 }
 
 pub(crate) async fn load(client: &Client, command: Load) -> Result<ExitCode> {
-    let mut source = input(&command.input)?;
-    let body = channel(upload(move |out| std::io::copy(&mut source, out).map(drop)));
-    let response = client.request(Method::POST, "/images/load", body, "application/x-tar").await?;
+    let directory = std::path::PathBuf::from(&command.input);
+    let body = if directory.is_dir() {
+        if !directory.join("index.json").is_file() {
+            bail!("`{}` is no OCI layout: it has no index.json", command.input);
+        }
+        channel(upload(move |out| send_directory(&directory, out)))
+    } else {
+        let mut source = input(&command.input)?;
+        channel(upload(move |out| std::io::copy(&mut source, out).map(drop)))
+    };
+    let path = format!("/images/load{}", query(&[("platform", &command.platform)]));
+    let response = client.request(Method::POST, &path, body, "application/x-tar").await?;
     show_progress(response, |line| match &line.stream {
         Some(text) if !command.quiet => say(text.trim_end()),
         _ => Ok(()),
@@ -287,13 +373,19 @@ pub(crate) struct Save {
     /// Write to a file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<String>,
+    /// Only if they are for this machine: os/architecture[/variant]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "PLATFORM")]
+    platform: String,
     /// Names or ids
     #[arg(required = true, value_name = "IMAGE")]
     names: Vec<String>,
 }
 
 pub(crate) async fn save(client: &Client, command: Save) -> Result<ExitCode> {
-    let names: Vec<String> = command.names.iter().map(|n| format!("names={}", encode(n))).collect();
+    let mut names: Vec<String> = command.names.iter().map(|n| format!("names={}", encode(n))).collect();
+    if !command.platform.is_empty() {
+        names.push(format!("platform={}", encode(&command.platform)));
+    }
     let path = format!("/images/get?{}", names.join("&"));
     let answer = client.request(Method::GET, &path, full(""), "application/json").await?;
     write_archive(answer, command.output.as_deref()).await
@@ -326,6 +418,9 @@ pub(crate) struct Prune {
     /// Do not ask
     #[arg(short, long)]
     force: bool,
+    /// Filter: until=…, label=…, label!=…
+    #[arg(long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
 }
 
 async fn prune(client: &Client, command: Prune) -> Result<ExitCode> {
@@ -337,8 +432,11 @@ async fn prune(client: &Client, command: Prune) -> Result<ExitCode> {
     if !command.force && !confirm(what)? {
         return Ok(ExitCode::SUCCESS);
     }
-    let wanted = if command.all { r#"{"dangling":["false"]}"# } else { "" };
-    let path = format!("/images/prune{}", query(&[("filters", wanted)]));
+    let mut wanted = command.filter.clone();
+    if command.all {
+        wanted.push("dangling=false".to_owned());
+    }
+    let path = format!("/images/prune{}", query(&[("filters", &filters(&wanted)?)]));
     let pruned: ImagesPruned = client.post_json(&path, &()).await?;
     say_deleted(&pruned.images_deleted.unwrap_or_default())?;
     say(format_args!("Total reclaimed space: {}", human_size(pruned.space_reclaimed)))?;

@@ -1,5 +1,6 @@
 //! The commands, a file a group.
 
+pub(crate) mod analyze;
 pub(crate) mod build;
 pub(crate) mod builder;
 pub(crate) mod container;
@@ -7,6 +8,7 @@ pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod registry;
 pub(crate) mod run;
+pub(crate) mod store;
 pub(crate) mod system;
 pub(crate) mod transfer;
 pub(crate) mod volume;

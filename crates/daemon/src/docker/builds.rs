@@ -10,15 +10,15 @@ use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::Request;
-use sampan_docker_api::build::Progress;
+use sampan_docker_api::build::{BuildUpdate, Progress};
 use sampan_engine::Engine;
-use sampan_engine::build::Events;
+use sampan_engine::build::{BuildRequest, Events};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::Query;
 use super::containers::{ChannelWriter, channel_body};
-use super::error::Answer;
+use super::error::{Answer, ApiError};
 use super::images::{body_reader, json_lines, tell};
 
 pub(crate) async fn build(
@@ -32,6 +32,9 @@ pub(crate) async fn build(
     let wanted = options::read(&query, raw.as_deref(), &headers, body)?;
     let (quiet, updates) = (wanted.quiet, wanted.updates);
     let names = wanted.request.options.names.clone();
+    if wanted.check {
+        return check(engine, wanted.request).await;
+    }
     let (sender, body) = channel_body();
     let events: Events = if updates {
         let lines = sender.clone();
@@ -76,6 +79,26 @@ pub(crate) async fn build(
         }
     });
     Ok(json_lines(body))
+}
+
+/// Only checks a Dockerfile: each warning is a line.
+async fn check(engine: Engine, request: BuildRequest) -> Answer<Response> {
+    let mut lines = Vec::new();
+    match engine.build_check(request).await {
+        Ok(warnings) => {
+            for (line, text) in warnings {
+                let update = Some(BuildUpdate::Warning { line, text });
+                lines.push(Progress { update, ..Progress::default() });
+            }
+        }
+        Err(failure) => lines.push(Progress::error(failure.message, None)),
+    }
+    let mut body = Vec::new();
+    for line in &lines {
+        serde_json::to_writer(&mut body, line).map_err(|e| ApiError::invalid(e.to_string()))?;
+        body.extend_from_slice(b"\r\n");
+    }
+    Ok(json_lines(Body::from(body)))
 }
 
 /// Sends a line from a thread that may wait for a slow client; one that has gone cancels the build elsewhere.

@@ -58,12 +58,18 @@ impl Filters {
         self.0.get(key).is_none_or(|values| values.iter().all(|v| matches(v)))
     }
 
-    /// Whether labels have every wanted `name` or `name=value`.
+    /// Whether labels have every wanted `name` or `name=value`, and none of those that `label!` names.
     pub(crate) fn labels(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.all("label", |wanted| match wanted.split_once('=') {
+        let has = |wanted: &str| match wanted.split_once('=') {
             Some((name, value)) => labels.get(name).is_some_and(|v| v == value),
             None => labels.contains_key(wanted),
-        })
+        };
+        self.all("label", has) && self.all("label!", |unwanted| !has(unwanted))
+    }
+
+    /// The values of a key.
+    pub(crate) fn values(&self, key: &str) -> &[String] {
+        self.0.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// Whether the key was given.

@@ -1,5 +1,7 @@
 //! The routes of images. Their names may hold slashes, so that the verb is split off here.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
@@ -13,7 +15,7 @@ use sampan_docker_api::image::{
     HistoryRow, ImageDeleted, ImageInspect, ImageMetadata, ImageSummary, ImagesPruned, RootFs,
 };
 use sampan_engine::Engine;
-use sampan_engine::images::{Image, NewImage, Removed};
+use sampan_engine::images::{Image, ImageId, InvalidPlatform, NewImage, Platform, Removed};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -72,46 +74,95 @@ fn tags(image: &Image) -> Vec<String> {
     image.names.iter().filter(|n| n.tag().is_some()).map(ImageRef::familiar).collect()
 }
 
+fn digests(image: &Image) -> Vec<String> {
+    image.digests.iter().map(ImageRef::familiar).collect()
+}
+
 fn bytes(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
 pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<Json<Vec<ImageSummary>>> {
-    let known = ["reference", "label", "dangling", "before", "since"];
+    let known = ["reference", "label", "dangling", "before", "since", "until"];
     let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
     let images = engine.images().await?;
-    let bound = |key: &str| {
-        images
-            .iter()
-            .find(|i| filters.has(key) && filters.any(key, |v| names_image(i, v)))
-            .and_then(|i| i.created)
+    let bound = |key: &str| -> Answer<Option<Timestamp>> {
+        if !filters.has(key) {
+            return Ok(None);
+        }
+        let found = images.iter().find(|i| filters.any(key, |v| names_image(i, v)));
+        let found = found.ok_or_else(|| ApiError::invalid(format!("no such image in the filter {key}")))?;
+        Ok(found.created)
     };
-    let (before, since) = (bound("before"), bound("since"));
+    let (before, since) = (bound("before")?, bound("since")?);
+    let until = until(&filters)?;
     let wanted = |image: &&Image| {
         let dangling = image.names.is_empty();
         let reference = |pattern: &str| image.names.iter().any(|name| matches_reference(name, pattern));
         filters.any("dangling", |v| matches!(v, "1" | "true") == dangling)
             && filters.any("reference", reference)
             && filters.labels(&image.config.config.labels)
-            && before.is_none_or(|t| image.created.is_some_and(|c| c < t))
-            && since.is_none_or(|t| image.created.is_some_and(|c| c > t))
+            && before.is_none_or(|t| created(image) < t.unix_nanos())
+            && since.is_none_or(|t| created(image) > t.unix_nanos())
+            && until.is_none_or(|t| created(image) < t.unix_nanos())
     };
+    let shared = is_on(query.get("shared-size")).then(|| shared_bytes(&images));
     let row = |image: &Image| {
-        let tags = tags(image);
+        let (mut tags, mut digests) = (tags(image), digests(image));
+        if tags.is_empty() && digests.is_empty() {
+            tags.push("<none>:<none>".to_owned());
+            digests.push("<none>@<none>".to_owned());
+        }
         ImageSummary {
             containers: -1,
             created: image.created.map_or(0, Timestamp::unix_seconds),
             id: image.id.to_string(),
             labels: (!image.config.config.labels.is_empty()).then(|| image.config.config.labels.clone()),
-            repo_digests: None,
-            repo_tags: Some(if tags.is_empty() { vec!["<none>:<none>".to_owned()] } else { tags }),
-            shared_size: -1,
+            repo_digests: Some(digests),
+            repo_tags: Some(tags),
+            shared_size: shared.as_ref().map_or(-1, |s| bytes(s[&image.id])),
             size: bytes(image.size),
             virtual_size: bytes(image.size),
             ..ImageSummary::default()
         }
     };
     Ok(Json(images.iter().filter(wanted).map(row).collect()))
+}
+
+fn created(image: &Image) -> i128 {
+    image.created.map_or(0, Timestamp::unix_nanos)
+}
+
+/// The latest of the times of the filter `until`: RFC 3339, seconds since 1970, or a span back from now.
+pub(crate) fn until(filters: &Filters) -> Answer<Option<Timestamp>> {
+    let mut latest = None;
+    for text in filters.values("until") {
+        let invalid = || ApiError::invalid(format!("invalid value for the filter until: {text}"));
+        let time = match text.parse::<jiff::SignedDuration>() {
+            Ok(span) => {
+                let seconds = Timestamp::now().unix_seconds().saturating_sub(span.as_secs());
+                Timestamp::from_unix(seconds, 0).map_err(|_| invalid())?
+            }
+            Err(_) => match text.parse::<i64>() {
+                Ok(seconds) => Timestamp::from_unix(seconds, 0).map_err(|_| invalid())?,
+                Err(_) => text.parse().map_err(|_| invalid())?,
+            },
+        };
+        latest = latest.max(Some(time));
+    }
+    Ok(latest)
+}
+
+/// Bytes of each image's layers that other images have, too.
+pub(crate) fn shared_bytes(images: &[Image]) -> BTreeMap<ImageId, u64> {
+    let mut users: BTreeMap<&str, usize> = BTreeMap::new();
+    for layer in images.iter().flat_map(|i| &i.layers) {
+        *users.entry(layer.chain_id.0.as_str()).or_default() += 1;
+    }
+    let shared = |image: &Image| -> u64 {
+        image.layers.iter().filter(|l| users[l.chain_id.0.as_str()] > 1).map(|l| l.size).sum()
+    };
+    images.iter().map(|i| (i.id.clone(), shared(i))).collect()
 }
 
 fn names_image(image: &Image, text: &str) -> bool {
@@ -142,13 +193,17 @@ fn split(path: &str, verbs: &[&str]) -> Answer<(String, String)> {
     found.map(|(name, verb)| (name.to_owned(), verb.to_owned())).ok_or_else(ApiError::no_page)
 }
 
-pub(crate) async fn get(State(engine): State<Engine>, Path(path): Path<String>) -> Answer<Response> {
+pub(crate) async fn get(
+    State(engine): State<Engine>,
+    Path(path): Path<String>,
+    query: Query,
+) -> Answer<Response> {
     let (name, verb) = split(&path, &["json", "history", "get", "rootfs"])?;
     match verb.as_str() {
         "rootfs" => super::builds::rootfs(engine, name).await,
         "json" => Ok(Json(inspect(&engine.image(&name).await?)).into_response()),
         "history" => Ok(Json(history(&engine.image(&name).await?)).into_response()),
-        _ => send_archive(engine, vec![name]).await,
+        _ => send_archive(engine, vec![name], platform(&query)?).await,
     }
 }
 
@@ -168,7 +223,7 @@ pub(crate) async fn post(
     Ok(StatusCode::CREATED.into_response())
 }
 
-fn new_name(repository: &str, tag: Option<&String>) -> Answer<ImageRef> {
+pub(crate) fn new_name(repository: &str, tag: Option<&String>) -> Answer<ImageRef> {
     let name: ImageRef = repository.parse().map_err(|e| invalid_reference(&e))?;
     match tag {
         Some(tag) => name.with_tag(tag).map_err(|e| invalid_reference(&e)),
@@ -202,6 +257,7 @@ fn inspect(image: &Image) -> ImageInspect {
     ImageInspect {
         id: image.id.to_string(),
         repo_tags: tags(image),
+        repo_digests: digests(image),
         comment: config.history.last().map(|h| h.comment.clone()).unwrap_or_default(),
         created: image.created.map_or_else(String::new, |t| t.to_string()),
         container: other("container"),
@@ -296,10 +352,27 @@ pub(crate) fn json_lines(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-pub(crate) async fn load(State(engine): State<Engine>, request: Request<Body>) -> Answer<Response> {
+/// The one platform that a request may ask for: `linux/arm64`, or as Docker's client sends it, a JSON object.
+fn platform(query: &Query) -> Answer<Option<Platform>> {
+    let Some(text) = query.get("platform").filter(|p| !p.is_empty()) else { return Ok(None) };
+    let parsed = if text.starts_with('{') {
+        serde_json::from_str(text).map_err(|e| ApiError::invalid(format!("invalid platform: {e}")))?
+    } else {
+        text.parse().map_err(|e: InvalidPlatform| ApiError::invalid(e.to_string()))?
+    };
+    Ok(Some(parsed))
+}
+
+pub(crate) async fn load(
+    State(engine): State<Engine>,
+    query: Query,
+    request: Request<Body>,
+) -> Answer<Response> {
+    let archive = body_reader(request);
+    let platform = platform(&query)?;
     let (sender, body) = channel_body();
     tokio::spawn(async move {
-        match engine.load(body_reader(request)).await {
+        match engine.load(archive, platform).await {
             Ok(images) => {
                 for image in images {
                     if image.names.is_empty() {
@@ -319,22 +392,23 @@ pub(crate) async fn load(State(engine): State<Engine>, request: Request<Body>) -
 pub(crate) async fn save(
     State(engine): State<Engine>,
     axum::extract::RawQuery(raw): axum::extract::RawQuery,
+    query: Query,
 ) -> Answer<Response> {
     let names = repeated(raw.as_deref(), "names");
     if names.is_empty() {
         return Err(ApiError::invalid("no image was named"));
     }
-    send_archive(engine, names).await
+    send_archive(engine, names, platform(&query)?).await
 }
 
-async fn send_archive(engine: Engine, names: Vec<String>) -> Answer<Response> {
+async fn send_archive(engine: Engine, names: Vec<String>, platform: Option<Platform>) -> Answer<Response> {
     // Looked up before the answer begins: after that an error could only cut it off.
     for name in &names {
         engine.image(name).await?;
     }
     let (sender, body) = channel_body();
     tokio::spawn(async move {
-        if let Err(error) = engine.save(names, Box::new(ChannelWriter::new(sender))).await {
+        if let Err(error) = engine.save(names, platform, Box::new(ChannelWriter::new(sender))).await {
             tracing::warn!(error = sampan_base::chain(&error), "saving images failed");
         }
     });
@@ -342,9 +416,16 @@ async fn send_archive(engine: Engine, names: Vec<String>) -> Answer<Response> {
 }
 
 pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<Json<ImagesPruned>> {
-    let filters = Filters::parse(query.get("filters").map(String::as_str), &["dangling"])?;
+    let known = ["dangling", "until", "label", "label!"];
+    let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
     let all = filters.has("dangling") && filters.any("dangling", |v| matches!(v, "0" | "false"));
-    let (removed, space_reclaimed) = engine.images_prune(all).await?;
+    let until = until(&filters)?;
+    let wanted = |image: &Image| {
+        (all || image.names.is_empty())
+            && filters.labels(&image.config.config.labels)
+            && until.is_none_or(|t| created(image) < t.unix_nanos())
+    };
+    let (removed, space_reclaimed) = engine.images_prune(wanted).await?;
     Ok(Json(ImagesPruned {
         images_deleted: Some(removed.into_iter().map(deleted).collect()),
         space_reclaimed,

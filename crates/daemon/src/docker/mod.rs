@@ -17,6 +17,7 @@ mod hijack;
 mod images;
 mod registry;
 mod show;
+mod store;
 mod system;
 mod volumes;
 
@@ -82,6 +83,9 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/volumes/create", post(volumes::create))
         .route("/volumes/prune", post(volumes::prune))
         .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove))
+        .route("/sampan/check", post(store::check))
+        .route("/sampan/analyze", get(store::analyze))
+        .route("/sampan/squash", post(store::squash))
         .route("/networks", get(system::networks))
         .route("/networks/{name}", get(system::network))
         .fallback(not_found)
@@ -91,7 +95,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .with_state(engine)
 }
 
-async fn not_found(uri: Uri) -> Response {
+async fn not_found(method: http::Method, uri: Uri) -> Response {
     // What Docker has and this daemon does not yet is told apart from what nobody has.
     const KNOWN: [&str; 8] =
         ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs", "/plugins", "/session"];
@@ -108,6 +112,16 @@ async fn not_found(uri: Uri) -> Response {
     if let Some(name) = path.strip_prefix("/plugins/").and_then(|p| p.strip_suffix("/json")) {
         let message = format!("plugin \"{name}\" not found");
         return ApiError { status: http::StatusCode::NOT_FOUND, message }.into_response();
+    }
+    // The names of images have slashes, those of containers and networks have not: `inspect` asks for all of them.
+    for (kind, suffix, sentence) in
+        [("/containers/", "/json", "No such container: "), ("/networks/", "", "No such network: ")]
+    {
+        let name = path.strip_prefix(kind).and_then(|p| p.strip_suffix(suffix));
+        if let Some(name) = name.filter(|n| method == http::Method::GET && n.contains('/')) {
+            let message = format!("{sentence}{name}");
+            return ApiError { status: http::StatusCode::NOT_FOUND, message }.into_response();
+        }
     }
     if KNOWN.iter().any(|p| path.starts_with(p))
         || path.starts_with("/containers/")

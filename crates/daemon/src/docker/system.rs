@@ -132,11 +132,8 @@ pub(crate) async fn info(State(engine): State<Engine>) -> Answer<Json<Value>> {
 
 pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Value>> {
     let images = engine.images().await?;
-    let layers: u64 = {
-        let seen: BTreeMap<_, _> =
-            images.iter().flat_map(|i| &i.layers).map(|l| (&l.chain_id, l.size)).collect();
-        seen.values().sum()
-    };
+    let layers = sampan_engine::images::layer_bytes(&images);
+    let shared = super::images::shared_bytes(&images);
     let mut volumes = Vec::new();
     for volume in engine.volumes().await? {
         let name = &volume.record.name;
@@ -155,10 +152,10 @@ pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Valu
     Ok(Json(json!({
         "LayersSize": layers,
         "Images": images.iter().map(|i| json!({
-            "Id": i.id, "Size": i.size, "SharedSize": -1, "VirtualSize": i.size, "ParentId": "",
+            "Id": i.id, "Size": i.size, "SharedSize": shared[&i.id], "VirtualSize": i.size, "ParentId": "",
             "Containers": containers.iter().filter(|c| c.image_id == i.id.to_string()).count(),
             "Created": i.created.map_or(0, Timestamp::unix_seconds), "Labels": i.config.config.labels,
-            "RepoTags": i.names.iter().map(|n| n.familiar()).collect::<Vec<_>>(), "RepoDigests": null,
+            "RepoTags": i.names.iter().map(|n| n.familiar()).collect::<Vec<_>>(), "RepoDigests": i.digests.iter().map(|n| n.familiar()).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "Containers": containers,
         "Volumes": volumes,

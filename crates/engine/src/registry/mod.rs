@@ -4,6 +4,7 @@
 //! * [`pull`]: an image comes. * [`push`]: an image goes.
 //! * Here: logging in, listing tags, asking what a name means there.
 
+pub(crate) mod cache;
 pub mod pull;
 pub mod push;
 
@@ -83,8 +84,9 @@ pub(crate) fn failed(name: &ImageRef, doing: String) -> impl FnOnce(RegistryErro
                 (Class::NotFound, format!("repository {} not found", familiar.familiar_repository()))
             }
             Some(r) if r.status == 404 => (Class::NotFound, format!("manifest for {familiar} not found")),
+            // A registry that does not tell strangers what it has says the same of both; Docker takes it for a 404.
             Some(r) if matches!(r.status, 401 | 403) => (
-                class,
+                Class::NotFound,
                 format!(
                     "pull access denied for {}, repository does not exist or may require 'docker login'",
                     familiar.familiar_repository()

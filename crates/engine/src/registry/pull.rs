@@ -76,6 +76,12 @@ impl Inner {
             .repository(name, &request.credentials, cancel)
             .map_err(failed(name, pull()))?;
         let which = Which::of(name);
+        if let Some(done) = self.up_to_date(name, &wanted, &repository, &which) {
+            let (image, digest) = done;
+            events(PullEvent::Found { repository: name.repository().to_owned(), which: which.to_string() });
+            events(PullEvent::Done { digest, up_to_date: true });
+            return Ok(image);
+        }
         let found = repository.find(&which, &wanted).map_err(failed(name, pull()))?;
         if let Some(wanted) = &request.platform {
             check_platform(name, &found.config, wanted)?;
@@ -102,6 +108,39 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// The image that is here under this name already, if the registry still means the same by it. Asked by HEAD, which
+    /// registries that count pulls do not count; whatever speaks against it is left to the pull itself to find.
+    fn up_to_date(
+        &self,
+        name: &ImageRef,
+        wanted: &Platform,
+        repository: &Repository,
+        which: &Which,
+    ) -> Option<(Image, Digest)> {
+        let image = self.images.store.named(name).ok().flatten()?;
+        let has = platform_of(&image.config);
+        sampan_registry::fits(&has, wanted)?;
+        if image.digests.iter().all(|d| !d.same_repository(name)) {
+            return None;
+        }
+        let digest = match which {
+            Which::Digest(digest) => digest.clone(),
+            Which::Tag(_) => repository.head(which).ok()??.digest,
+        };
+        image.digests.contains(&name.with_digest(&digest)).then_some((image, digest))
+    }
+}
+
+fn platform_of(config: &ImageConfig) -> Platform {
+    Platform {
+        architecture: config.architecture.clone(),
+        os: config.os.clone(),
+        variant: config.variant.clone(),
+        ..Platform::default()
+    }
+}
+
 fn receive_failed(name: &ImageRef, cancel: &Cancel, error: ReceiveError) -> EngineError {
     let class = if cancel.is_set() { Class::Unavailable } else { error.class() };
     EngineError::layer(class, format!("cannot pull {name}"))(error)
@@ -111,12 +150,7 @@ fn receive_failed(name: &ImageRef, cancel: &Cancel, error: ReceiveError) -> Engi
 fn check_platform(name: &ImageRef, config: &[u8], wanted: &Platform) -> Result<()> {
     // One that can't be read is refused by name when it is taken in.
     let Ok(config) = serde_json::from_slice::<ImageConfig>(config) else { return Ok(()) };
-    let has = Platform {
-        architecture: config.architecture,
-        os: config.os,
-        variant: config.variant,
-        ..Platform::default()
-    };
+    let has = platform_of(&config);
     if sampan_registry::fits(&has, wanted).is_some() || has.fits(wanted) {
         return Ok(());
     }

@@ -76,7 +76,7 @@ impl Inner {
         let store = &self.images.store;
         let named =
             store.named(name).map_err(|e| EngineError::layer(e.class(), format!("cannot push {name}"))(e))?;
-        let image = named.ok_or_else(|| EngineError::NotToPush { name: name.familiar() })?;
+        let image = named.ok_or_else(|| self.nothing_to_push(name))?;
         for layer in &image.layers {
             events(PushEvent::Layer {
                 layer: layer.diff_id.0.clone(),
@@ -99,6 +99,15 @@ impl Inner {
         self.image_event("push", &image.id, Some(name));
         events(PushEvent::Done { digest: digest.clone(), size: sendable.manifest_descriptor.size });
         Ok(digest)
+    }
+
+    /// Docker's words differ for a repository of which nothing is here.
+    fn nothing_to_push(&self, name: &ImageRef) -> EngineError {
+        let images = self.images.store.list().unwrap_or_default();
+        if images.iter().flat_map(|i| &i.names).any(|n| n.same_repository(name)) {
+            return EngineError::NoSuchTag { name: name.familiar() };
+        }
+        EngineError::NotToPush { name: name.familiar_repository() }
     }
 
     /// The layers and the configuration: whatever the manifest names must be there before it.

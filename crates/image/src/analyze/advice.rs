@@ -60,7 +60,7 @@ fn hidden(analysis: &Analysis) -> Vec<Advice> {
         let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
         let text = match how {
             _ if of_base => format!(
-                "{new} hides {files} of the base image ({old}), which are sent all the same: look for a base without them"
+                "{new} hides {files} of the base image ({old}), sent all the same: look for a base without"
             ),
             Hidden::Copied => format!(
                 "{new} changes only owner, mode or time of {files} that {old} brought: set them there (`COPY --chown`, `--chmod`)"

@@ -98,16 +98,21 @@ const MAX_FILES: usize = 10_000;
 const MAX_INDEX_DEPTH: usize = 4;
 
 impl Store {
-    /// Takes in all images of an archive, perhaps packed by gzip or zstd, with their names.
+    /// Takes in all images of an archive, perhaps packed by gzip, zstd, xz or bzip2, with their names. Of an index of
+    /// several platforms it takes the image for `platform`, or for this machine; if a platform is asked for, all
+    /// images must be for it.
     ///
     /// # Errors
     /// If the archive is damaged or holds no images, or the disk is full; images that were whole before that stay.
-    pub fn load(&self, tar: &mut dyn Read) -> Result<Vec<Image>, LoadError> {
+    pub fn load(&self, tar: &mut dyn Read, platform: Option<&Platform>) -> Result<Vec<Image>, LoadError> {
+        let host = Platform::host();
+        let wanted = platform.unwrap_or(&host);
         let lease = self.lease();
         let mut files = self.spool(tar)?;
         if files.find("manifest.json").is_some() {
             let archived: Vec<ArchivedImage> = files.document("manifest.json")?;
-            return archived.iter().map(|image| self.load_archived(&mut files, image, &lease)).collect();
+            let images = archived.iter().map(|image| self.load_archived(&mut files, image, platform, &lease));
+            return images.collect();
         }
         if files.find("index.json").is_none() {
             return Err(LoadError::NoManifest);
@@ -116,8 +121,8 @@ impl Store {
         let mut images = Vec::new();
         for descriptor in &index.manifests {
             let names = names_of(descriptor);
-            let manifest = files.manifest_for_host(descriptor.clone())?;
-            images.push(self.load_manifest(&mut files, &manifest, &names, &lease)?);
+            let manifest = files.manifest_for(descriptor.clone(), wanted)?;
+            images.push(self.load_manifest(&mut files, &manifest, &names, platform, &lease)?);
         }
         Ok(images)
     }
@@ -169,10 +174,12 @@ impl Store {
         &self,
         files: &mut Files<'_>,
         image: &ArchivedImage,
+        platform: Option<&Platform>,
         lease: &Lease,
     ) -> Result<Image, LoadError> {
         let config_bytes = files.bytes(&image.config)?;
         let config = parse::<ImageConfig>(&image.config, &config_bytes)?;
+        check_platform(&image.config, &config, platform)?;
         let layers = self.load_layers(files, &image.config, &config, &image.layers, lease)?;
         let names: Vec<ImageRef> = image.repo_tags.iter().filter_map(|t| t.parse().ok()).collect();
         let manifest = Manifest {
@@ -197,6 +204,7 @@ impl Store {
         files: &mut Files<'_>,
         descriptor: &Descriptor,
         names: &[ImageRef],
+        platform: Option<&Platform>,
         lease: &Lease,
     ) -> Result<Image, LoadError> {
         let path = blob_path(&descriptor.digest);
@@ -205,6 +213,7 @@ impl Store {
         let config_path = blob_path(&manifest.config.digest);
         let config_bytes = files.blob(&manifest.config.digest)?;
         let config = parse::<ImageConfig>(&config_path, &config_bytes)?;
+        check_platform(&config_path, &config, platform)?;
         let paths: Vec<String> = manifest.layers.iter().map(|l| blob_path(&l.digest)).collect();
         let layers = self.load_layers(files, &config_path, &config, &paths, lease)?;
         let same = layers.iter().zip(&manifest.layers).all(|(have, said)| have.blob == said.digest);
@@ -239,7 +248,7 @@ impl Store {
             let origin = spooled.map_or(Origin::Here, Origin::Spooled);
             wanted.push(Wanted { diff_id: diff_id.clone(), origin });
         }
-        self.take_in(wanted, true, lease).map_err(|(index, error)| {
+        self.take_in(wanted, platform_of(config).fits(&Platform::host()), lease).map_err(|(index, error)| {
             let path = paths[index].clone();
             match error {
                 LayerError::Unpack(source) => LoadError::Layer { path, source },
@@ -297,20 +306,16 @@ impl Files<'_> {
         parse(path, &self.bytes(path)?)
     }
 
-    /// Follows indexes to the manifest for this machine.
-    fn manifest_for_host(&self, mut descriptor: Descriptor) -> Result<Descriptor, LoadError> {
-        let host = Platform::host();
+    /// Follows indexes to the manifest for a platform.
+    fn manifest_for(&self, mut descriptor: Descriptor, wanted: &Platform) -> Result<Descriptor, LoadError> {
         for _ in 0..MAX_INDEX_DEPTH {
             if !media::is_index(&descriptor.media_type) {
                 return Ok(descriptor);
             }
             let path = blob_path(&descriptor.digest);
             let index: Index = parse(&path, &self.blob(&descriptor.digest)?)?;
-            let fits = |d: &&Descriptor| match &d.platform {
-                Some(p) => p.architecture == host.architecture && p.os == host.os,
-                None => true,
-            };
-            let what = || format!("it has no image for {}/{}", host.os, host.architecture);
+            let fits = |d: &&Descriptor| d.platform.as_ref().is_none_or(|p| p.fits(wanted));
+            let what = || format!("it has no image for {wanted}");
             descriptor = index
                 .manifests
                 .iter()
@@ -320,6 +325,26 @@ impl Files<'_> {
         }
         let what = "its indexes are nested too deep".to_owned();
         Err(LoadError::Inconsistent { path: "index.json".to_owned(), what })
+    }
+}
+
+fn platform_of(config: &ImageConfig) -> Platform {
+    Platform {
+        architecture: config.architecture.clone(),
+        os: config.os.clone(),
+        variant: config.variant.clone(),
+        ..Platform::default()
+    }
+}
+
+fn check_platform(path: &str, config: &ImageConfig, wanted: Option<&Platform>) -> Result<(), LoadError> {
+    let is = platform_of(config);
+    match wanted.filter(|wanted| !is.fits(wanted)) {
+        Some(wanted) => {
+            let what = format!("the image is for {is}, not for {wanted}");
+            Err(LoadError::Inconsistent { path: path.to_owned(), what })
+        }
+        None => Ok(()),
     }
 }
 

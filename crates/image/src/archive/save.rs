@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 
 use sampan_base::{Class, Digest, ImageRef};
-use sampan_oci::image::{ArchivedImage, Descriptor, Index, media};
+use sampan_oci::image::{ArchivedImage, Descriptor, Index, Platform, media};
 
 use super::{NAME_ANNOTATION, REF_ANNOTATION};
 use crate::image::{Image, ImageError, ResolveError};
@@ -21,6 +21,16 @@ pub enum SaveError {
     /// One of them can't be read.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// One of them is for another platform than was asked for.
+    #[error("the image `{text}` is for {is}, not for {wanted}")]
+    Platform {
+        /// The image.
+        text: String,
+        /// Its platform.
+        is: String,
+        /// The one that was asked for.
+        wanted: String,
+    },
     /// The archive can't be written, or a blob not be read.
     #[error("cannot write the archive")]
     Write {
@@ -35,6 +45,7 @@ impl SaveError {
         match self {
             SaveError::Resolve(e) => e.class(),
             SaveError::Image(e) => e.class(),
+            SaveError::Platform { .. } => Class::NotFound,
             SaveError::Write { source } => sampan_base::error::class_of_io(source),
         }
     }
@@ -50,16 +61,31 @@ impl From<io::Error> for SaveError {
 type Chosen = (Image, Vec<ImageRef>);
 
 impl Store {
-    /// Writes the images `texts`, names or ids, as one archive. An image asked for by its id goes without names.
+    /// Writes the images `texts`, names or ids, which must be for `platform` if one is given, as one archive. An image asked for by its id goes without names.
     ///
     /// # Errors
     /// If one is not there, or `output` fails.
-    pub fn save(&self, texts: &[&str], output: &mut dyn Write) -> Result<(), SaveError> {
+    pub fn save(
+        &self,
+        texts: &[&str],
+        platform: Option<&Platform>,
+        output: &mut dyn Write,
+    ) -> Result<(), SaveError> {
         let lease = self.lease();
         let mut chosen: Vec<Chosen> = Vec::new();
         for text in texts {
             let image = self.resolve(text)?;
             self.hold(&image, &lease);
+            let is = Platform {
+                architecture: image.config.architecture.clone(),
+                os: image.config.os.clone(),
+                variant: image.config.variant.clone(),
+                ..Platform::default()
+            };
+            if let Some(wanted) = platform.filter(|wanted| !is.fits(wanted)) {
+                let (text, is, wanted) = ((*text).to_owned(), is.to_string(), wanted.to_string());
+                return Err(SaveError::Platform { text, is, wanted });
+            }
             let name: Option<ImageRef> = text.parse().ok().filter(|n| image.names.contains(n));
             match chosen.iter_mut().find(|(i, _)| i.id == image.id) {
                 Some((_, names)) => names.extend(name),

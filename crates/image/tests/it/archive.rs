@@ -28,9 +28,9 @@ fn what_is_saved_loads_as_the_same_images() {
     let test = TestStore::new();
     let image = two_layers(&test);
     let mut archive = Vec::new();
-    test.save(&["base:1", "127.0.0.1:5000/web:v1"], &mut archive).unwrap();
+    test.save(&["base:1", "127.0.0.1:5000/web:v1"], None, &mut archive).unwrap();
     let other = TestStore::new();
-    let loaded = other.load(&mut &*archive).unwrap();
+    let loaded = other.load(&mut &*archive, None).unwrap();
     assert_eq!(loaded.len(), 2);
     assert_eq!(
         (&loaded[1].id, &loaded[1].names, &loaded[1].config),
@@ -40,13 +40,13 @@ fn what_is_saved_loads_as_the_same_images() {
     assert_eq!(loaded[1].layers, image.layers);
     // By id: without names; and loading again changes nothing.
     let mut archive = Vec::new();
-    test.save(&[image.id.short()], &mut archive).unwrap();
+    test.save(&[image.id.short()], None, &mut archive).unwrap();
     let third = TestStore::new();
-    assert!(third.load(&mut &*archive).unwrap()[0].names.is_empty());
+    assert!(third.load(&mut &*archive, None).unwrap()[0].names.is_empty());
     let files = third.files();
-    third.load(&mut &*archive).unwrap();
+    third.load(&mut &*archive, None).unwrap();
     assert_eq!(third.files(), files);
-    assert_eq!(test.save(&["nothing"], &mut Vec::new()).unwrap_err().class(), Class::NotFound);
+    assert_eq!(test.save(&["nothing"], None, &mut Vec::new()).unwrap_err().class(), Class::NotFound);
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn skopeo_reads_what_we_save_and_we_load_what_it_writes() {
     let image = two_layers(&test);
     let path = |name: &str| test.dir.path().join(name).display().to_string();
     let mut file = std::fs::File::create(path("ours.tar")).unwrap();
-    test.save(&["127.0.0.1:5000/web:v1"], &mut file).unwrap();
+    test.save(&["127.0.0.1:5000/web:v1"], None, &mut file).unwrap();
     let formats = [
         (
             format!("docker-archive:{}", path("ours.tar")),
@@ -75,7 +75,7 @@ fn skopeo_reads_what_we_save_and_we_load_what_it_writes() {
             .unwrap();
         assert!(run.status.success(), "{from}: {}", String::from_utf8_lossy(&run.stderr));
         let other = TestStore::new();
-        let loaded = other.load(&mut std::fs::File::open(&written).unwrap()).unwrap();
+        let loaded = other.load(&mut std::fs::File::open(&written).unwrap(), None).unwrap();
         assert_eq!(loaded[0].config.rootfs, image.config.rootfs, "{from}");
         assert_eq!(contents(&other, &loaded[0]), contents(&test, &image));
     }
@@ -103,10 +103,10 @@ fn archives_that_lie_are_refused_and_leave_nothing() {
     let test = TestStore::new();
     let image = two_layers(&test);
     let mut archive = Vec::new();
-    test.save(&[image.id.short()], &mut archive).unwrap();
+    test.save(&[image.id.short()], None, &mut archive).unwrap();
     let other = TestStore::new();
     let refuse = |bytes: &[u8], why: &str| {
-        let error = other.load(&mut &*bytes).unwrap_err();
+        let error = other.load(&mut &*bytes, None).unwrap_err();
         let text = sampan_base::chain(&error);
         assert!(text.contains(why), "{text}");
         other.gc().unwrap();

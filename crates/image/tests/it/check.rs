@@ -217,7 +217,7 @@ fn kill_child() {
         let committed = store.create_image(images[0].config.clone(), &layers, &[]).unwrap();
         drop(lease);
         drop(store.to_send(&committed.id).unwrap());
-        store.load(&mut &*archive).unwrap();
+        store.load(&mut &*archive, None).unwrap();
         store.remove_snapshot(&key).unwrap();
         for image in store.list().unwrap().into_iter().skip(usize::try_from(round % 2).unwrap()) {
             store.remove(&image.id).unwrap();
@@ -251,7 +251,9 @@ fn a_killed_process_leaves_nothing_for_check_to_find() {
         }
         let all = source.list().unwrap();
         let texts: Vec<&str> = all.iter().map(|i| i.id.as_str()).collect();
-        source.save(&texts[1..], &mut fs::File::create(dir.path().join("archive.tar")).unwrap()).unwrap();
+        source
+            .save(&texts[1..], None, &mut fs::File::create(dir.path().join("archive.tar")).unwrap())
+            .unwrap();
     }
     let rounds: u64 = std::env::var("SAMPAN_KILL_ROUNDS").map_or(24, |n| n.parse().unwrap());
     let (mut came_far, root) = (0, dir.path().join("root"));

@@ -11,4 +11,5 @@ mod speed;
 mod squash;
 mod store;
 mod support;
+mod tools;
 mod transfer;

@@ -113,7 +113,8 @@ fn a_token_that_is_refused_in_the_middle_is_replaced() {
     let once = Arc::clone(&refuse);
     let realm = tokens.server.setup().0;
     let proxy = Proxy::new(tokens.registry.authority(), move |r| {
-        if r.target.contains("/blobs/sha256:") && r.method == "GET" && once.swap(false, Ordering::SeqCst) {
+        let get = r.target.contains("/blobs/sha256:") && r.method == "GET";
+        if (get || r.method == "PUT") && once.swap(false, Ordering::SeqCst) {
             let challenge = format!(
                 r#"Bearer realm="{realm}",service="sampan-test-registry",scope="repository:x:pull",error="invalid_token""#
             );
@@ -128,6 +129,10 @@ fn a_token_that_is_refused_in_the_middle_is_replaced() {
     refuse.store(true, Ordering::SeqCst);
     mine.small_blob(&blob, 100).unwrap();
     assert_eq!(tokens.server.seen().len(), before + 1);
+    // In the middle of an upload, too, whose bytes then go once more.
+    refuse.store(true, Ordering::SeqCst);
+    super::support::put_blob(&mine, &noise(2, 10));
+    assert_eq!(tokens.server.seen().len(), before + 2);
 }
 
 fn no_error_shows_a_secret() {

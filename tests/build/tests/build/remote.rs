@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex};
 use crate::builders::{Builders, Outcome, Who};
 use crate::corpus::Case;
 
-/// A test: its name, what it needs, and itself.
-pub(crate) const TESTS: &[(&str, Option<&str>, fn(&Builders))] = &[
+/// A test: its name, the program it needs, and itself.
+type Test = (&'static str, Option<&'static str>, fn(&Builders));
+
+pub(crate) const TESTS: &[Test] = &[
     ("a_file_by_http_has_its_name_and_time", None, a_file_by_http_has_its_name_and_time),
     ("a_server_may_give_the_name", None, a_server_may_give_the_name),
     ("what_has_not_changed_is_not_sent_again", None, what_has_not_changed_is_not_sent_again),

@@ -142,7 +142,11 @@ pub(crate) async fn build(client: &Client, command: Build) -> Result<ExitCode> {
     let source = context::find(&command.context, command.file.as_deref())?;
     let outputs = command.output.iter().map(|o| Output::parse(o)).collect::<Result<Vec<_>>>()?;
     let mut extras = command.extras()?;
-    let mode = if command.quiet { Mode::Quiet } else { command.progress.on_this_terminal() };
+    let mode = match command.quiet {
+        true => Mode::Quiet,
+        false if command.check && command.progress != Mode::Json => Mode::Check,
+        false => command.progress.on_this_terminal(),
+    };
     // What goes to standard output must be alone there.
     let mut show = Show::new(mode);
     let mut built = None;
@@ -184,7 +188,7 @@ pub(crate) async fn build(client: &Client, command: Build) -> Result<ExitCode> {
     show.end(shown.is_err())?;
     shown?;
     if command.check {
-        return Ok(if show.warnings() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+        return show.checked();
     }
     let Some(id) = built else { bail!("the build ended without an image") };
     command.finish(client, &id, &outputs, mode).await?;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -23,6 +24,9 @@ pub(crate) enum Mode {
     Json,
     /// Only the image's id
     Quiet,
+    /// Only what may not be meant: `--check`
+    #[value(skip)]
+    Check,
 }
 
 impl Mode {
@@ -43,6 +47,8 @@ pub(super) struct Show {
     steps: BTreeMap<usize, Step>,
     bars: MultiProgress,
     warnings: usize,
+    /// Where in the Dockerfile it failed.
+    excerpt: Option<String>,
 }
 
 /// A step that was begun.
@@ -69,11 +75,27 @@ const MAX_LINE: usize = 4096;
 
 impl Show {
     pub(super) fn new(mode: Mode) -> Show {
-        Show { mode, stages: 0, steps: BTreeMap::new(), bars: MultiProgress::new(), warnings: 0 }
+        Show {
+            mode,
+            stages: 0,
+            steps: BTreeMap::new(),
+            bars: MultiProgress::new(),
+            warnings: 0,
+            excerpt: None,
+        }
     }
 
-    pub(super) fn warnings(&self) -> usize {
-        self.warnings
+    /// How a check ended.
+    pub(super) fn checked(&self) -> Result<ExitCode> {
+        if self.mode == Mode::Check {
+            let found = match self.warnings {
+                0 => "no warnings found.".to_owned(),
+                1 => "1 warning has been found!".to_owned(),
+                n => format!("{n} warnings have been found!"),
+            };
+            writeln!(io::stdout().lock(), "Check complete, {found}")?;
+        }
+        Ok(if self.warnings > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
     pub(super) fn update(&mut self, update: &BuildUpdate) -> Result<()> {
@@ -82,6 +104,10 @@ impl Show {
         }
         match self.mode {
             Mode::Quiet => Ok(()),
+            Mode::Check => match update {
+                BuildUpdate::Warning { text, .. } => Ok(writeln!(io::stdout().lock(), "{text}")?),
+                _ => Ok(()),
+            },
             Mode::Json => {
                 let mut line = serde_json::to_vec(update)?;
                 line.push(b'\n');
@@ -124,6 +150,7 @@ impl Show {
                     false => format!("DONE {took}{layer}"),
                 })?;
             }
+            BuildUpdate::Excerpt { text } => self.excerpt = Some(text.clone()),
             BuildUpdate::Failed { step, nanoseconds } => {
                 let took = seconds(*nanoseconds);
                 self.finish(*step, &|_| format!("ERROR after {took}"))?;
@@ -237,9 +264,18 @@ impl Show {
                 bar.finish_and_clear();
             }
         }
-        if self.mode != Mode::Tty || !failed {
-            return Ok(());
+        if failed {
+            if self.mode == Mode::Tty {
+                self.show_last_lines()?;
+            }
+            if let Some(excerpt) = &self.excerpt {
+                writeln!(io::stderr(), "{}", excerpt.trim_end())?;
+            }
         }
+        Ok(())
+    }
+
+    fn show_last_lines(&self) -> Result<()> {
         let step = self.steps.values().rev().find(|step| step.ended && !step.last.is_empty());
         let Some(step) = step else { return Ok(()) };
         let mut out = io::stderr().lock();

@@ -98,11 +98,10 @@ impl Order {
                     return waiting.lines.into_iter().map(|line| self.text(line)).collect();
                 }
             }
-            BuildEvent::Warning { line, text } => {
-                let place = if *line > 0 { format!(" (line {line})") } else { String::new() };
-                return vec![format!("[Warning] {text}{place}\n")];
-            }
-            BuildEvent::Transfer { .. } | BuildEvent::Built { .. } => {}
+            // Docker's classic builder checks nothing; what is not about a line it says, too.
+            BuildEvent::Warning { line: 0, text } => return vec![format!("[Warning] {text}\n")],
+            BuildEvent::Warning { .. } => {}
+            BuildEvent::Transfer { .. } | BuildEvent::Failed { .. } | BuildEvent::Built { .. } => {}
         }
         Vec::new()
     }

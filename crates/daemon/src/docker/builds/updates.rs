@@ -36,6 +36,7 @@ pub(super) fn update(event: &BuildEvent<'_>) -> Option<BuildUpdate> {
             BuildUpdate::Failed { step: step.0, nanoseconds: nanoseconds(*took) }
         }
         BuildEvent::Warning { line, text } => BuildUpdate::Warning { line: *line, text: (*text).to_owned() },
+        BuildEvent::Failed { excerpt } => BuildUpdate::Excerpt { text: (*excerpt).to_owned() },
         BuildEvent::StageDone { .. } | BuildEvent::Built { .. } => return None,
     })
 }
