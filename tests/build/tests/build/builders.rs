@@ -30,7 +30,7 @@ impl Who {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Who::Sampan => "sampan",
-            Who::Client => "docker's client",
+            Who::Client => "docker-client",
             Who::BuildKit => "buildkit",
             Who::Classic => "classic",
             Who::Buildah => "buildah",
