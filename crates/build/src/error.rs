@@ -187,6 +187,14 @@ pub enum BuildError {
     /// The image can't be made.
     #[error(transparent)]
     Image(#[from] Box<ImageError>),
+    /// Others can't be told of the steps.
+    #[error("cannot export the build cache to `{to}`")]
+    ExportCache {
+        /// Where to.
+        to: String,
+        /// Why.
+        source: RunnerError,
+    },
     /// Its layers can't be made one.
     #[error(transparent)]
     Squash(#[from] Box<SquashError>),
@@ -236,7 +244,9 @@ impl BuildError {
             | BuildError::Command { .. } => Class::Invalid,
             BuildError::Base { source, .. } => source.class(),
             BuildError::Copy { source, .. } | BuildError::Workdir { source, .. } => source.class(),
-            BuildError::Runner { source, .. } | BuildError::Pull { source, .. } => source.class,
+            BuildError::Runner { source, .. }
+            | BuildError::Pull { source, .. }
+            | BuildError::ExportCache { source, .. } => source.class,
             BuildError::File(e) => e.class(),
             BuildError::Snapshot { source, .. } => source.class(),
             BuildError::Image(e) => e.class(),

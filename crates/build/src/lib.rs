@@ -35,6 +35,6 @@ pub use run::{
     Cancel, ExitStatus, Limits, NetworkMode, RunStep, RunnerError, StepMount, StepRunner, Stream, Transfer,
 };
 pub use solve::{
-    BuildEvent, BuildOptions, BuildResult, CacheSource, CacheTarget, NamedContext, PersistentMount, Place,
-    Secret, Solver, StepId,
+    BuildEvent, BuildOptions, BuildResult, CacheSource, CacheStore, CacheTarget, NamedContext,
+    PersistentMount, Place, Secret, Solver, StepId,
 };

@@ -11,6 +11,8 @@ use sampan_base::{Class, Digest};
 use sampan_image::Image;
 use sampan_oci::image::Platform;
 
+use crate::solve::CacheStore;
+
 /// Runs the commands of `RUN`, and gets images that are not in the store; the engine does the one in a container, with a
 /// network, the other from a registry. Several steps of a build run at once.
 pub trait StepRunner: Sync {
@@ -34,6 +36,12 @@ pub trait StepRunner: Sync {
         progress: &(dyn Fn(Transfer<'_>) + Sync),
     ) -> Option<Result<Image, RunnerError>> {
         let _ = (name, platform, progress);
+        None
+    }
+
+    /// A build cache in a registry; `None` from whoever has no registries to ask.
+    fn cache_store(&self, name: &str) -> Option<Result<Box<dyn CacheStore + '_>, RunnerError>> {
+        let _ = name;
         None
     }
 }

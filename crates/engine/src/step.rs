@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use sampan_base::{Class, ImageRef, files as disk};
+use sampan_build::CacheStore;
 use sampan_build::run::{
     Cancel, ExitStatus, Limits, NetworkMode as StepNetwork, RunStep, RunnerError, StepMount, StepRunner,
     Stream, Transfer,
@@ -24,6 +25,7 @@ use crate::bundle::{self, Facts};
 use crate::container::{files, run};
 use crate::error::{EngineError, Result};
 use crate::images::Image;
+use crate::registry::cache::RegistryCache;
 use crate::registry::pull::{PullEvent, PullRequest};
 use crate::registry::{self, Credentials};
 use crate::spec::{ContainerSpec, MountSource, MountSpec, NetworkMode, Resources, Security, Ulimit};
@@ -214,6 +216,20 @@ impl StepRunner for Steps {
     ) -> Option<std::result::Result<Image, RunnerError>> {
         let pulled = self.pull_image(name.parse().ok()?, platform, progress);
         Some(pulled.map_err(|error| RunnerError { class: error.class(), source: error.into() }))
+    }
+
+    fn cache_store(&self, name: &str) -> Option<std::result::Result<Box<dyn CacheStore + '_>, RunnerError>> {
+        let opened = match name.parse::<ImageRef>() {
+            Ok(name) => {
+                let credentials = self.credentials.get(name.registry()).cloned().unwrap_or_default();
+                RegistryCache::new(&self.inner, &name, &credentials, &self.transfers)
+            }
+            Err(error) => Err(EngineError::Invalid(error.to_string())),
+        };
+        Some(match opened {
+            Ok(cache) => Ok(Box::new(cache)),
+            Err(error) => Err(RunnerError { class: error.class(), source: error.into() }),
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use sampan_base::{ChainId, Class, DiffId, Digest, FileError};
+use sampan_oci::image::Descriptor;
 
 use crate::layer::apply::ApplyError;
 use crate::limits::MAX_RATIO;
@@ -141,6 +142,18 @@ impl Store {
             directory.keep();
         }
         Ok(layer)
+    }
+
+    /// The blob of a layer, held by `lease`.
+    ///
+    /// # Errors
+    /// If the store does not have it.
+    pub fn blob_of(&self, diff_id: &DiffId, lease: &Lease) -> Result<Descriptor, UnpackError> {
+        let mut held = self.held();
+        let diff = self.metadata().diff(diff_id)?.filter(|d| self.content().has(&d.blob));
+        let diff = diff.ok_or_else(|| UnpackError::MissingBlob { diff_id: diff_id.clone() })?;
+        lease.hold_blob_in(&mut held, &diff.blob);
+        Ok(Descriptor::new(&diff.media_type, diff.blob, diff.blob_size))
     }
 
     /// A layer whose content is in the store, on top of `parent`; it is unpacked when it is first needed.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sampan_testkit::registry::{PASSWORD, Registry, Setup, USER};
 use sampan_testkit::{Command, Instance};
 
 crate::cases! {
@@ -13,6 +14,7 @@ crate::cases! {
     progress_is_plain_or_json,
     a_build_that_is_to_be_reproducible_is,
     a_dockerfile_is_checked_and_errors_show_their_lines,
+    bases_results_and_caches_go_through_a_registry [Registry],
 }
 
 fn context(it: &Instance, name: &str, files: &[(&str, &str)]) -> PathBuf {
@@ -241,4 +243,49 @@ fn a_dockerfile_is_checked_and_errors_show_their_lines() {
     it.sampan(["build", text(&context)]).code(1).complains("`check=error=true` makes them errors");
     std::fs::write(context.join("Dockerfile"), "FROM busybox AS one\n").unwrap();
     it.sampan(["build", "--check", text(&context)]).ok().says("Check complete, no warnings found.");
+}
+
+fn bases_results_and_caches_go_through_a_registry() {
+    let registry = Registry::new(Setup { password: true, ..Setup::default() });
+    let host = registry.authority().to_owned();
+    let name = |path: &str| format!("{host}/{path}");
+    let file = format!(
+        "FROM {} AS tool\nRUN echo tool > /tool; echo x > /other\nFROM {}\nCOPY --from=tool /tool /\nRUN echo one > /one\n",
+        name("base"),
+        name("base")
+    );
+    let build = |it: &Instance, more: &[&str]| {
+        let (built, context) = (name("built"), context(it, "context", &[("Dockerfile", &file)]));
+        let arguments =
+            ["build", "-t", &built].into_iter().chain(more.iter().copied()).chain([text(&context)]);
+        it.sampan(arguments)
+    };
+    let login = |it: &Instance| {
+        let arguments = ["login", "-u", USER, "--password-stdin", &host];
+        it.sampan_command(arguments).input(PASSWORD).run().ok();
+    };
+    let one = Instance::new();
+    one.sampan(["tag", "busybox", &name("base")]).ok();
+    login(&one);
+    one.sampan(["push", &name("base")]).ok();
+    let cache = name("cache");
+    let (to, from) = (format!("type=registry,ref={cache},mode=max"), format!("type=registry,ref={cache}"));
+    build(&one, &["--push", "--cache-to", &to]).ok();
+    // Elsewhere there is nothing: the base is pulled, by whoever builds, and the steps come from the cache.
+    let two = Instance::builder().bare().start();
+    build(&two, &[]).code(1).complains("Dockerfile:1: ").complains("sampan login");
+    login(&two);
+    let built = build(&two, &["--cache-from", &from]).ok();
+    assert_eq!(built.stderr.matches(" CACHED").count(), 3, "{built}");
+    two.sampan(["run", "--rm", "--network", "none", &name("built"), "cat", "/tool", "/one"])
+        .ok()
+        .is("tool\none");
+    // An image may carry its own cache.
+    build(&two, &["--no-cache", "--push", "--cache-to", "type=inline"]).ok();
+    let three = Instance::builder().bare().start();
+    login(&three);
+    let built = build(&three, &["--cache-from", &name("built")]).ok();
+    assert_eq!(built.stderr.matches(" CACHED").count(), 2, "only what is in the image: {built}");
+    three.sampan(["pull", &name("built")]).ok();
+    three.sampan(["run", "--rm", "--network", "none", &name("built"), "cat", "/one"]).ok().is("one");
 }

@@ -9,6 +9,7 @@ use sampan_base::{DiffId, Digest, Timestamp};
 use sampan_image::{Cached, Layer};
 use serde::{Deserialize, Serialize};
 
+use super::exchange::Made;
 use super::state::State;
 use super::{BuildEvent, Result, Solve, StepId, lock};
 
@@ -73,6 +74,7 @@ impl<'a> Solve<'a> {
         key: &Digest,
         state: &State,
         fresh: bool,
+        text: &str,
     ) -> Result<Recalled<'a>> {
         let claim = self.solver.in_flight.claim(key);
         let Some(outcome) = self.recall(key, fresh)? else { return Ok(Recalled::Unknown(claim)) };
@@ -84,6 +86,7 @@ impl<'a> Solve<'a> {
                 Err(_) => return Ok(Recalled::Unknown(claim)),
             },
         };
+        self.note(key, &outcome, state, text);
         self.tell_cached(step);
         Ok(Recalled::Known(outcome, layer))
     }
@@ -97,6 +100,7 @@ impl<'a> Solve<'a> {
         fresh: bool,
     ) -> Result<Timestamp> {
         if let Some(outcome) = self.recall(key, fresh)? {
+            self.note(key, &outcome, state, "");
             if let Some(step) = step {
                 self.tell_cached(step);
             }
@@ -108,8 +112,8 @@ impl<'a> Solve<'a> {
     }
 
     fn recall(&self, key: &Digest, fresh: bool) -> Result<Option<Outcome>> {
-        if let Some(outcome) = lock(&self.made).get(key) {
-            return Ok(Some(outcome.clone()));
+        if let Some(made) = lock(&self.made).get(key) {
+            return Ok(Some(made.outcome.clone()));
         }
         if fresh {
             return Ok(None);
@@ -117,14 +121,14 @@ impl<'a> Solve<'a> {
         let found = self.store.cached(key.hex(), &self.lease)?;
         // A value of another version of this program is none.
         let outcome: Option<Outcome> = found.and_then(|c| serde_json::from_str(&c.value).ok());
-        let outcome = match outcome {
-            Some(outcome) => Some(outcome),
-            None => self.recall_imported(key)?,
-        };
-        if let Some(outcome) = &outcome {
-            lock(&self.made).insert(key.clone(), outcome.clone());
-        }
-        Ok(outcome)
+        Ok(outcome.or_else(|| self.recall_imported(key)))
+    }
+
+    /// It counts for this build, and for those who are told of it.
+    fn note(&self, key: &Digest, outcome: &Outcome, state: &State, text: &str) {
+        let below = state.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        let made = Made { outcome: outcome.clone(), below, text: shortened(text) };
+        lock(&self.made).insert(key.clone(), made);
     }
 
     fn tell_cached(&self, step: StepId) {
@@ -141,7 +145,7 @@ impl<'a> Solve<'a> {
         layer: Option<&Layer>,
         text: &str,
     ) {
-        lock(&self.made).insert(key.clone(), outcome.clone());
+        self.note(key, outcome, state, text);
         // An outcome always becomes JSON; if not, the step is just not cached.
         if let Ok(value) = serde_json::to_string(outcome) {
             let chain = layer.map(|l| &l.chain_id).or(state.chain()).cloned();

@@ -1,5 +1,6 @@
 //! From the target's last state to an image: labels, one layer if asked for, names.
 
+use sampan_base::DiffId;
 use sampan_image::{Image, ImageError};
 
 use super::cache::key_of;
@@ -12,6 +13,7 @@ impl Solve<'_> {
         if !self.options.labels.is_empty() {
             self.add_labels(&mut state)?;
         }
+        let layers: Vec<DiffId> = state.layers.iter().map(|layer| layer.diff_id.clone()).collect();
         let image = match state.untouched.take() {
             // Nothing but FROM: it is the base image itself.
             Some(image) => {
@@ -23,11 +25,13 @@ impl Solve<'_> {
             None if self.options.squash => self.squashed(state)?,
             None => self.create(state)?,
         };
-        self.export_cache(&image)?;
+        self.export_cache(&layers)?;
         Ok(image)
     }
 
-    fn create(&self, state: State) -> std::result::Result<Image, ImageError> {
+    fn create(&self, mut state: State) -> std::result::Result<Image, ImageError> {
+        let layers: Vec<DiffId> = state.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        self.add_inline_cache(&mut state.image, &layers);
         self.store.create_image(state.image, &state.layers, &self.options.names)
     }
 

@@ -22,7 +22,9 @@ mod agent;
 mod cache;
 mod copy_step;
 mod events;
+mod exchange;
 mod finish;
+mod layout;
 mod mask;
 mod mounts;
 mod options;
@@ -30,7 +32,6 @@ mod persistent;
 mod run_step;
 mod stage;
 mod state;
-mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -42,9 +43,9 @@ use sampan_image::{Image, Lease, Scratch, Store};
 use sampan_oci::image::{ImageConfig, Platform};
 
 pub use events::{BuildEvent, Place, StepId};
+pub use exchange::{CacheSource, CacheStore, CacheTarget};
 pub use options::{BuildOptions, NamedContext, Secret};
 pub use persistent::PersistentMount;
-pub use transfer::{CacheSource, CacheTarget};
 
 use crate::checks;
 use crate::context::{Context, Entry};
@@ -52,7 +53,7 @@ use crate::dockerfile::{Dockerfile, Instruction, Problem, args, excerpt, expand}
 use crate::error::{At, BuildError};
 use crate::graph;
 use crate::run::StepRunner;
-use cache::{InFlight, Outcome};
+use cache::InFlight;
 use persistent::Persistent;
 use stage::StageRun;
 use state::State;
@@ -207,7 +208,7 @@ impl Solver {
             steps: AtomicUsize::new(0),
             cached: AtomicUsize::new(0),
         };
-        solve.imported = transfer::import(&solve)?;
+        solve.imported = exchange::import(&solve);
         let built = solve.solve();
         if let Some(at) = built.as_ref().err().and_then(BuildError::at) {
             *end = last_line(&file, at.line);
@@ -290,9 +291,9 @@ struct Solve<'a> {
     /// Images that this build started or copied from: each is looked up once, so that all stages see the same.
     bases_at_hand: Mutex<HashMap<(String, String), ImageSlot>>,
     /// What was made or recalled in this build, by key.
-    made: Mutex<HashMap<Digest, Outcome>>,
+    made: Mutex<HashMap<Digest, exchange::Made>>,
     /// What others made, to be looked at when this host has nothing.
-    imported: Vec<transfer::Imported>,
+    imported: Vec<exchange::Imported<'a>>,
     steps: AtomicUsize,
     cached: AtomicUsize,
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use sampan_base::ImageRef;
 use sampan_oci::image::Platform;
 
-use super::transfer::{CacheSource, CacheTarget};
+use super::exchange::{CacheSource, CacheTarget};
 use crate::context::Context;
 use crate::run::{Cancel, Limits, NetworkMode};
 

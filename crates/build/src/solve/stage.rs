@@ -231,7 +231,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
     ) -> Result<Option<Claim<'a>>> {
         let epoch = self.epoch_text();
         let parts: Vec<&str> = parts.iter().copied().chain([epoch.as_str()]).collect();
-        match self.solve.recall_layer(self.step, &key_of(&parts), state, self.fresh)? {
+        match self.solve.recall_layer(self.step, &key_of(&parts), state, self.fresh, created_by)? {
             Recalled::Known(outcome, layer) => {
                 let created = self.solve.epoch.map_or(outcome.created, |_| self.solve.now());
                 state.record(created, created_by.to_owned(), layer);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use sampan_build::BuildOptions;
+use sampan_build::{BuildOptions, CacheSource, CacheTarget};
 
 use crate::support::{FileSpec, Test};
 
@@ -90,4 +90,75 @@ fn an_unchanged_context_of_2000_files_takes_no_time() {
     assert_eq!(test.runner.ran.lock().unwrap().len(), 1);
     // Generous, for a loaded machine and a debug build; `make bench` has the real number.
     assert!(times[1..].iter().any(|(time, _)| time.as_millis() < 500), "{times:?}");
+}
+
+/// Builds on a new host, with the caches that it is given; answers how many commands ran.
+fn build_elsewhere(
+    from: &[&std::path::Path],
+    to: Vec<CacheTarget>,
+    dockerfile: &str,
+) -> (String, usize, Vec<String>) {
+    // The base is the same on all hosts.
+    let dockerfile =
+        dockerfile.replace("FROM busybox", "FROM busybox AS b\nFROM scratch AS base\nCOPY --from=b / /");
+    let test = Test::new();
+    let cache_from = from.iter().map(|d| CacheSource::Local(d.to_path_buf())).collect();
+    let build_args = [("SOURCE_DATE_EPOCH".to_owned(), "1700000000".to_owned())].into();
+    let options = BuildOptions { cache_from, cache_to: to, build_args, ..Default::default() };
+    let (result, log) = test.build_with(&test.context(&dockerfile, FILES), &options);
+    let image = result.map_err(|e| sampan_base::chain(&e)).unwrap().image;
+    let ran = test.runner.ran.lock().unwrap().len();
+    // Whole, wherever its layers come from.
+    assert!(test.files(&image).contains("log 644 0:0 once|twice|"), "{}", test.files(&image));
+    (image.id.to_string(), ran, log.warnings)
+}
+
+#[test]
+fn steps_go_from_host_to_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let (id, ran, warnings) = build_elsewhere(&[&cache], local(&cache, false), DOCKERFILE);
+    assert_eq!((ran, warnings.len()), (2, 1), "{warnings:?}");
+    assert!(warnings[0].contains("there is no build cache at"), "{warnings:?}");
+    assert_eq!(build_elsewhere(&[&cache], Vec::new(), DOCKERFILE), (id.clone(), 0, vec![]));
+    // A step that changed is made here, those before it are not.
+    let changed = DOCKERFILE.replace("echo twice", "echo  twice");
+    assert_eq!(build_elsewhere(&[&cache], local(&cache, false), &changed).1, 1);
+    assert_eq!(build_elsewhere(&[&cache], Vec::new(), &changed).1, 0, "what was recalled is told on");
+    assert_eq!(build_elsewhere(&[&cache], Vec::new(), DOCKERFILE).1, 1, "what is of no use any more is not");
+    // The layers of other stages only if asked for.
+    let stages = format!(
+        "FROM busybox\nFROM base AS s\nRUN echo s > /s && echo t > /t\n{}\nCOPY --from=s /s /s",
+        DOCKERFILE.replace("FROM busybox", "FROM base")
+    );
+    for (all, ran) in [(false, 1), (true, 0)] {
+        let cache = dir.path().join(format!("stages-{all}"));
+        assert_eq!(build_elsewhere(&[], local(&cache, all), &stages).1, 3);
+        assert_eq!(build_elsewhere(&[&cache], Vec::new(), &stages).1, ran);
+    }
+}
+
+#[test]
+fn a_damaged_cache_is_told_and_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let (id, ..) = build_elsewhere(&[], local(&cache, true), DOCKERFILE);
+    let blobs: Vec<_> =
+        std::fs::read_dir(cache.join("blobs/sha256")).unwrap().map(|e| e.unwrap().path()).collect();
+    for blob in &blobs {
+        let whole = std::fs::read(blob).unwrap();
+        let mut damaged = whole.clone();
+        damaged[whole.len() / 2] ^= 1;
+        std::fs::write(blob, damaged).unwrap();
+        let (again, _, warnings) = build_elsewhere(&[&cache], Vec::new(), DOCKERFILE);
+        assert_eq!((again, warnings.is_empty()), (id.clone(), false), "{}", blob.display());
+        std::fs::write(blob, whole).unwrap();
+    }
+    std::fs::write(cache.join("index.json"), "{").unwrap();
+    let (_, ran, warnings) = build_elsewhere(&[&cache], Vec::new(), DOCKERFILE);
+    assert!(ran == 2 && warnings[0].contains("cannot use the build cache"), "{warnings:?}");
+}
+
+fn local(directory: &std::path::Path, all: bool) -> Vec<CacheTarget> {
+    vec![CacheTarget::Local { directory: directory.to_owned(), all }]
 }

@@ -4,6 +4,7 @@
 //! * [`pull`]: an image comes. * [`push`]: an image goes.
 //! * Here: logging in, listing tags, asking what a name means there.
 
+pub(crate) mod cache;
 pub mod pull;
 pub mod push;
 

@@ -105,6 +105,7 @@ fn context_of(context: &ExtraContext) -> Answer<Named> {
 fn cache_source(source: &BTreeMap<String, String>) -> Answer<CacheSource> {
     match source.get("type").map_or("registry", String::as_str) {
         "local" => Ok(CacheSource::Local(path_of(source, "src")?)),
+        "registry" => Ok(CacheSource::Registry(name_of(source)?)),
         other => Err(ApiError::unsupported(format!("--cache-from type={other} is not supported"))),
     }
 }
@@ -117,6 +118,8 @@ fn cache_target(target: &BTreeMap<String, String>) -> Answer<CacheTarget> {
     };
     match target.get("type").map_or("registry", String::as_str) {
         "local" => Ok(CacheTarget::Local { directory: path_of(target, "dest")?, all }),
+        "registry" => Ok(CacheTarget::Registry { name: name_of(target)?, all }),
+        "inline" => Ok(CacheTarget::Inline),
         other => Err(ApiError::unsupported(format!("--cache-to type={other} is not supported"))),
     }
 }
@@ -124,6 +127,12 @@ fn cache_target(target: &BTreeMap<String, String>) -> Answer<CacheTarget> {
 fn path_of(fields: &BTreeMap<String, String>, key: &str) -> Answer<PathBuf> {
     let path = fields.get(key).map(PathBuf::from).filter(|p| p.is_absolute());
     path.ok_or_else(|| ApiError::invalid(format!("a local cache needs `{key}`, an absolute path")))
+}
+
+fn name_of(fields: &BTreeMap<String, String>) -> Answer<String> {
+    let name = fields.get("ref").ok_or_else(|| ApiError::invalid("a cache in a registry needs `ref`"))?;
+    name.parse::<ImageRef>().map_err(|e| invalid_reference(&e))?;
+    Ok(name.clone())
 }
 
 fn parameters(query: &Query, raw: Option<&str>) -> Answer<BuildOptions> {
@@ -152,13 +161,24 @@ fn parameters(query: &Query, raw: Option<&str>) -> Answer<BuildOptions> {
     let extra_hosts: Vec<String> = text("extrahosts")
         .map(|t| t.split(',').filter_map(|h| h.split_once(':')).map(|(n, a)| format!("{a} {n}")).collect())
         .unwrap_or_default();
+    let build_args: BTreeMap<String, String> =
+        map(query, "buildargs")?.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
+    let cache_from: Vec<String> = match query.get("cachefrom").filter(|t| !t.is_empty() && *t != "null") {
+        None => Vec::new(),
+        Some(text) => {
+            serde_json::from_str(text).map_err(|e| ApiError::invalid(format!("invalid `cachefrom`: {e}")))?
+        }
+    };
+    let inline = build_args.get("BUILDKIT_INLINE_CACHE").is_some_and(|value| value == "1");
     Ok(BuildOptions {
+        cache_from: cache_from.into_iter().map(CacheSource::Registry).collect(),
+        cache_to: if inline { vec![CacheTarget::Inline] } else { Vec::new() },
         dockerfile: text("dockerfile").unwrap_or_else(|| "Dockerfile".to_owned()),
         names,
         target: text("target"),
         platform,
         // An argument without a value is one that the client does not have.
-        build_args: map(query, "buildargs")?.into_iter().filter_map(|(k, v)| Some((k, v?))).collect(),
+        build_args,
         labels: map(query, "labels")?.into_iter().map(|(k, v)| (k, v.unwrap_or_default())).collect(),
         no_cache: is_on(query.get("nocache")),
         pull: is_on(query.get("pull")),
