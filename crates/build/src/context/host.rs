@@ -58,7 +58,7 @@ impl Identity {
 pub struct Digests(Mutex<HashMap<Identity, Digest>>);
 
 /// How many files are remembered, at some 150 bytes each; beyond it, all are forgotten.
-const MAX_DIGESTS: usize = 100_000;
+const MAX_DIGESTS: usize = 50_000;
 /// A file that was changed so shortly before it was hashed may change again and keep its times: the kernel's
 /// timestamps are those of its clock's last tick, 10 ms apart at most (`CONFIG_HZ` >= 100), coarser on some file systems.
 const RACY_NANOSECONDS: i128 = 2_000_000_000;
