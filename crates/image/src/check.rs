@@ -397,8 +397,14 @@ impl Check<'_> {
             let mut next = snapshot.parent;
             while let Some(at) = next {
                 if at == *chain {
-                    let upper = self.store.directory_path(snapshot.directory).join("fs");
-                    if table.contains(&format!("upperdir={}", upper.display())) {
+                    let parts = self.store.directory_path(snapshot.directory);
+                    let overlay = format!("upperdir={}/", parts.display());
+                    // A copy is bound: its path within its file system is the end of its whole path.
+                    let copy = parts.join("copy").display().to_string();
+                    let bound = |line: &str| {
+                        line.split(' ').nth(3).is_some_and(|root| root.len() > 1 && copy.ends_with(root))
+                    };
+                    if table.contains(&overlay) || table.lines().any(bound) {
                         return Ok(true);
                     }
                 }

@@ -20,6 +20,7 @@ impl Store {
             .metadata()
             .get(SNAPSHOTS, key)?
             .ok_or_else(|| SnapshotError::NotFound { key: key.to_owned() })?;
+        self.refresh_snapshot(&record)?;
         let upper = self.directory_path(record.directory).join("fs");
         let Some(layer) = self.store_layer(&upper, record.parent.as_ref(), lease)? else { return Ok(None) };
         let chain = ChainRecord { diff_id: layer.diff_id.clone(), parent: record.parent, directory: None };

@@ -24,7 +24,7 @@ use crate::content::{Content, Ingest};
 use crate::layer::diff;
 use crate::metadata::{CHAINS, ChainRecord, DiffRecord, Metadata, MetadataError, SNAPSHOTS, SnapshotRecord};
 use crate::recover::{self, About, Recovered};
-use crate::snapshot::{chain_on, overlay, remove_directory};
+use crate::snapshot::{Snapshotter, chain_on, overlay, remove_directory};
 
 /// The images of one host; see the module. Clones share one store.
 #[derive(Clone)]
@@ -41,6 +41,7 @@ struct Inner {
     busy: Mutex<BTreeSet<u64>>,
     /// What was done about a database that could not be read.
     recovered: Option<Recovered>,
+    snapshotter: Snapshotter,
     /// Locked as long as it is open.
     _lock: File,
 }
@@ -111,6 +112,14 @@ impl Store {
     /// # Errors
     /// If another process has it open, or it can't be read or mended.
     pub fn open(root: &Path) -> Result<Store, OpenError> {
+        Store::open_with(root, Snapshotter::detect())
+    }
+
+    /// As [`Store::open`], with snapshots made so.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(root: &Path, snapshotter: Snapshotter) -> Result<Store, OpenError> {
         // Containers of other users pass through to their files; they list nothing on the way.
         files::create_directories(root, 0o711)?;
         // Paths from here on are held against the mount table, which knows no links.
@@ -134,6 +143,7 @@ impl Store {
             next_directory: AtomicU64::new(last + 1),
             busy: Mutex::default(),
             recovered,
+            snapshotter,
             _lock: lock,
         }));
         // A record that can't be read must not keep the daemon from starting, nor let anything be collected.
@@ -150,6 +160,11 @@ impl Store {
     /// A lease that holds nothing yet: what is taken in or used through it stays at least as long as it lives.
     pub fn lease(&self) -> Lease {
         Lease { store: self.clone(), things: Mutex::default() }
+    }
+
+    /// How snapshots become file systems.
+    pub fn snapshotter(&self) -> Snapshotter {
+        self.0.snapshotter
     }
 
     pub(crate) fn metadata(&self) -> &Metadata {

@@ -531,12 +531,16 @@ impl<'a> Unfinished<'a> {
         };
         applier.hide_all().map_err(entry(Path::new("")))?;
         applier.parent = None;
-        if !applier.lower.is_empty() {
-            for path in std::mem::take(&mut applier.implied) {
+        for path in std::mem::take(&mut applier.implied) {
+            let mut mtime = None;
+            if !applier.lower.is_empty() {
                 applier.below().map_err(entry(&path))?;
                 let below = applier.below.as_deref().unwrap_or_default();
-                let mtime = look_as_below(&applier.root, below, &path).map_err(entry(&path))?;
-                applier.directories.extend(mtime.map(|mtime| (path, mtime)));
+                mtime = look_as_below(&applier.root, below, &path).map_err(entry(&path))?;
+            }
+            // One of which nobody knows the time has the same in each store.
+            if applier.whiteouts {
+                applier.directories.push((path, mtime.unwrap_or_default()));
             }
         }
         // In order: a directory that came twice ends with its last time. Those that vanished meanwhile are no error.

@@ -32,15 +32,15 @@ pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Marks an opaque directory on disk.
 const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 
-fn is_whiteout(stat: &Stat) -> bool {
+pub(crate) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
-fn is_directory(stat: &Stat) -> bool {
+pub(crate) fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-fn is_opaque(directory: impl AsFd, name: &OsStr) -> io::Result<bool> {
+pub(crate) fn is_opaque(directory: impl AsFd, name: &OsStr) -> io::Result<bool> {
     Ok(beneath::xattr(directory, name, OsStr::new(OPAQUE_XATTR))?.as_deref() == Some(b"y"))
 }
 
@@ -55,6 +55,6 @@ fn check_depth(path: &Path) -> io::Result<()> {
 
 /// overlayfs's private attributes: they never enter a tar, and are never taken from one, because they would make
 /// the mount believe things (redirects, other files' data) that the tar's author chose.
-fn is_overlays_own(xattr: &[u8]) -> bool {
+pub(crate) fn is_overlays_own(xattr: &[u8]) -> bool {
     xattr.starts_with(b"trusted.overlay.") || xattr.starts_with(b"user.overlay.")
 }

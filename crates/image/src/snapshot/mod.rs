@@ -11,10 +11,14 @@
 //! A snapshot is prepared under a *key* (the container's id) on top of a *parent* (the chain id of the image), is
 //! mounted and unmounted any number of times, survives restarts, and goes by [`Store::remove_snapshot`].
 //!
+//! Where overlayfs is missing the whole file system is a copy ([`Snapshotter::Copy`]), and the read-write layer is made of
+//! it when it is read.
+//!
 //! A [`Scratch`] has the same parts but no key: it belongs to one build step, is mounted without syncing, and either
 //! becomes a layer ([`Scratch::freeze`], which copies nothing) or vanishes when dropped, or when the store opens
 //! after a crash.
 
+mod copied;
 mod init;
 pub(crate) mod overlay;
 mod times;
@@ -184,7 +188,7 @@ impl Store {
         let record = self.snapshot_record(key)?;
         let below = self.layers_below(record.parent.as_ref(), &self.lease())?;
         let parts = self.directory_path(record.directory);
-        mount_parts(&parts, below, false, at).map_err(|source| SnapshotError::Mount {
+        self.mount_parts(&parts, below, false, at).map_err(|source| SnapshotError::Mount {
             key: key.to_owned(),
             at: at.to_owned(),
             source,
@@ -244,8 +248,10 @@ impl Store {
     pub fn changes(&self, key: &str) -> Result<Vec<Change>, SnapshotError> {
         let record = self.snapshot_record(key)?;
         let parts = self.directory_path(record.directory);
+        let layers = self.layers_below(record.parent.as_ref(), &self.lease())?;
+        refresh_upper(&parts, &layers)?;
         let mut below = vec![parts.join("init")];
-        below.extend(self.layers_below(record.parent.as_ref(), &self.lease())?);
+        below.extend(layers);
         Ok(changes::changes(&parts.join("fs"), &below)?)
     }
 
@@ -255,6 +261,7 @@ impl Store {
     /// If there is no such snapshot or it can't be read.
     pub fn snapshot_size(&self, key: &str) -> Result<u64, SnapshotError> {
         let record = self.snapshot_record(key)?;
+        self.refresh_snapshot(&record)?;
         let upper = self.directory_path(record.directory).join("fs");
         Ok(diff::size(&upper)?)
     }
@@ -274,7 +281,7 @@ impl Store {
         make_parts(directory.path(), &below, init)?;
         let at = directory.path().join("rootfs");
         files::create_directories(&at, 0o755)?;
-        mount_parts(directory.path(), below, true, &at).map_err(|source| SnapshotError::Mount {
+        self.mount_parts(directory.path(), below, true, &at).map_err(|source| SnapshotError::Mount {
             key: "a build step".into(),
             at: at.clone(),
             source,
@@ -336,6 +343,8 @@ impl Scratch {
             .map_err(|source| SnapshotError::Unmount { at: self.rootfs.clone(), source })?;
         // Taken out only here: dropping an earlier failure cleans up.
         let Some(directory) = self.directory.take() else { return Ok(None) };
+        let below = self.store.layers_below(self.parent.as_ref(), lease)?;
+        refresh_upper(directory.path(), &below)?;
         let upper = directory.path().join("fs");
         if let Some(epoch) = epoch {
             times::not_after(&upper, epoch)?;
@@ -350,7 +359,7 @@ impl Scratch {
         };
         if self.store.adopt_chain(&layer.chain_id, record, lease)? {
             let path = directory.keep();
-            for part in ["work", "init", "rootfs"] {
+            for part in ["work", "init", "rootfs", COPY] {
                 remove_directory(&path.join(part))?;
             }
         }
@@ -399,11 +408,87 @@ pub(crate) fn like(directory: &Path, model: &RootDir) -> Result<(), FileError> {
     })
 }
 
-fn mount_parts(parts: &Path, below: Vec<PathBuf>, volatile: bool, at: &Path) -> std::io::Result<()> {
+impl Store {
+    fn mount_parts(
+        &self,
+        parts: &Path,
+        below: Vec<PathBuf>,
+        volatile: bool,
+        at: &Path,
+    ) -> std::io::Result<()> {
+        let copy = parts.join(COPY);
+        if self.snapshotter() == Snapshotter::Overlay && !copy.exists() {
+            return overlay_of(parts, below, volatile).mount(at);
+        }
+        if !copy.exists() {
+            let new = parts.join("copy.new");
+            let assembled =
+                remove_directory(&new).and_then(|()| files::create_directories(&new, 0o755)).and_then(|()| {
+                    let mut lower = vec![parts.join("fs"), parts.join("init")];
+                    lower.extend(below);
+                    copied::assemble(&lower, &new)
+                });
+            assembled.map_err(std::io::Error::other)?;
+            std::fs::rename(&new, &copy)?;
+        }
+        Ok(rustix::mount::mount_bind(&copy, at)?)
+    }
+
+    /// Writes what a snapshot that is a copy has changed to where it is read.
+    pub(crate) fn refresh_snapshot(&self, record: &SnapshotRecord) -> Result<(), SnapshotError> {
+        let below = self.layers_below(record.parent.as_ref(), &self.lease())?;
+        refresh_upper(&self.directory_path(record.directory), &below)
+    }
+}
+
+/// How snapshots become file systems.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Snapshotter {
+    /// By overlayfs: at once, and sharing what is not changed.
+    Overlay,
+    /// By copying the layers, where overlayfs is missing.
+    Copy,
+}
+
+impl Snapshotter {
+    /// What the variable `SAMPAN_SNAPSHOTTER` says (`overlay` or `copy`), or else what the kernel can do.
+    pub fn detect() -> Snapshotter {
+        match std::env::var("SAMPAN_SNAPSHOTTER").as_deref() {
+            Ok("copy") => Snapshotter::Copy,
+            Ok("overlay") => Snapshotter::Overlay,
+            _ if overlay::is_missing() => Snapshotter::Copy,
+            _ => Snapshotter::Overlay,
+        }
+    }
+}
+
+/// The whole file system of a snapshot that is a copy; see [`copied`].
+const COPY: &str = "copy";
+
+fn overlay_of(parts: &Path, below: Vec<PathBuf>, volatile: bool) -> overlay::Overlay {
     let mut lower = vec![parts.join("init")];
     lower.extend(below);
-    let (upper, work) = (parts.join("fs"), parts.join("work"));
-    overlay::Overlay { lower, upper, work, volatile }.mount(at)
+    overlay::Overlay { lower, upper: parts.join("fs"), work: parts.join("work"), volatile }
+}
+
+/// Does nothing for an overlay, whose upper directory says by itself what was changed.
+fn refresh_upper(parts: &Path, below: &[PathBuf]) -> Result<(), SnapshotError> {
+    /// One at a time: the result has one place.
+    static REFRESHING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let copy = parts.join(COPY);
+    if !copy.exists() {
+        return Ok(());
+    }
+    let _one = REFRESHING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut lower = vec![parts.join("init")];
+    lower.extend_from_slice(below);
+    let (new, upper) = (parts.join("fs.new"), parts.join("fs"));
+    remove_directory(&new)?;
+    files::create_directories(&new, 0o755)?;
+    copied::write_upper(&copy, &lower, &new)?;
+    remove_directory(&upper)?;
+    std::fs::rename(&new, &upper).map_err(FileError::on("create", upper))?;
+    Ok(())
 }
 
 /// Removes a tree of the store; no error if it is gone.

@@ -143,6 +143,18 @@ fn kernels_words(context: &OwnedFd) -> String {
     words.join("; ")
 }
 
+/// Whether the kernel surely has no overlayfs.
+pub(crate) fn is_missing() -> bool {
+    match rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(Errno::NODEV) => true,
+        // Older than 5.2; it says what it has, but for modules not loaded yet.
+        Err(Errno::NOSYS) => {
+            std::fs::read_to_string("/proc/filesystems").is_ok_and(|f| !f.contains("overlay"))
+        }
+        _ => false,
+    }
+}
+
 /// Unmounts `at`, gone at once for all that look from now on; no error if nothing is mounted there.
 pub(crate) fn unmount(at: &Path) -> io::Result<()> {
     match rustix::mount::unmount(at, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH) {

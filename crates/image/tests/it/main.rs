@@ -7,6 +7,7 @@ mod check;
 mod fuzzed;
 mod hostile;
 mod layers;
+mod snapshots;
 mod speed;
 mod squash;
 mod store;

@@ -22,6 +22,12 @@ impl TestStore {
         TestStore { store, dir }
     }
 
+    pub(crate) fn with(snapshotter: sampan_image::Snapshotter) -> TestStore {
+        let dir = tempfile::Builder::new().prefix("sampan-image-").tempdir().unwrap();
+        let store = Some(Store::open_with(&dir.path().join("root"), snapshotter).unwrap());
+        TestStore { store, dir }
+    }
+
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }

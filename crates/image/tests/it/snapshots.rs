@@ -1,0 +1,152 @@
+//! The contract of snapshots, which an overlay and a copy must both keep.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use sampan_base::Class;
+use sampan_image::{InitLayer, Snapshotter, Store, extract};
+
+use crate::support::{TestStore, tar, tree};
+
+const BASE: &str = "d dir 750 3:4\nd/a file 600 3:4 = a\nd/gone file = g\nd/deep/x file = x\nl link 777 = d\nhard file = h\nhard2 hard = hard\nf file = f + user.k=v\nno dir\nno/x file = x";
+const TOP: &str = ".wh.no file =\nd/deep/.wh..wh..opq file =\nd/deep/y file = y\nf file = f2";
+
+/// The layers as a container sees them.
+const SEEN: &str = "d dir 750 3:4\nd/a file 600 3:4 = a\nd/deep dir 755\nd/deep/y file 644 = y\nd/gone file 644 = g\nf file 644 = f2\nhard file 644 x2 = h\nhard2 file 644 x2 = h\nl link = d\n";
+
+fn contract(how: Snapshotter) {
+    let mut test = TestStore::with(how);
+    let base = test.import("base", BASE);
+    let lease = test.lease();
+    let top = test.add_layer(&mut &*tar(TOP), base.chain_id(), &Default::default(), &lease).unwrap();
+    let layers: Vec<_> = base.layers.iter().cloned().chain([top]).collect();
+    let image = test.create_image(base.config.clone(), &layers, &["top".parse().unwrap()]).unwrap();
+    drop(lease);
+    let at = test.mount_point("m");
+
+    // What is prepared is there, and can be mounted again and again.
+    test.prepare("c", image.chain_id(), &InitLayer::docker()).unwrap();
+    assert_eq!(test.prepare("c", None, &InitLayer::empty()).unwrap_err().class(), Class::Conflict);
+    test.mount("c", &at).unwrap();
+    assert!(at.join("proc").is_dir() && at.join("etc/hosts").is_file());
+    assert_eq!(fs::metadata(at.join("d")).unwrap().mode() & 0o7777, 0o750);
+    assert_eq!(test.changes("c").unwrap(), [], "nothing was changed yet");
+    assert_eq!(test.snapshot_size("c").unwrap(), 0);
+    let lease = test.lease();
+    assert_eq!(test.commit("c", &lease).unwrap(), None);
+
+    // Every kind of change.
+    fs::write(at.join("d/new"), "new").unwrap();
+    fs::write(at.join("d/a"), "changed").unwrap();
+    fs::remove_file(at.join("d/gone")).unwrap();
+    fs::remove_dir_all(at.join("d/deep")).unwrap();
+    fs::create_dir(at.join("d/deep")).unwrap();
+    fs::write(at.join("d/deep/z"), "z").unwrap();
+    fs::set_permissions(at.join("f"), PermissionsExt::from_mode(0o4711)).unwrap();
+    fs::remove_file(at.join("l")).unwrap();
+    fs::create_dir(at.join("l")).unwrap();
+    extract(
+        &mut &*tar(
+            "n char 600 = 1:3\np fifo 640 9:9\nx/y/z file 600 100000:1 = z + user.k=v\nx/w hard = x/y/z",
+        ),
+        &at,
+        Path::new(""),
+    )
+    .unwrap();
+    let seen = tree(&at);
+    test.unmount(&at).unwrap();
+    let changed: Vec<String> = test
+        .changes("c")
+        .unwrap()
+        .iter()
+        .map(|c| format!("{} {}", c.kind.letter(), c.path.display()))
+        // In a directory that was made anew an overlay does not know any more what there was.
+        .filter(|line| line != "D /d/deep/y")
+        .collect();
+    expect_test::expect![[r#"
+        C /d
+        C /d/a
+        C /d/deep
+        A /d/deep/z
+        D /d/gone
+        A /d/new
+        C /f
+        C /l
+        A /n
+        A /p
+        A /x
+        A /x/w
+        A /x/y
+        A /x/y/z"#]]
+    .assert_eq(&changed.join("\n"));
+
+    // It survives: another process, another mount.
+    drop(lease);
+    test.store = None;
+    test.store = Some(Store::open_with(&test.root(), how).unwrap());
+    test.mount("c", &at).unwrap();
+    assert_eq!(tree(&at), seen);
+
+    // What is committed is what was seen, without the init layer.
+    let lease = test.lease();
+    let layer = test.commit("c", &lease).unwrap().unwrap();
+    let view = test.view(Some(&layer.chain_id), &lease).unwrap();
+    let init = |line: &&str| !["etc", "proc", "sys", "dev", ".dockerenv"].iter().any(|p| line.starts_with(p));
+    let expected: Vec<&str> = seen.lines().filter(init).collect();
+    assert_eq!(tree(view.rootfs()).lines().collect::<Vec<_>>(), expected);
+    drop(view);
+    let view = test.view(image.chain_id(), &lease).unwrap();
+    assert_eq!(tree(view.rootfs()), SEEN, "the image is as it was");
+    drop(view);
+
+    // A build step: a layer, or nothing.
+    let scratch = test.scratch(image.chain_id(), &InitLayer::docker(), &lease).unwrap();
+    assert!(scratch.freeze(&lease, None).unwrap().is_none());
+    let scratch = test.scratch(image.chain_id(), &InitLayer::docker(), &lease).unwrap();
+    fs::write(scratch.rootfs().join("made"), "m").unwrap();
+    fs::remove_file(scratch.rootfs().join("f")).unwrap();
+    let made = scratch.freeze(&lease, None).unwrap().unwrap();
+    let view = test.view(Some(&made.chain_id), &lease).unwrap();
+    let expected =
+        SEEN.replace("f file 644 = f2\n", "").replace("l link = d\n", "l link = d\nmade file 644 = m\n");
+    assert_eq!(tree(view.rootfs()), expected);
+    drop(view);
+
+    drop(lease);
+    test.unmount(&at).unwrap();
+    test.remove_snapshot("c").unwrap();
+    test.gc().unwrap();
+    let report = test.check(sampan_image::CheckOptions { deep: true, repair: false }).unwrap();
+    assert_eq!(report.problems, []);
+}
+
+#[test]
+fn an_overlay_keeps_the_contract() {
+    contract(Snapshotter::Overlay);
+}
+
+#[test]
+fn a_copy_keeps_the_contract() {
+    contract(Snapshotter::Copy);
+}
+
+/// A host may lose or gain overlayfs: what was changed stays.
+#[test]
+fn a_snapshot_of_the_one_kind_is_mounted_by_the_other() {
+    let mut test = TestStore::with(Snapshotter::Overlay);
+    let image = test.import("base", BASE);
+    let at = test.mount_point("m");
+    test.prepare("c", image.chain_id(), &InitLayer::empty()).unwrap();
+    for (round, how) in
+        [Snapshotter::Overlay, Snapshotter::Copy, Snapshotter::Overlay].into_iter().enumerate()
+    {
+        test.store = None;
+        test.store = Some(Store::open_with(&test.root(), how).unwrap());
+        test.mount("c", &at).unwrap();
+        fs::write(at.join(round.to_string()), "x").unwrap();
+        assert_eq!((0..=round).filter(|n| at.join(n.to_string()).exists()).count(), round + 1);
+        test.unmount(&at).unwrap();
+        assert_eq!(test.changes("c").unwrap().len(), round + 1);
+    }
+}
