@@ -99,7 +99,8 @@ impl<'s, 'a> StageRun<'s, 'a> {
                 Ok(done)
             }
             Err(error) => {
-                (solve.events)(BuildEvent::StepFailed { step, took });
+                let given_up = matches!(error, BuildError::Cancelled);
+                (solve.events)(BuildEvent::StepFailed { step, took, given_up });
                 Err(error)
             }
         }
