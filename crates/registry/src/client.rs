@@ -323,6 +323,10 @@ impl Client {
             Err(Cause::Connection { .. }) => self.retried(ask)?,
             other => other.map_err(|e| self.or_cancelled(e))?,
         };
+        if answer.status.as_u16() == 400 && scheme == Scheme::Http && !last {
+            // What servers of TLS say to plain HTTP, if they say anything: it has changed since it was last spoken to.
+            return Err(Cause::Tls { hint: "", source: io::ErrorKind::InvalidData.into() });
+        }
         if answer.status.as_u16() == 401 {
             self.auth.learn(Challenge::of(&answer.headers));
         }

@@ -310,6 +310,17 @@ fn an_index_gives_each_platform_its_image() {
     forget(&it, &name);
     it.sampan(["pull", "--platform", "linux/arm64", &name]).ok();
     assert_eq!(it.inspect(&name, "/Architecture"), "arm64");
+    // Both go on as one, by an index of ours.
+    let arm = id(&it, &name);
+    it.sampan(["pull", "--platform", "linux/amd64", &name]).ok();
+    let ours = format!("{}/ours:1", registry.authority());
+    let both = [format!("--index={arm}"), format!("--index={name}")];
+    it.sampan(["push", &both[0], &both[1], &ours]).ok().says("1: digest: sha256:");
+    it.sampan(["push", &both[0], &both[0], &ours]).code(1).complains("two images are for linux/arm64");
+    for (platform, expected) in [("linux/arm64", "arm64"), ("linux/amd64", "amd64")] {
+        it.sampan(["pull", "--platform", platform, &ours]).ok();
+        assert_eq!(it.inspect(&ours, "/Architecture"), expected);
+    }
     it.sampan(["pull", "--platform", "linux/s390x", &name]).code(1).complains("no image for linux/s390x");
 }
 

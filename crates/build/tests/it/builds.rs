@@ -306,13 +306,13 @@ fn copies_keep_times_and_follow_links_of_the_image_only_inside_it() {
     assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
     let (image, _) = test.build(
         "FROM busybox\nRUN ln -s ../../../etc/passwd /p\nCOPY a /p\nCOPY d /d",
-        &[("a", "a"), ("d/", ""), ("d/x", "x")],
+        &[("a", "a"), ("d/", ""), ("d/e/", ""), ("d/x", "x")],
     );
     let lease = test.store().lease();
     let view = test.store().view(image.chain_id(), &lease).unwrap();
     let meta = |path: &str| std::fs::symlink_metadata(view.rootfs().join(path)).unwrap();
     assert_eq!(std::fs::read_to_string(view.rootfs().join("etc/passwd")).unwrap(), "a");
-    assert_eq!((meta("d").mtime(), meta("d/x").mtime()), (1_700_000_000, 1_700_000_000));
+    assert_eq!((meta("d/e").mtime(), meta("d/x").mtime()), (1_700_000_000, 1_700_000_000));
 }
 
 #[test]

@@ -96,6 +96,9 @@ pub(crate) struct Push {
     /// Print only the image's name
     #[arg(short, long)]
     quiet: bool,
+    /// Push these images, each for another platform, and an index of them under the name
+    #[arg(long, value_name = "IMAGE", conflicts_with = "all_tags")]
+    index: Vec<String>,
     /// NAME[:TAG]
     #[arg(value_name = "IMAGE")]
     image: String,
@@ -110,7 +113,7 @@ pub(crate) async fn push(client: &Client, command: Push) -> Result<ExitCode> {
         bail!("`--all-tags` pushes all tags: leave the tag out of `{}`", command.image);
     }
     let tag = if command.all_tags { "" } else { name.tag().unwrap_or("latest") };
-    push_name(client, &name, tag, command.quiet).await?;
+    push_name(client, &name, tag, &command.index, command.quiet).await?;
     if command.quiet {
         say(if command.all_tags { name.familiar_repository() } else { name.canonical() })?;
     }
@@ -120,12 +123,15 @@ pub(crate) async fn push(client: &Client, command: Push) -> Result<ExitCode> {
 /// Pushes what a name stands for: a build's result.
 pub(crate) async fn push_image(client: &Client, name: &str, quiet: bool) -> Result<()> {
     let name = parse(name)?;
-    push_name(client, &name, name.tag().unwrap_or("latest"), quiet).await
+    push_name(client, &name, name.tag().unwrap_or("latest"), &[], quiet).await
 }
 
-async fn push_name(client: &Client, name: &ImageRef, tag: &str, quiet: bool) -> Result<()> {
+async fn push_name(client: &Client, name: &ImageRef, tag: &str, index: &[String], quiet: bool) -> Result<()> {
     let repository = name.familiar_repository();
-    let path = format!("/images/{}/push{}", encode(&repository), query(&[("tag", tag)]));
+    let mut path = format!("/images/{}/push{}", encode(&repository), query(&[("tag", tag)]));
+    for image in index {
+        path += &format!("&index={}", encode(image));
+    }
     let auth = auth_header(name.registry())?;
     let answer = client.request_as(Method::POST, &path, full(""), &auth).await?;
     let mut shown = Transfer::new(quiet);

@@ -210,12 +210,14 @@ pub(crate) async fn get(
 pub(crate) async fn post(
     State(engine): State<Engine>,
     Path(path): Path<String>,
+    axum::extract::RawQuery(raw): axum::extract::RawQuery,
     query: Query,
     headers: http::HeaderMap,
 ) -> Answer<Response> {
     let (name, verb) = split(&path, &["tag", "push"])?;
     if verb == "push" {
-        return super::registry::push(engine, &name, &query, &headers).await;
+        return super::registry::push(engine, &name, &query, repeated(raw.as_deref(), "index"), &headers)
+            .await;
     }
     let repository = query.get("repo").map_or("", String::as_str);
     let tag = query.get("tag").filter(|t| !t.is_empty());

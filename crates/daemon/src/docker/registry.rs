@@ -175,15 +175,21 @@ pub(crate) async fn pull(engine: Engine, query: &Query, headers: &HeaderMap) -> 
     .await
 }
 
-/// `POST /images/{name}/push`
-pub(crate) async fn push(engine: Engine, name: &str, query: &Query, headers: &HeaderMap) -> Answer<Response> {
+/// `POST /images/{name}/push`; with `index=IMAGE` parameters, an addition of ours, these images and an index of them.
+pub(crate) async fn push(
+    engine: Engine,
+    name: &str,
+    query: &Query,
+    index: Vec<String>,
+    headers: &HeaderMap,
+) -> Answer<Response> {
     let untagged = name.rsplit('/').next().is_some_and(|last| !last.contains(':'));
     let name: ImageRef = name.parse().map_err(|e| invalid_reference(&e))?;
     if name.digest().is_some() {
         return Err(ApiError::invalid("cannot push a digest reference"));
     }
     let tag = query.get("tag").filter(|t| !t.is_empty());
-    let all = tag.is_none() && untagged;
+    let all = tag.is_none() && untagged && index.is_empty();
     let name = match tag {
         Some(tag) => name.with_tag(tag).map_err(|e| invalid_reference(&e))?,
         None => name,
@@ -193,6 +199,11 @@ pub(crate) async fn push(engine: Engine, name: &str, query: &Query, headers: &He
         let repository = format!("{}/{}", name.registry(), name.repository());
         let text = format!("The push refers to repository [{repository}]");
         tell(&sender, Progress::status(text)).await;
+        if !index.is_empty() {
+            let (shown, told) = (Shown::new(sender.clone()), name.clone());
+            let events = Box::new(move |event| shown.push(&told, event));
+            return engine.push_index(name, index, credentials, cancel, events).await.map(drop);
+        }
         let names = if all { local_tags(&engine, &name).await? } else { vec![name] };
         for name in names {
             let shown = Shown::new(sender.clone());

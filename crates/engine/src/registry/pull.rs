@@ -132,7 +132,8 @@ impl Inner {
     }
 }
 
-fn platform_of(config: &ImageConfig) -> Platform {
+/// The machine that an image is for.
+pub(crate) fn platform_of(config: &ImageConfig) -> Platform {
     Platform {
         architecture: config.architecture.clone(),
         os: config.os.clone(),

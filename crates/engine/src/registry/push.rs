@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sampan_base::{Class, Digest, ImageRef};
 use sampan_image::{Image, Sendable};
-use sampan_oci::image::Descriptor;
+use sampan_oci::image::{Descriptor, Index, media};
 use sampan_registry::{Cancel, Credentials, Repository, Uploaded, Which};
 
 use crate::error::{EngineError, Result};
@@ -58,6 +58,14 @@ pub enum PushState {
     },
 }
 
+fn cannot_push(name: &ImageRef) -> String {
+    format!("cannot push {name}")
+}
+
+fn tag_of(name: &ImageRef) -> Which {
+    Which::Tag(name.tag().unwrap_or("latest").to_owned())
+}
+
 /// Told what happens, from several threads.
 pub type Events<'a> = dyn Fn(PushEvent) + Send + Sync + 'a;
 
@@ -74,9 +82,71 @@ impl Inner {
         events: &Events<'_>,
     ) -> Result<Digest> {
         let store = &self.images.store;
-        let named =
-            store.named(name).map_err(|e| EngineError::layer(e.class(), format!("cannot push {name}"))(e))?;
+        let named = store.named(name).map_err(|e| EngineError::layer(e.class(), cannot_push(name))(e))?;
         let image = named.ok_or_else(|| self.nothing_to_push(name))?;
+        let repository = self.access.registries.repository(name, credentials, cancel);
+        let repository = repository.map_err(|e| EngineError::layer(e.class(), cannot_push(name))(e))?;
+        let pushed = self.push_image(name, &image, Some(name), &repository, cancel, events)?;
+        let noted = store.set_repo_digest(name, &pushed.digest);
+        noted.map_err(|e| EngineError::layer(e.class(), "cannot remember where the image went")(e))?;
+        self.image_event("push", &image.id, Some(name));
+        events(PushEvent::Done { digest: pushed.digest.clone(), size: pushed.size });
+        Ok(pushed.digest)
+    }
+
+    /// Pushes images as one: each for its platform, and an index of them under this name, which has a tag. Blocks.
+    ///
+    /// # Errors
+    /// If one of the images is not there, two are for one platform, or the registry does not take them.
+    pub(crate) fn push_index_blocking(
+        &self,
+        name: &ImageRef,
+        images: &[String],
+        credentials: &Credentials,
+        cancel: &Cancel,
+        events: &Events<'_>,
+    ) -> Result<Digest> {
+        let images: Vec<Image> =
+            images.iter().map(|text| self.images.resolve(text)).collect::<Result<_>>()?;
+        let mut platforms: Vec<String> =
+            images.iter().map(|i| super::pull::platform_of(&i.config).to_string()).collect();
+        platforms.sort();
+        if let Some(twice) = platforms.windows(2).find(|w| w[0] == w[1]) {
+            return Err(EngineError::Invalid(format!("cannot push {name}: two images are for {}", twice[0])));
+        }
+        let repository = self.access.registries.repository(name, credentials, cancel);
+        let repository = repository.map_err(|e| EngineError::layer(e.class(), cannot_push(name))(e))?;
+        let mut manifests = Vec::new();
+        for image in &images {
+            let mut pushed = self.push_image(name, image, None, &repository, cancel, events)?;
+            pushed.platform = Some(super::pull::platform_of(&image.config));
+            manifests.push(pushed);
+        }
+        let index = Index {
+            schema_version: 2,
+            media_type: Some(media::INDEX.to_owned()),
+            manifests,
+            annotations: std::collections::BTreeMap::new(),
+            other: serde_json::Map::new(),
+        };
+        let bytes =
+            serde_json::to_vec(&index).map_err(EngineError::layer(Class::Internal, cannot_push(name)))?;
+        let put = repository.put_document(&tag_of(name), media::INDEX, &bytes);
+        let digest = put.map_err(|e| EngineError::layer(e.class(), cannot_push(name))(e))?;
+        events(PushEvent::Done { digest: digest.clone(), size: bytes.len() as u64 });
+        Ok(digest)
+    }
+
+    /// Layers, configuration, and then the manifest: under a name's tag, or by its digest alone.
+    fn push_image(
+        &self,
+        name: &ImageRef,
+        image: &Image,
+        tagged: Option<&ImageRef>,
+        repository: &Repository,
+        cancel: &Cancel,
+        events: &Events<'_>,
+    ) -> Result<Descriptor> {
         for layer in &image.layers {
             events(PushEvent::Layer {
                 layer: layer.diff_id.0.clone(),
@@ -84,21 +154,14 @@ impl Inner {
                 state: PushState::Preparing,
             });
         }
-        let push = || format!("cannot push {name}");
-        let sendable = store.to_send(&image.id).map_err(|e| EngineError::layer(e.class(), push())(e))?;
-        let repository = self.access.registries.repository(name, credentials, cancel);
-        let repository = repository.map_err(|e| EngineError::layer(e.class(), push())(e))?;
-        self.push_layers(name, &image, &sendable, &repository, cancel, events)?;
-        let send_manifest = || -> std::result::Result<Digest, sampan_registry::RegistryError> {
-            let which = Which::Tag(name.tag().unwrap_or("latest").to_owned());
-            repository.put_document(&which, &sendable.manifest_descriptor.media_type, &sendable.manifest)
-        };
-        let digest = send_manifest().map_err(|e| EngineError::layer(e.class(), push())(e))?;
-        let noted = store.set_repo_digest(name, &digest);
-        noted.map_err(|e| EngineError::layer(e.class(), "cannot remember where the image went")(e))?;
-        self.image_event("push", &image.id, Some(name));
-        events(PushEvent::Done { digest: digest.clone(), size: sendable.manifest_descriptor.size });
-        Ok(digest)
+        let sendable = self.images.store.to_send(&image.id);
+        let sendable = sendable.map_err(|e| EngineError::layer(e.class(), cannot_push(name))(e))?;
+        self.push_layers(name, image, &sendable, repository, cancel, events)?;
+        let manifest = sendable.manifest_descriptor;
+        let which = tagged.map_or_else(|| Which::Digest(manifest.digest.clone()), tag_of);
+        let put = repository.put_document(&which, &manifest.media_type, &sendable.manifest);
+        put.map_err(|e| EngineError::layer(e.class(), cannot_push(name))(e))?;
+        Ok(manifest)
     }
 
     /// Docker's words differ for a repository of which nothing is here.
@@ -158,7 +221,7 @@ impl Inner {
             return Err(error);
         }
         if cancel.is_set() {
-            return Err(EngineError::layer(Class::Unavailable, format!("cannot push {name}"))("cancelled"));
+            return Err(EngineError::layer(Class::Unavailable, cannot_push(name))("cancelled"));
         }
         Ok(())
     }
@@ -181,8 +244,7 @@ impl Inner {
         let having = elsewhere.iter().filter(|(_, blobs)| blobs.contains(&blob.digest));
         let from: Vec<String> = having.map(|(r, _)| r.clone()).take(MOST_MOUNT_TRIES).collect();
         let uploaded = repository.upload(blob, &file, &from, &|bytes| tell(PushState::Sending { bytes }));
-        let uploaded =
-            uploaded.map_err(|e| EngineError::layer(e.class(), format!("cannot push {name}"))(e))?;
+        let uploaded = uploaded.map_err(|e| EngineError::layer(e.class(), cannot_push(name))(e))?;
         tell(match uploaded {
             Uploaded::Sent => PushState::Sent,
             Uploaded::There => PushState::Exists,
@@ -209,6 +271,23 @@ impl Inner {
 }
 
 impl Engine {
+    /// Pushes images as one: each for its platform, and an index of them under this name.
+    ///
+    /// # Errors
+    /// If one of the images is not there, two are for one platform, or the registry does not take them.
+    pub async fn push_index(
+        &self,
+        name: ImageRef,
+        images: Vec<String>,
+        credentials: Credentials,
+        cancel: Cancel,
+        events: Box<dyn Fn(PushEvent) + Send + Sync>,
+    ) -> Result<Digest> {
+        let inner = Arc::clone(&self.inner);
+        long_blocking(move || inner.push_index_blocking(&name, &images, &credentials, &cancel, &*events))
+            .await
+    }
+
     /// Pushes the image that has this name; tells `events` what happens, on threads that may block. Setting `cancel`
     /// ends it.
     ///

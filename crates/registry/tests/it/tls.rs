@@ -11,6 +11,7 @@ super::cases! {
     loopback_and_insecure_registries_need_none
     plain_http_is_for_insecure_registries_only
     a_damaged_directory_is_told
+    a_registry_that_changes_to_tls_is_found_again
 }
 
 fn at(host: &str, config: RegistryConfig) -> Repository {
@@ -120,4 +121,39 @@ fn a_damaged_directory_is_told() {
     let empty = certs_d(&registry, &directory.path().join("empty"), &[("ca.crt", &junk)]);
     let error = told(checked(&registry, empty).document(&tag("1")));
     assert!(error.contains("there is no certificate in"), "{error}");
+}
+
+fn a_registry_that_changes_to_tls_is_found_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let plain = Registry::default();
+    let secure = Registry::new(Setup { tls: Some(Tls::new(directory.path())), ..Setup::default() });
+    // One address whose server is another one the second time.
+    let tls = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (now, targets) =
+        (std::sync::Arc::clone(&tls), [plain.authority().to_owned(), secure.authority().to_owned()]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let target = &targets[usize::from(now.load(std::sync::atomic::Ordering::SeqCst))];
+            let server = std::net::TcpStream::connect(target).unwrap();
+            for (mut from, mut to) in
+                [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+            {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    let registries = Registries::new(RegistryConfig::default());
+    let ask = || {
+        let repository =
+            registries.repository(&name(&address, "x"), &Credentials::Anonymous, &Cancel::default()).unwrap();
+        told(repository.document(&tag("1")))
+    };
+    assert!(ask().starts_with("http://"));
+    tls.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(ask().starts_with("https://"));
 }
