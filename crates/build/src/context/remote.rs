@@ -67,7 +67,7 @@ impl Drop for Temporary {
 fn checked_out(git: &Git, wanted: &GitRef, spool: &Path) -> Result<File, RemoteError> {
     let read = |source| RemoteError::Read { source };
     let commit = git.commit(wanted)?;
-    let name = sampan_base::id::random_id().map_err(|e| read(e.into()))?;
+    let name = sampan_base::id::random_id().map_err(read)?;
     let directory = Temporary(spool.join(format!("git-{name}")));
     std::fs::create_dir(&directory.0).map_err(read)?;
     let time = git.checkout(wanted, &commit, &directory.0)?;
