@@ -24,7 +24,7 @@ use crate::content::{Content, Ingest};
 use crate::layer::diff;
 use crate::metadata::{CHAINS, ChainRecord, DiffRecord, Metadata, MetadataError, SNAPSHOTS, SnapshotRecord};
 use crate::recover::{self, About, Recovered};
-use crate::snapshot::{Snapshotter, chain_on, overlay, remove_directory};
+use crate::snapshot::{IdMapping, Snapshotter, chain_on, overlay, remove_directory};
 
 /// The images of one host; see the module. Clones share one store.
 #[derive(Clone)]
@@ -280,12 +280,14 @@ impl Store {
         &self,
         upper: &Path,
         parent: Option<&ChainId>,
+        mapping: &IdMapping,
         lease: &Lease,
     ) -> Result<Option<Layer>, AdoptError> {
         let mut ingest = self.content().ingest()?;
-        let written = diff::write(
+        let written = diff::write_mapped(
             upper,
             diff::Marks::Layer,
+            mapping,
             std::io::BufWriter::with_capacity(256 * 1024, &mut ingest),
         )?;
         if written.entries == 0 {

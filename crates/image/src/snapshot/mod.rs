@@ -20,9 +20,11 @@
 
 mod copied;
 mod init;
+mod mapped;
 pub(crate) mod overlay;
 mod times;
 
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid};
@@ -30,6 +32,7 @@ use sampan_base::{ChainId, Class, DiffId, FileError, Timestamp, files};
 use sampan_kernel::beneath::{self, RootDir};
 
 pub use init::InitLayer;
+pub use mapped::{IdMapping, IdRange};
 
 use crate::layer::changes::{self, Change};
 use crate::layer::diff;
@@ -165,9 +168,14 @@ impl Store {
             directory: directory.number(),
             parent: parent.cloned(),
             created: Timestamp::now(),
+            mapping: None,
         };
-        let about =
-            About::Snapshot { key: key.to_owned(), parent: record.parent.clone(), created: record.created };
+        let about = About::Snapshot {
+            key: key.to_owned(),
+            parent: record.parent.clone(),
+            created: record.created,
+            mapping: None,
+        };
         about.write(directory.path())?;
         let put = |t: &_| self.metadata().put(t, SNAPSHOTS, key, &record);
         // A parent that is not on disk yet must be first; usually it is, and nothing is synced.
@@ -188,11 +196,60 @@ impl Store {
         let record = self.snapshot_record(key)?;
         let below = self.layers_below(record.parent.as_ref(), &self.lease())?;
         let parts = self.directory_path(record.directory);
+        if record.mapping.is_some() {
+            let what = "it belongs to a user namespace, and is mounted with its mapping only";
+            let source = std::io::Error::new(std::io::ErrorKind::Unsupported, what);
+            return Err(SnapshotError::Mount { key: key.to_owned(), at: at.to_owned(), source });
+        }
         self.mount_parts(&parts, below, false, at).map_err(|source| SnapshotError::Mount {
             key: key.to_owned(),
             at: at.to_owned(),
             source,
         })
+    }
+
+    /// As [`Store::mount`], for the user namespace `owner`, whose ids are `mapping`: what belongs to 0 in the image belongs to
+    /// what the namespace has for 0. The snapshot belongs to that mapping from then on.
+    ///
+    /// # Errors
+    /// As [`Store::mount`]; also if the kernel has no such mounts (Linux 5.19), if the snapshot is a copy, or if it was
+    /// written to without this mapping.
+    pub fn mount_mapped(
+        &self,
+        key: &str,
+        owner: BorrowedFd<'_>,
+        mapping: &IdMapping,
+        at: &Path,
+    ) -> Result<(), SnapshotError> {
+        let failed = |source| SnapshotError::Mount { key: key.to_owned(), at: at.to_owned(), source };
+        let refused = |what: &str| failed(std::io::Error::new(std::io::ErrorKind::Unsupported, what));
+        let record = self.snapshot_record(key)?;
+        let below = self.layers_below(record.parent.as_ref(), &self.lease())?;
+        let parts = self.directory_path(record.directory);
+        if self.snapshotter() == Snapshotter::Copy || parts.join(COPY).exists() {
+            return Err(refused("a file system without overlayfs can't be mapped for a user namespace"));
+        }
+        let upper = parts.join("fs");
+        if record.mapping.as_ref() != Some(mapping) {
+            let empty = std::fs::read_dir(&upper).is_ok_and(|mut entries| entries.next().is_none());
+            if !empty {
+                return Err(refused("it was written to by another user namespace, or by none"));
+            }
+            // The root of the read-write layer is the root that the namespace sees.
+            let stat = rustix::fs::stat(&upper).map_err(|e| failed(e.into()))?;
+            let (uid, gid) = match &record.mapping {
+                Some(old) => old.to_image(stat.st_uid, stat.st_gid),
+                None => (stat.st_uid, stat.st_gid),
+            };
+            let record = SnapshotRecord { mapping: Some(mapping.clone()), ..record };
+            let SnapshotRecord { parent, created, mapping: noted, .. } = record.clone();
+            About::Snapshot { key: key.to_owned(), parent, created, mapping: noted }.replace(&parts)?;
+            self.metadata().write(|t| self.metadata().put(t, SNAPSHOTS, key, &record))?;
+            let (uid, gid) = mapping.to_host(uid, gid);
+            rustix::fs::chown(&upper, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(|e| failed(e.into()))?;
+        }
+        mapped::mount(&overlay_of(&parts, below, false), &parts, owner, at).map_err(failed)
     }
 
     /// Unmounts whatever is mounted at `at`, at once for all that look from now on; no error if nothing is.
@@ -252,7 +309,7 @@ impl Store {
         refresh_upper(&parts, &layers)?;
         let mut below = vec![parts.join("init")];
         below.extend(layers);
-        Ok(changes::changes(&parts.join("fs"), &below)?)
+        Ok(changes::changes(&parts.join("fs"), &below, &record.mapping.unwrap_or_default())?)
     }
 
     /// Bytes of the files in the read-write layer of `key`.
@@ -349,7 +406,9 @@ impl Scratch {
         if let Some(epoch) = epoch {
             times::not_after(&upper, epoch)?;
         }
-        let Some(layer) = self.store.store_layer(&upper, self.parent.as_ref(), lease)? else {
+        let Some(layer) =
+            self.store.store_layer(&upper, self.parent.as_ref(), &IdMapping::default(), lease)?
+        else {
             return Ok(None);
         };
         let record = ChainRecord {
