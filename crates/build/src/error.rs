@@ -241,6 +241,12 @@ pub enum RemoteError {
     /// Neither the address nor the server gives it a name.
     #[error("neither the address nor the server gives it a name")]
     NoName,
+    /// A repository has no such directory.
+    #[error("there is no directory `{path}` in it")]
+    NoDirectory {
+        /// As asked for.
+        path: String,
+    },
     /// It was another when the build began.
     #[error("it changes while it is added")]
     Changed,
@@ -256,6 +262,7 @@ impl RemoteError {
             RemoteError::Git(_)
             | RemoteError::Checksum { .. }
             | RemoteError::NotAChecksum { .. }
+            | RemoteError::NoDirectory { .. }
             | RemoteError::NoName => Class::Invalid,
         }
     }

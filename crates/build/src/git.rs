@@ -76,6 +76,15 @@ impl GitRef {
         Some(GitRef { remote: remote.to_owned(), reference: given(reference), directory: given(directory) })
     }
 
+    /// As [`GitRef::parse`], of `https://github.com/owner/repository`, which needs no `.git`.
+    pub fn of_github(text: &str) -> Option<GitRef> {
+        let (remote, fragment) = text.split_once('#').unwrap_or((text, ""));
+        let path = remote.strip_prefix("https://github.com/")?;
+        let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();
+        let plain = parts.len() == 2 && parts.iter().all(|part| !part.is_empty());
+        plain.then(|| GitRef::parse(&format!("{}.git#{fragment}", remote.trim_end_matches('/'))))?
+    }
+
     /// None of it may be an option of git's, or a protocol that runs programs.
     fn checked(&self) -> Result<(), GitError> {
         let invalid = |text: &str| Err(GitError::Invalid { text: text.chars().take(200).collect() });
@@ -255,6 +264,17 @@ mod tests {
         ] {
             assert_eq!(parse(text).as_deref(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn repositories_of_github_need_no_ending() {
+        let found = GitRef::of_github("https://github.com/o/r#v1:d").unwrap();
+        assert_eq!(
+            (found.remote.as_str(), found.directory.as_deref()),
+            ("https://github.com/o/r.git", Some("d"))
+        );
+        assert_eq!(GitRef::of_github("https://github.com/o/r/raw/main/Dockerfile"), None);
+        assert_eq!(GitRef::of_github("https://example.org/o/r"), None);
     }
 
     #[test]

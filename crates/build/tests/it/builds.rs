@@ -316,6 +316,42 @@ fn copies_keep_times_and_follow_links_of_the_image_only_inside_it() {
 }
 
 #[test]
+fn no_flag_leads_out_of_the_image() {
+    let test = Test::new();
+    let victim = test.dir.path().join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    std::fs::write(victim.join("secret"), "secret").unwrap();
+    let shown = victim.display().to_string();
+    // Links of the image and of the context that lead to a directory of the host, and names that climb.
+    let files = [
+        ("d/", ""),
+        ("d/x", "x"),
+        ("out", format!("-> {shown}").leak() as &str),
+        ("up", "-> ../../../../../../.."),
+    ];
+    for line in [
+        "COPY --link d /out/",
+        "COPY --parents d/x /out/",
+        "COPY --parents out/./secret /y/",
+        "COPY --parents out/secret /y/",
+        "COPY --parents **/secret /y/",
+        "COPY --parents ../../../d/./x /out/../../../",
+        "COPY --exclude=x d /out",
+        "COPY --exclude=!** out /y",
+        "COPY --chmod=a=rwx d /out",
+        "COPY up/etc/passwd /y",
+        "COPY --parents up/./etc/passwd /y/",
+    ] {
+        let dockerfile = format!("FROM busybox\nRUN ln -s {shown} /out\n{line}");
+        let (result, _) = test.build_with(&test.context(&dockerfile, &files), &BuildOptions::default());
+        assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 1, "{line}");
+        let Ok(built) = result else { continue };
+        let files = test.files(&built.image);
+        assert!(!files.contains("secret secret") && !files.contains("0:0 secret"), "{line}: {files}");
+    }
+}
+
+#[test]
 fn a_squashed_build_adds_one_layer_to_its_base() {
     let test = Test::new();
     let dockerfile =

@@ -114,6 +114,17 @@ impl Builders {
         outcome
     }
 
+    /// Builds what is at `address` by `sampan build`.
+    pub(crate) fn build_at(&self, address: &str, tag: &str) -> Outcome {
+        let output = self.instance.sampan(["build", "-t", tag, address]);
+        if output.code != 0 {
+            return Outcome::Failed(output.stderr);
+        }
+        let saved = self.directory.path().join(format!("{tag}.tar").replace('/', "-"));
+        self.save(Who::Sampan, tag, &saved).ok();
+        Outcome::Built(shown(&Saved::read(std::fs::File::open(saved).unwrap()), &self.base))
+    }
+
     fn run(&self, who: Who, tag: &str, args: &[&str], context: &Path) -> Output {
         let build = ["build", "-t", tag].into_iter().chain(args.iter().copied());
         // Files are looked for from the working directory on. BuildKit takes contexts of one name for one context, and a

@@ -25,6 +25,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_part_of_a_repository_at_a_time", Some("git"), a_part_of_a_repository_at_a_time),
     ("a_repository_with_its_history", Some("git"), a_repository_with_its_history),
     ("nothing_of_a_repository_is_executed", Some("git"), nothing_of_a_repository_is_executed),
+    ("a_context_may_be_a_dockerfile_or_a_tar_by_http", None, a_context_may_be_a_dockerfile_or_a_tar_by_http),
+    ("a_context_may_be_a_repository", Some("git"), a_context_may_be_a_repository),
 ];
 
 /// Builds a Dockerfile of two lines at most, and shows what came of it.
@@ -185,7 +187,7 @@ fn what_is_not_there_is_told(builders: &Builders) {
 struct Repository {
     url: String,
     first: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 fn git(directory: &Path, arguments: &[&str]) -> String {
@@ -245,7 +247,7 @@ impl Repository {
                 std::thread::spawn(move || daemon.wait());
             }
         });
-        Repository { url, first, _directory: directory }
+        Repository { url, first, directory }
     }
 }
 
@@ -260,7 +262,7 @@ fn a_repository_is_added_without_its_history(builders: &Builders) {
 }
 
 fn a_part_of_a_repository_at_a_time(builders: &Builders) {
-    let Repository { url, first, _directory } = &Repository::new();
+    let Repository { url, first, .. } = &Repository::new();
     let expected = FILES.replace("SIZE", "6 \"first\\n\"");
     assert_eq!(build(builders, "tag", &format!("ADD {url}#v1 /x")).unwrap(), expected);
     assert_eq!(build(builders, "commit", &format!("ADD {url}#{first} /x")).unwrap(), expected);
@@ -301,9 +303,9 @@ fn nothing_of_a_repository_is_executed(builders: &Builders) {
     assert!(said.contains("invalid git address"), "{said}");
     // A module by a path of this host: only networks are spoken to.
     let repository = Repository::new();
-    let work = repository._directory.path().join("repo");
-    let victim = repository._directory.path().join("victim");
-    git(repository._directory.path(), &["init", "-q", "victim"]);
+    let work = repository.directory.path().join("repo");
+    let victim = repository.directory.path().join("victim");
+    git(repository.directory.path(), &["init", "-q", "victim"]);
     std::fs::write(victim.join("secret"), "secret").unwrap();
     git(&victim, &["add", "-A"]);
     git(&victim, &["commit", "-qm", "x"]);
@@ -313,4 +315,50 @@ fn nothing_of_a_repository_is_executed(builders: &Builders) {
     git(&work, &["commit", "-qm", "module"]);
     let said = build(builders, "modules", &format!("ADD {} /x", repository.url)).unwrap_err();
     assert!(said.contains("submodule update") && said.contains("not allowed"), "{said}");
+}
+
+fn context(builders: &Builders, address: &str, tag: &str) -> Result<String, String> {
+    match builders.build_at(address, &format!("localhost/context-{tag}")) {
+        Outcome::Built(text) => {
+            Ok(text.lines().filter(|l| !l.starts_with("history: ")).map(|l| format!("{l}\n")).collect())
+        }
+        Outcome::Failed(said) => Err(said),
+    }
+}
+
+fn a_context_may_be_a_dockerfile_or_a_tar_by_http(builders: &Builders) {
+    let web = Web::new("FROM localhost/base\nLABEL a=b\n", &[]);
+    let got = context(builders, &format!("{}/Dockerfile", web.url), "file").unwrap();
+    assert_eq!(got, "Labels: {\"a\":\"b\"}\n");
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, text) in [("Dockerfile", "FROM localhost/base\nCOPY one /x\n"), ("one", "1\n")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(1_500_000_000);
+        tar.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    let web = Web::new(tar.into_inner().unwrap(), &[]);
+    let got = context(builders, &format!("{}/context.tar", web.url), "tar").unwrap();
+    assert_eq!(got, "f /x 644 0:0 2 \"1\\n\" old\n");
+    let said = context(builders, &format!("{}/none", web.url), "none").unwrap_err();
+    assert!(said.contains("404"), "{said}");
+}
+
+fn a_context_may_be_a_repository(builders: &Builders) {
+    let repository = Repository::new();
+    let work = repository.directory.path().join("repo");
+    let commit = |dockerfile: &str| {
+        std::fs::write(work.join("docs/Dockerfile"), dockerfile).unwrap();
+        git(&work, &["add", "-A"]);
+        git(&work, &["commit", "-qm", "Dockerfile"]);
+    };
+    commit("FROM localhost/base\nCOPY page run.sh* /x/\n");
+    let url = &repository.url;
+    let got = context(builders, &format!("{url}#main:docs"), "git").unwrap();
+    assert_eq!(got, "d /x 755 0:0\nf /x/page 644 0:0 5 \"page\\n\" old\n");
+    let said = context(builders, &format!("{url}#v1"), "git-v1").unwrap_err();
+    assert!(said.contains("no Dockerfile"), "{said}");
+    let said = context(builders, &format!("{url}#main:none"), "git-none").unwrap_err();
+    assert!(said.contains("no directory `none`"), "{said}");
 }
