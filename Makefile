@@ -7,7 +7,7 @@ BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
 PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
 PREFIX ?= /usr/local
 
-.PHONY: build release demo test test-vm lint conformance-oci fuzz bench bench-image install clean
+.PHONY: build release demo test test-vm lint conformance-oci conformance-build fuzz bench bench-image install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -20,7 +20,7 @@ demo: release
 	@scripts/demo $(TARGET)/release
 
 test: packages-build
-	@scripts/install-packages curl busybox-static runc crun containerd docker.io podman buildah nftables iptables iproute2 procps skopeo util-linux docker-registry xz-utils bzip2
+	@scripts/install-packages curl busybox-static runc crun containerd docker.io podman buildah nftables iptables iproute2 procps skopeo util-linux docker-registry xz-utils bzip2 git zstd
 	cargo build $(PACKAGES)
 	cargo test --workspace --no-fail-fast
 
@@ -38,6 +38,12 @@ conformance-oci: packages-build
 	@scripts/install-packages runc crun busybox-static iproute2 util-linux
 	cargo build -p sampan-runtime
 	OCI_MATRIX=$(CURDIR)/docs/conformance-oci.md cargo test -p sampan-oci-tests --test oci
+
+# The corpus of Dockerfiles, built by ours, docker (both builders) and buildah: docs/conformance-build.md.
+conformance-build: packages-build
+	@scripts/install-packages docker.io buildah busybox-static git bzip2 xz-utils zstd
+	cargo build $(PACKAGES)
+	BUILD_MATRIX=$(CURDIR)/docs/conformance-build.md cargo test -p sampan-build-tests --test build
 
 # FUZZ_SECONDS=600 make fuzz: longer for each target.
 fuzz:

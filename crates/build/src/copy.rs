@@ -15,7 +15,9 @@ use sampan_image::compression;
 use sampan_image::tar::{Mtime, Reader};
 use sampan_kernel::beneath::{self, RootDir};
 
+use crate::chmod::Chmod;
 use crate::context::relative;
+use crate::select::{Item, Part};
 use crate::tree::{Node, NodeKind, Tree, TreeError};
 
 /// How a copy is to look.
@@ -24,7 +26,7 @@ pub(crate) struct Look {
     /// `--chown`; `None`: as in the tree.
     pub(crate) owner: Option<(u32, u32)>,
     /// `--chmod`
-    pub(crate) mode: Option<u32>,
+    pub(crate) mode: Option<Chmod>,
     /// Unpack archives: `ADD`.
     pub(crate) unpack: bool,
 }
@@ -64,14 +66,6 @@ pub enum CopyError {
         /// Why not.
         source: ApplyError,
     },
-    /// An archive of a kind that is not unpacked.
-    #[error("cannot unpack `{}`: archives packed by {compression} are not supported yet", path.display())]
-    Compression {
-        /// Which.
-        path: PathBuf,
-        /// `bzip2` or `xz`.
-        compression: &'static str,
-    },
 }
 
 impl CopyError {
@@ -86,16 +80,15 @@ impl CopyError {
             }
             CopyError::Source(_) | CopyError::Kind { .. } => Class::Invalid,
             CopyError::Archive { source, .. } => source.class(),
-            CopyError::Compression { .. } => Class::Unsupported,
         }
     }
 }
 
-/// Copies the `sources` of `tree` to `destination` in the file system mounted at `rootfs`. One that ends with a slash
-/// is a directory, and what is copied goes into it; of a directory, its content goes there.
+/// Copies the `items` of `tree` to `destination` in the file system mounted at `rootfs`. One that ends with a slash is a
+/// directory, and what is copied goes into it; of a directory, its content goes there.
 pub(crate) fn copy(
     tree: &Tree<'_>,
-    sources: &[PathBuf],
+    items: &[Item],
     rootfs: &Path,
     destination: &str,
     look: &Look,
@@ -105,28 +98,26 @@ pub(crate) fn copy(
         path: rootfs.to_owned(),
         source,
     })?;
-    let into_directory = destination.ends_with('/') || destination.ends_with("/.") || sources.len() > 1;
+    let into_directory = destination.ends_with('/') || destination.ends_with("/.") || items.len() > 1;
     let target = relative(Path::new(destination)).unwrap_or_default();
     let mut copier =
         Copier { tree, rootfs, root, look, directories: Vec::new(), buffer: vec![0; 128 * 1024] };
-    for source in sources {
-        let resolved = tree.resolve(source).ok_or_else(|| TreeError::NotFound {
-            place: "what it is copied from (a link leads nowhere)",
-            path: source.display().to_string(),
-        })?;
-        let node = tree.node(&resolved)?;
-        if node.kind == NodeKind::Directory {
-            copier.directory_into(&resolved, &node, &target)?;
-            continue;
-        }
-        if look.unpack && copier.unpacked(&resolved, &node, &target)? {
+    for item in items {
+        let (path, name) = match item {
+            Item::Content { path, only } => {
+                copier.directory_into(path, &target, only.as_deref())?;
+                continue;
+            }
+            Item::File { path, name } => (path, name),
+        };
+        let node = tree.node(path)?;
+        if look.unpack && copier.unpacked(path, &node, &target)? {
             continue;
         }
         let inside = into_directory || copier.root.directory(&target).is_ok();
-        let name = source.file_name().unwrap_or_default();
         let target = if inside { target.join(name) } else { target.clone() };
         copier.parents(target.parent().unwrap_or(Path::new("")))?;
-        copier.file_to(&resolved, &node, &target, !inside)?;
+        copier.file_to(path, &node, &target, !inside)?;
     }
     copier.finish()
 }
@@ -174,7 +165,7 @@ struct Copier<'a> {
     root: RootDir,
     look: &'a Look,
     /// Directories get their times when nothing is created in them any more.
-    directories: Vec<(PathBuf, Mtime)>,
+    directories: Vec<(PathBuf, Option<Mtime>)>,
     buffer: Vec<u8>,
 }
 
@@ -184,36 +175,37 @@ impl Copier<'_> {
     }
 
     fn mode(&self, node: &Node) -> Mode {
-        Mode::from_raw_mode(self.look.mode.unwrap_or(node.mode))
+        let directory = node.kind == NodeKind::Directory;
+        let changed = self.look.mode.as_ref().map(|chmod| chmod.apply(node.mode, directory));
+        Mode::from_raw_mode(changed.unwrap_or(node.mode))
     }
 
     fn parents(&self, path: &Path) -> Result<(), CopyError> {
         make_directories(&self.root, path, self.look.owner.unwrap_or((0, 0)))
     }
 
-    /// The content of a directory into `target`. A new one looks like the source; one that is there stays as it is.
-    fn directory_into(&mut self, source: &Path, node: &Node, target: &Path) -> Result<(), CopyError> {
+    /// The content of a directory into `target`. One that is there stays as it is, a new one is made like any parent:
+    /// only what is in the source is copied, not the source itself.
+    fn directory_into(
+        &mut self,
+        source: &Path,
+        target: &Path,
+        only: Option<&[Part]>,
+    ) -> Result<(), CopyError> {
         let shown = Path::new("/").join(target);
-        let fd = match self.root.directory(target) {
-            Ok(fd) => fd,
+        match self.root.directory(target) {
+            Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.parents(target)?;
-                let fd = self.root.directory(target);
-                let fd = fd.map_err(|source| CopyError::Destination {
-                    action: "open",
-                    path: shown.clone(),
-                    source,
-                })?;
-                self.attributes(fd.as_fd(), OsStr::new("."), node, &shown)?;
-                self.directories.push((target.to_owned(), node.mtime));
-                fd
             }
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
                 return Err(CopyError::Kind { what: "a directory", there: "the file", path: shown });
             }
             Err(source) => return Err(CopyError::Destination { action: "open", path: shown, source }),
-        };
-        drop(fd);
+        }
+        if let Some(parts) = only {
+            return self.parts_into(source, target, parts);
+        }
         // A list, not the stack: trees may be deep.
         let mut next = vec![(source.to_owned(), target.to_owned())];
         while let Some((source, target)) = next.pop() {
@@ -229,6 +221,26 @@ impl Copier<'_> {
                     next.push((source, target));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Some of what is in a directory. A directory that is there for what is in it, and in the image already, stays as
+    /// it is.
+    fn parts_into(&mut self, source: &Path, target: &Path, parts: &[Part]) -> Result<(), CopyError> {
+        for part in parts {
+            let (source, target) = (source.join(&part.path), target.join(&part.path));
+            if part.implied && self.root.directory(&target).is_ok() {
+                continue;
+            }
+            let parent = target.parent().unwrap_or(Path::new(""));
+            let parent = self.root.directory(parent).map_err(|e| {
+                let path = Path::new("/").join(parent);
+                CopyError::Destination { action: "open", path, source: e }
+            })?;
+            let name = part.path.file_name().unwrap_or_default();
+            let node = self.tree.node(&source)?;
+            self.node(&source, &node, parent.as_fd(), name, &target)?;
         }
         Ok(())
     }
@@ -344,7 +356,12 @@ impl Copier<'_> {
             set.map_err(|e| failed("set an extended attribute of")(e.into()))?;
         }
         rustix::fs::fchmod(file, self.mode(node)).map_err(|e| failed("set the mode of")(e.into()))?;
-        rustix::fs::futimens(file, &timestamps(node.mtime)).map_err(|e| failed("set the time of")(e.into()))
+        match node.mtime {
+            Some(time) => {
+                rustix::fs::futimens(file, &timestamps(time)).map_err(|e| failed("set the time of")(e.into()))
+            }
+            None => Ok(()),
+        }
     }
 
     fn attributes(
@@ -367,8 +384,8 @@ impl Copier<'_> {
             rustix::fs::chmodat(parent, name, self.mode(node), AtFlags::empty())
                 .map_err(|e| failed("set the mode of")(e.into()))?;
         }
-        if node.kind != NodeKind::Directory {
-            rustix::fs::utimensat(parent, name, &timestamps(node.mtime), flags)
+        if let Some(time) = node.mtime.filter(|_| node.kind != NodeKind::Directory) {
+            rustix::fs::utimensat(parent, name, &timestamps(time), flags)
                 .map_err(|e| failed("set the time of")(e.into()))?;
         }
         Ok(())
@@ -378,13 +395,6 @@ impl Copier<'_> {
     fn unpacked(&self, source: &Path, node: &Node, target: &Path) -> Result<bool, CopyError> {
         if !matches!(node.kind, NodeKind::File { .. }) {
             return Ok(false);
-        }
-        let read_error = |source_error| TreeError::Read { path: source.to_owned(), source: source_error };
-        let mut start = Vec::new();
-        self.tree.content(source)?.take(8).read_to_end(&mut start).map_err(read_error)?;
-        let other = [(&b"BZh"[..], "bzip2"), (b"\xfd7zXZ\0", "xz")];
-        if let Some((_, compression)) = other.into_iter().find(|(magic, _)| start.starts_with(magic)) {
-            return Err(CopyError::Compression { path: source.to_owned(), compression });
         }
         let Ok(unpacked) = compression::unpacked(self.tree.content(source)?) else { return Ok(false) };
         // It is an archive if it has a first entry; a packed file that is no tar is just a file.
@@ -401,6 +411,7 @@ impl Copier<'_> {
 
     fn finish(self) -> Result<(), CopyError> {
         for (path, mtime) in &self.directories {
+            let Some(mtime) = mtime else { continue };
             let failed = |source| CopyError::Destination {
                 action: "set the time of",
                 path: Path::new("/").join(path),

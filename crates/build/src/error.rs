@@ -2,11 +2,13 @@
 
 use sampan_base::{Class, FileError};
 use sampan_image::{ImageError, MetadataError, ResolveError, SnapshotError, SquashError};
+use sampan_registry::RegistryError;
 
 use crate::checks::InvalidConfig;
 use crate::context::ContextError;
 use crate::copy::CopyError;
 use crate::dockerfile::{ParseError, Problem};
+use crate::git::GitError;
 use crate::run::RunnerError;
 use crate::users::UnknownUser;
 
@@ -118,15 +120,15 @@ pub enum BuildError {
         /// Why.
         source: Box<CopyError>,
     },
-    /// Patterns that fit nothing.
-    #[error("{at}: {instruction} failed: no source files were specified: nothing matches {patterns}")]
-    NoSources {
+    /// What is on another host can't be had.
+    #[error("{at}: cannot add {url}")]
+    Remote {
         /// Where.
         at: At,
-        /// `COPY` or `ADD`.
-        instruction: &'static str,
-        /// As written.
-        patterns: String,
+        /// What.
+        url: String,
+        /// Why.
+        source: Box<RemoteError>,
     },
     /// Several files to a name that is no directory's.
     #[error(
@@ -206,6 +208,66 @@ pub enum BuildError {
     Cancelled,
 }
 
+/// Why something on another host can't be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoteError {
+    /// It can't be downloaded.
+    #[error("it can't be downloaded")]
+    Download(#[source] Box<RegistryError>),
+    /// It does not come to its end, or the disk is full.
+    #[error("it can't be read to its end")]
+    Read {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A repository.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// It is not what `--checksum` says.
+    #[error("its checksum is {found}, not {expected}")]
+    Checksum {
+        /// As asked for.
+        expected: String,
+        /// As it is.
+        found: String,
+    },
+    /// `--checksum` is none.
+    #[error("`{text}` is no checksum: it should be like sha256:…, or a commit's for a repository")]
+    NotAChecksum {
+        /// As written.
+        text: String,
+    },
+    /// Neither the address nor the server gives it a name.
+    #[error("neither the address nor the server gives it a name")]
+    NoName,
+    /// A repository has no such directory.
+    #[error("there is no directory `{path}` in it")]
+    NoDirectory {
+        /// As asked for.
+        path: String,
+    },
+    /// It was another when the build began.
+    #[error("it changes while it is added")]
+    Changed,
+}
+
+impl RemoteError {
+    /// The class to report.
+    pub fn class(&self) -> Class {
+        match self {
+            RemoteError::Download(e) => e.class(),
+            RemoteError::Read { .. } | RemoteError::Changed => Class::Unavailable,
+            RemoteError::Git(GitError::Missing { .. }) => Class::Unsupported,
+            RemoteError::Git(_)
+            | RemoteError::Checksum { .. }
+            | RemoteError::NotAChecksum { .. }
+            | RemoteError::NoDirectory { .. }
+            | RemoteError::NoName => Class::Invalid,
+        }
+    }
+}
+
 impl BuildError {
     /// Where in the Dockerfile it happened, if it happened there.
     pub fn at(&self) -> Option<&At> {
@@ -216,7 +278,7 @@ impl BuildError {
             | BuildError::Pull { at, .. }
             | BuildError::NotGiven { at, .. }
             | BuildError::Copy { at, .. }
-            | BuildError::NoSources { at, .. }
+            | BuildError::Remote { at, .. }
             | BuildError::NotADirectory { at, .. }
             | BuildError::Workdir { at, .. }
             | BuildError::User { at, .. }
@@ -237,12 +299,12 @@ impl BuildError {
             | BuildError::NoTarget { .. }
             | BuildError::Check { .. }
             | BuildError::Warnings { .. }
-            | BuildError::NoSources { .. }
             | BuildError::NotADirectory { .. }
             | BuildError::User { .. }
             | BuildError::NotGiven { .. }
             | BuildError::Command { .. } => Class::Invalid,
             BuildError::Base { source, .. } => source.class(),
+            BuildError::Remote { source, .. } => source.class(),
             BuildError::Copy { source, .. } | BuildError::Workdir { source, .. } => source.class(),
             BuildError::Runner { source, .. }
             | BuildError::Pull { source, .. }

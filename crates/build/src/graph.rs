@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use crate::dockerfile::{Dockerfile, Instruction};
 
-/// The stage to build: by name or number, or the last.
+/// The stage to build: by name, or the last.
 pub(crate) fn target(file: &Dockerfile, name: Option<&str>) -> Option<usize> {
     match name.filter(|n| !n.is_empty()) {
         None => file.stages.len().checked_sub(1),
-        Some(name) => copied_stage(file, name, file.stages.len()),
+        Some(name) => stage_named(file, name, file.stages.len()),
     }
 }
 
@@ -59,7 +59,7 @@ mod tests {
         let of = |name: Option<&str>| target(&file, name).map(|t| needed(&file, &bases, t));
         assert_eq!(of(None).unwrap(), [0, 3, 4]);
         assert_eq!(of(Some("two")).unwrap(), [0, 1, 2]);
-        assert_eq!(of(Some("1")).unwrap(), [0, 1]);
+        assert_eq!(of(Some("1")), None);
         assert_eq!(of(Some("nothing")), None);
     }
 }

@@ -75,6 +75,16 @@ impl Ignore {
         Ok(Ignore { rules })
     }
 
+    /// The rules of `COPY --exclude`: each pattern one.
+    ///
+    /// # Errors
+    /// If a pattern is malformed; the line is its number.
+    pub fn of_patterns(patterns: &[String]) -> Result<Ignore, IgnoreError> {
+        // A pattern has no line of its own that could end it, and none is a comment.
+        let lines: Vec<String> = patterns.iter().map(|p| p.replace('\n', " ")).collect();
+        Ignore::parse(&lines.iter().map(|line| format!(" {line}\n")).collect::<String>())
+    }
+
     /// Whether it has no rules.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()

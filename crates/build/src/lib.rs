@@ -15,22 +15,25 @@
 
 pub mod change;
 pub mod checks;
+mod chmod;
 mod config;
 pub mod context;
 pub mod copy;
 pub mod dockerfile;
 pub mod error;
+pub mod git;
 mod graph;
 pub mod ignore;
 pub mod pattern;
 pub mod run;
+mod select;
 pub mod solve;
 pub mod tree;
 pub mod users;
 
 pub use change::{ChangeError, apply_changes};
 pub use context::{Context, ContextError, Digests};
-pub use error::{At, BuildError};
+pub use error::{At, BuildError, RemoteError};
 pub use run::{
     Cancel, ExitStatus, Limits, NetworkMode, RunStep, RunnerError, StepMount, StepRunner, Stream, Transfer,
 };

@@ -3,18 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::FileType;
 use sampan_base::Digest;
 use sampan_base::digest::Hasher;
+use sampan_image::Scratch;
 use sampan_image::limits::MAX_PATH_DEPTH;
 use sampan_image::tar::Mtime;
 use sampan_kernel::beneath::{self, RootDir};
 
-use crate::context::{Context, Entry, EntryKind, relative};
+use crate::context::{Context, Entry, EntryKind};
 use crate::pattern::{BadPattern, Pattern, is_pattern};
 
 /// Files to copy from.
@@ -25,6 +28,28 @@ pub(crate) enum Tree<'a> {
     Mounted(RootDir),
     /// Here-documents: name and text.
     Inline(Vec<(String, String)>),
+    /// A file that was downloaded.
+    Fetched(Fetched),
+    /// A git checkout: of modes only whether a file is executable is git's, and times are the commit's.
+    Checkout {
+        root: RootDir,
+        time: Mtime,
+        #[expect(dead_code, reason = "held, not read")]
+        directory: Scratch,
+    },
+}
+
+/// A file that was downloaded.
+pub(crate) struct Fetched {
+    /// Its name in a directory.
+    pub(crate) name: String,
+    pub(crate) content: File,
+    pub(crate) size: u64,
+    pub(crate) digest: Digest,
+    pub(crate) time: Mtime,
+    /// Where it is; goes after it.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(crate) directory: Scratch,
 }
 
 /// A file of a tree.
@@ -34,7 +59,8 @@ pub(crate) struct Node {
     pub(crate) mode: u32,
     /// The owner; the context's files are root's.
     pub(crate) owner: (u32, u32),
-    pub(crate) mtime: Mtime,
+    /// `None`: the time of copying.
+    pub(crate) mtime: Option<Mtime>,
     pub(crate) xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
@@ -56,12 +82,6 @@ pub enum TreeError {
     NotFound {
         /// Where it was looked for.
         place: &'static str,
-        /// As written.
-        path: String,
-    },
-    /// Its path climbs out of the context.
-    #[error("forbidden path outside the build context: {path}")]
-    Outside {
         /// As written.
         path: String,
     },
@@ -87,7 +107,13 @@ impl Tree<'_> {
             Tree::Context { .. } => "build context or excluded by .dockerignore",
             Tree::Mounted(_) => "the stage or image",
             Tree::Inline(_) => "the Dockerfile",
+            Tree::Fetched(_) => "what was downloaded",
+            Tree::Checkout { .. } => "the repository",
         }
+    }
+
+    pub(crate) fn not_found(&self, source: &str) -> TreeError {
+        TreeError::NotFound { place: self.place(), path: source.to_owned() }
     }
 
     /// The paths that a source means, in order; a pattern may mean none. Each keeps its own name, whatever a link at
@@ -96,10 +122,9 @@ impl Tree<'_> {
     /// # Errors
     /// If a path that is no pattern leads nowhere, or it is malformed.
     pub(crate) fn select(&self, source: &str) -> Result<Vec<PathBuf>, TreeError> {
-        let not_found = || TreeError::NotFound { place: self.place(), path: source.to_owned() };
-        let path =
-            relative(Path::new(source)).ok_or_else(|| TreeError::Outside { path: source.to_owned() })?;
-        if !is_pattern(source) || matches!(self, Tree::Inline(_)) {
+        let not_found = || self.not_found(source);
+        let path = inside(source);
+        if !is_pattern(source) || matches!(self, Tree::Inline(_) | Tree::Fetched(_)) {
             return self.resolve(&path).map(|_| vec![path]).ok_or_else(not_found);
         }
         let mut found = vec![PathBuf::new()];
@@ -157,15 +182,12 @@ impl Tree<'_> {
     /// What is at `path`, a link not followed.
     pub(crate) fn node(&self, path: &Path) -> Result<Node, TreeError> {
         let not_found = || TreeError::NotFound { place: self.place(), path: path.display().to_string() };
-        let root = Node {
-            kind: NodeKind::Directory,
-            mode: 0o755,
-            owner: (0, 0),
-            mtime: Mtime::default(),
-            xattrs: Vec::new(),
-        };
+        let root =
+            Node { kind: NodeKind::Directory, mode: 0o755, owner: (0, 0), mtime: None, xattrs: Vec::new() };
         match self {
-            Tree::Context { .. } | Tree::Inline(_) if path.as_os_str().is_empty() => Ok(root),
+            Tree::Context { .. } | Tree::Inline(_) | Tree::Fetched(_) if path.as_os_str().is_empty() => {
+                Ok(root)
+            }
             Tree::Context { visible, .. } => {
                 let entry = visible.get(path).ok_or_else(not_found)?;
                 let kind = match &entry.kind {
@@ -177,12 +199,27 @@ impl Tree<'_> {
                         NodeKind::Device { block: *block, major: *major, minor: *minor }
                     }
                 };
-                Ok(Node { kind, mode: entry.mode, mtime: entry.mtime, ..root })
+                Ok(Node { kind, mode: entry.mode, mtime: Some(entry.mtime), ..root })
             }
             Tree::Mounted(tree) => mounted_node(tree, path).map_err(|e| match e.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => not_found(),
                 _ => TreeError::Read { path: path.to_owned(), source: e },
             }),
+            Tree::Checkout { root: tree, time, .. } => {
+                let node = mounted_node(tree, path).map_err(|e| match e.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => not_found(),
+                    _ => TreeError::Read { path: path.to_owned(), source: e },
+                })?;
+                let executable = node.mode & 0o100 != 0;
+                let mode = if executable || node.kind == NodeKind::Directory { 0o755 } else { 0o644 };
+                Ok(Node { mode, owner: (0, 0), mtime: Some(*time), xattrs: Vec::new(), ..node })
+            }
+            Tree::Fetched(file) if path == Path::new(&file.name) => {
+                // Nobody said who may read it.
+                let kind = NodeKind::File { size: file.size };
+                Ok(Node { kind, mode: 0o600, mtime: Some(file.time), ..root })
+            }
+            Tree::Fetched(_) => Err(not_found()),
             Tree::Inline(files) => {
                 let (_, text) =
                     files.iter().find(|(name, _)| Path::new(name) == path).ok_or_else(not_found)?;
@@ -205,7 +242,8 @@ impl Tree<'_> {
                 let direct = below.filter(|p| p.parent() == Some(path));
                 Ok(direct.filter_map(|p| p.file_name()).map(OsStr::to_owned).collect())
             }
-            Tree::Mounted(tree) => tree
+            Tree::Fetched(file) => Ok(vec![file.name.clone().into()]),
+            Tree::Mounted(tree) | Tree::Checkout { root: tree, .. } => tree
                 .directory(path)
                 .and_then(beneath::sorted_names)
                 .map_err(|source| TreeError::Read { path: path.to_owned(), source }),
@@ -223,7 +261,8 @@ impl Tree<'_> {
                 }
                 context.content(path).map_err(|source| TreeError::Read { path: path.to_owned(), source })
             }
-            Tree::Mounted(tree) => match tree.file(path) {
+            Tree::Fetched(file) => Ok(Box::new(Reading { file: &file.content, at: 0 })),
+            Tree::Mounted(tree) | Tree::Checkout { root: tree, .. } => match tree.file(path) {
                 Ok(file) => Ok(Box::new(file)),
                 Err(source) => Err(TreeError::Read { path: path.to_owned(), source }),
             },
@@ -236,29 +275,39 @@ impl Tree<'_> {
 
     /// Takes everything that copying `path` under `name` would copy into `hasher`; times do not count.
     pub(crate) fn hash(&self, path: &Path, name: &Path, hasher: &mut Hasher) -> Result<(), TreeError> {
+        let mut next = vec![(path.to_owned(), name.to_owned())];
+        while let Some((path, name)) = next.pop() {
+            if self.hash_node(&path, &name, hasher)? == NodeKind::Directory {
+                next.extend(self.children(&path)?.iter().rev().map(|c| (path.join(c), name.join(c))));
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Tree::hash`], without what is in a directory.
+    pub(crate) fn hash_node(
+        &self,
+        path: &Path,
+        name: &Path,
+        hasher: &mut Hasher,
+    ) -> Result<NodeKind, TreeError> {
         let mut add = |bytes: &[u8]| {
             // Lengths keep neighbours apart: nothing can be said in two ways.
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        let mut next = vec![(path.to_owned(), name.to_owned())];
-        while let Some((path, name)) = next.pop() {
-            let node = self.node(&path)?;
-            add(name.as_os_str().as_bytes());
-            add(format!("{:o} {:?} {}", node.mode, node.owner, node.xattrs.len()).as_bytes());
-            for (key, value) in &node.xattrs {
-                add(key.as_bytes());
-                add(value);
-            }
-            match &node.kind {
-                NodeKind::File { .. } => add(self.digest(&path)?.as_str().as_bytes()),
-                other => add(format!("{other:?}").as_bytes()),
-            }
-            if node.kind == NodeKind::Directory {
-                next.extend(self.children(&path)?.iter().rev().map(|c| (path.join(c), name.join(c))));
-            }
+        let node = self.node(path)?;
+        add(name.as_os_str().as_bytes());
+        add(format!("{:o} {:?} {}", node.mode, node.owner, node.xattrs.len()).as_bytes());
+        for (key, value) in &node.xattrs {
+            add(key.as_bytes());
+            add(value);
         }
-        Ok(())
+        match &node.kind {
+            NodeKind::File { .. } => add(self.digest(path)?.as_str().as_bytes()),
+            other => add(format!("{other:?}").as_bytes()),
+        }
+        Ok(node.kind)
     }
 
     fn digest(&self, path: &Path) -> Result<Digest, TreeError> {
@@ -266,10 +315,42 @@ impl Tree<'_> {
             let digest = context.digest(path);
             return digest.map_err(|source| TreeError::Read { path: path.to_owned(), source });
         }
+        if let Tree::Fetched(file) = self {
+            return Ok(file.digest.clone());
+        }
         let mut hashing = sampan_base::digest::Hashing::new(self.content(path)?);
         io::copy(&mut hashing, &mut io::sink())
             .map_err(|source| TreeError::Read { path: path.to_owned(), source })?;
         Ok(hashing.finish().1)
+    }
+}
+
+/// A path of a Dockerfile without `.`, `..` and slashes in front; none climbs higher than the root.
+pub(crate) fn inside(path: &str) -> PathBuf {
+    let mut out = PathBuf::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                out.pop();
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+/// Reads a file from its beginning, whoever else reads it.
+struct Reading<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for Reading<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(buffer, self.at)?;
+        self.at += n as u64;
+        Ok(n)
     }
 }
 
@@ -300,7 +381,10 @@ fn mounted_node(tree: &RootDir, path: &Path) -> io::Result<Node> {
         kind,
         mode: stat.st_mode & 0o7777,
         owner: (stat.st_uid, stat.st_gid),
-        mtime: Mtime { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
+        mtime: Some(Mtime {
+            seconds: stat.st_mtime,
+            nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        }),
         xattrs,
     })
 }

@@ -227,12 +227,14 @@ pub enum BuildUpdate {
         /// Bytes of the files of its layer.
         layer: Option<u64>,
     },
-    /// It failed, or was given up.
+    /// It failed.
     Failed {
         /// Which.
         step: usize,
         /// How long it took.
         nanoseconds: u64,
+        /// It was given up, because another one failed.
+        given_up: bool,
     },
     /// The build failed, and this is where: the lines of the Dockerfile, marked, with their neighbours.
     Excerpt {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sampan_base::Class;
@@ -33,6 +33,8 @@ pub enum Files {
     Tar(Box<dyn Read + Send>),
     /// In a directory of this host.
     Directory(SameDirectory),
+    /// On another host: a repository, a tar, or a Dockerfile.
+    Remote(String),
 }
 
 /// A directory that whoever asks and this process must both see.
@@ -131,7 +133,9 @@ impl Engine {
     ) -> std::result::Result<Vec<(usize, String)>, BuildFailure> {
         let inner = Arc::clone(&self.inner);
         long_blocking(move || {
-            let context = read(&inner, request.files, &request.options.dockerfile)?;
+            let options = &request.options;
+            let agent = options.ssh.get("default").map(PathBuf::as_path);
+            let context = read(&inner, request.files, &options.dockerfile, agent, &options.cancel)?;
             inner.solver.check(&context, &request.options).map_err(|e| failure(&e))
         })
         .await
@@ -162,7 +166,8 @@ fn build(
     events: &(dyn Fn(BuildEvent<'_>) + Sync),
 ) -> std::result::Result<Image, BuildFailure> {
     let BuildRequest { files, named, credentials, mut options } = request;
-    let read = |files, dockerfile: &str| read(inner, files, dockerfile);
+    let (agent, cancel) = (options.ssh.get("default").cloned(), options.cancel.clone());
+    let read = |files, dockerfile: &str| read(inner, files, dockerfile, agent.as_deref(), &cancel);
     let context = read(files, &options.dockerfile)?;
     for (name, context) in named {
         let context = match context {
@@ -181,12 +186,22 @@ fn build(
 }
 
 /// Reads a context; whoever sends it is let go.
-fn read(inner: &Inner, files: Files, dockerfile: &str) -> std::result::Result<Context, BuildFailure> {
+fn read(
+    inner: &Inner,
+    files: Files,
+    dockerfile: &str,
+    agent: Option<&Path>,
+    cancel: &Cancel,
+) -> std::result::Result<Context, BuildFailure> {
     let told = |message: String| BuildFailure { message, code: None };
     let read: std::result::Result<Context, ContextError> = match files {
         Files::Tar(mut tar) => {
             let spool = spool_directory(inner).map_err(|e| told(sampan_base::chain(&e)))?;
             Context::from_tar(&mut tar, &spool)
+        }
+        Files::Remote(url) => {
+            let spool = spool_directory(inner).map_err(|e| told(sampan_base::chain(&e)))?;
+            Context::from_remote(&url, &spool, agent, cancel)
         }
         Files::Directory(directory) => {
             let root = directory.open().map_err(|e| told(sampan_base::chain(&e)))?;

@@ -22,7 +22,9 @@ impl Store {
             .ok_or_else(|| SnapshotError::NotFound { key: key.to_owned() })?;
         self.refresh_snapshot(&record)?;
         let upper = self.directory_path(record.directory).join("fs");
-        let Some(layer) = self.store_layer(&upper, record.parent.as_ref(), lease)? else { return Ok(None) };
+        let mapping = record.mapping.unwrap_or_default();
+        let layer = self.store_layer(&upper, record.parent.as_ref(), &mapping, lease)?;
+        let Some(layer) = layer else { return Ok(None) };
         let chain = ChainRecord { diff_id: layer.diff_id.clone(), parent: record.parent, directory: None };
         self.adopt_chain(&layer.chain_id, chain, lease)?;
         Ok(Some(layer))

@@ -24,8 +24,13 @@ pub(crate) struct Ingest<'a> {
     path: PathBuf,
     hasher: Hasher,
     size: u64,
+    /// How many bytes are on their way to disk already.
+    written_back: u64,
     finished: bool,
 }
+
+/// Bytes after which they are sent on their way to disk: the sync before the record then has little to wait for.
+const WRITE_BACK_BYTES: u64 = 8 * 1024 * 1024;
 
 impl Content {
     pub(crate) fn open(root: &Path) -> Result<Content, FileError> {
@@ -74,7 +79,15 @@ impl Content {
         let path = self.root.join("ingest").join(name);
         let file = File::options().write(true).create_new(true).open(&path);
         let file = file.map_err(FileError::on("create", &path))?;
-        Ok(Ingest { content: self, file, path, hasher: Hasher::new(), size: 0, finished: false })
+        Ok(Ingest {
+            content: self,
+            file,
+            path,
+            hasher: Hasher::new(),
+            size: 0,
+            written_back: 0,
+            finished: false,
+        })
     }
 
     pub(crate) fn write(&self, bytes: &[u8]) -> Result<Digest, FileError> {
@@ -142,6 +155,12 @@ impl Write for Ingest<'_> {
         let n = self.file.write(bytes)?;
         self.hasher.update(&bytes[..n]);
         self.size += n as u64;
+        if self.size - self.written_back >= WRITE_BACK_BYTES {
+            // A file system without it writes later.
+            let _ =
+                sampan_kernel::writeback::start(&self.file, self.written_back, self.size - self.written_back);
+            self.written_back = self.size;
+        }
         Ok(n)
     }
 

@@ -28,6 +28,8 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use sampan_base::{ChainId, Class, DiffId, Digest, FileError, Timestamp, files};
 use serde::{Deserialize, Serialize};
 
+use crate::snapshot::IdMapping;
+
 pub(crate) type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
 const META: Table = TableDefinition::new("meta");
@@ -77,6 +79,9 @@ pub(crate) struct SnapshotRecord {
     pub(crate) directory: u64,
     pub(crate) parent: Option<ChainId>,
     pub(crate) created: Timestamp,
+    /// The user namespace's ids, if it was mounted for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mapping: Option<IdMapping>,
 }
 
 /// What a build step led to.
@@ -338,8 +343,7 @@ impl Metadata {
         // Held throughout: a record that came after the sync must not be committed with those before it.
         let mut pending = self.pending();
         if !pending.is_empty() {
-            let synced = std::fs::File::open(&self.root).and_then(|f| Ok(rustix::fs::syncfs(f)?));
-            synced.map_err(FileError::on("sync the file system of", &self.root))?;
+            self.sync_files()?;
         }
         let value = self.write(|t| {
             for (key, record) in &pending.chains {
@@ -356,6 +360,16 @@ impl Metadata {
         })?;
         *pending = Pending::default();
         Ok(value)
+    }
+
+    /// Brings what was written so far to disk, so that a flush has little to wait for.
+    pub(crate) fn sync(&self) -> Result<()> {
+        if self.pending().is_empty() { Ok(()) } else { self.sync_files() }
+    }
+
+    fn sync_files(&self) -> Result<()> {
+        let synced = std::fs::File::open(&self.root).and_then(|f| Ok(rustix::fs::syncfs(f)?));
+        Ok(synced.map_err(FileError::on("sync the file system of", &self.root))?)
     }
 
     pub(crate) fn chain(&self, id: &ChainId) -> Result<Option<ChainRecord>> {
@@ -419,7 +433,7 @@ mod tests {
             r#"{"blob":"DIGEST","blob_size":1,"media_type":"m","size":2}"#,
         );
         check(
-            &SnapshotRecord { directory: 7, parent: Some(chain.clone()), created: time },
+            &SnapshotRecord { directory: 7, parent: Some(chain.clone()), created: time, mapping: None },
             r#"{"directory":7,"parent":"DIGEST","created":"TIME"}"#,
         );
         check(
@@ -434,5 +448,41 @@ mod tests {
             },
             r#"{"chain":"DIGEST","value":"v","used":"TIME"}"#,
         );
+    }
+
+    /// A database as the first versions made it, with a name, an image and a layer.
+    #[test]
+    fn a_database_of_format_1_is_read_and_becomes_format_2() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = Digest::of(b"");
+        {
+            let database = Database::create(dir.path().join("image.redb")).unwrap();
+            let t = database.begin_write().unwrap();
+            for table in ["meta", "names", "images", "chains", "diffs", "snapshots", "cache"] {
+                t.open_table(Table::new(table)).unwrap();
+            }
+            let put = |table, key: &str, json: &str| {
+                let json = json.replace("DIGEST", digest.as_str()).replace("TIME", "2026-11-21T10:00:00Z");
+                t.open_table(Table::new(table)).unwrap().insert(key, json.as_bytes()).unwrap();
+            };
+            put("meta", "format", "1");
+            put("names", "docker.io/library/a:1", "\"DIGEST\"");
+            put("images", digest.as_str(), r#"{"manifest":"DIGEST","added":"TIME"}"#);
+            put("chains", digest.as_str(), r#"{"diff_id":"DIGEST","parent":null,"directory":7}"#);
+            put("diffs", digest.as_str(), r#"{"blob":"DIGEST","blob_size":1,"media_type":"m","size":2}"#);
+            put("snapshots", "c", r#"{"directory":7,"parent":"DIGEST","created":"TIME"}"#);
+            put("cache", "k", r#"{"chain":"DIGEST","value":"v","used":"TIME"}"#);
+            t.commit().unwrap();
+        }
+        for _ in 0..2 {
+            let metadata = Metadata::open(dir.path()).unwrap();
+            assert_eq!(metadata.get::<u32>(META, "format").unwrap(), Some(2));
+            assert_eq!(metadata.all::<ImageRecord>(IMAGES).unwrap()[0].1.manifest, digest);
+            assert_eq!(metadata.all::<ChainRecord>(CHAINS).unwrap()[0].1.directory, Some(7));
+            assert_eq!(metadata.all::<DiffRecord>(DIFFS).unwrap()[0].1.size, 2);
+            assert_eq!(metadata.all::<SnapshotRecord>(SNAPSHOTS).unwrap()[0].1.mapping, None);
+            assert_eq!(metadata.all::<CacheRecord>(CACHE).unwrap()[0].1.value, "v");
+            assert!(metadata.all::<Digest>(DIGESTS).unwrap().is_empty());
+        }
     }
 }

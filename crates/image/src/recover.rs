@@ -6,7 +6,7 @@
 //!   snapshots/<n>/about.json  which layer or whose snapshot a directory is
 //! ```
 //!
-//! `about.json` is written before the record that names the directory, and never changed. Lost are the build cache, the
+//! `about.json` is written before the record that names the directory, and says what that says. Lost are the build cache, the
 //! images' digests in registries, and when images were taken in; layers are read once to learn their sizes.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ use crate::metadata::{
     CACHE, CHAINS, CacheRecord, ChainRecord, DIFFS, DiffRecord, IMAGES, ImageRecord, Metadata, MetadataError,
     NAMES, SNAPSHOTS, SnapshotRecord,
 };
+use crate::snapshot::IdMapping;
 use crate::store::OpenError;
 
 /// What was done about a database that could not be read.
@@ -44,8 +45,18 @@ pub struct Recovered {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum About {
-    Layer { chain: ChainId, diff_id: DiffId, parent: Option<ChainId> },
-    Snapshot { key: String, parent: Option<ChainId>, created: Timestamp },
+    Layer {
+        chain: ChainId,
+        diff_id: DiffId,
+        parent: Option<ChainId>,
+    },
+    Snapshot {
+        key: String,
+        parent: Option<ChainId>,
+        created: Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mapping: Option<IdMapping>,
+    },
 }
 
 const ABOUT: &str = "about.json";
@@ -56,6 +67,14 @@ impl About {
         let path = directory.join(ABOUT);
         let json = serde_json::to_vec(self).map_err(std::io::Error::from);
         json.and_then(|json| std::fs::write(&path, json)).map_err(FileError::on("write", path))
+    }
+
+    /// As [`About::write`], over one that is there.
+    pub(crate) fn replace(&self, directory: &Path) -> Result<(), FileError> {
+        let path = directory.join(ABOUT);
+        let json = serde_json::to_vec(self).map_err(std::io::Error::from);
+        let json = json.map_err(FileError::on("write", &path))?;
+        files::write_atomic(&path, &json, 0o644)
     }
 
     pub(crate) fn read(directory: &Path) -> Option<About> {
@@ -116,8 +135,8 @@ fn rebuild(
                 // A container may lie on layers that no image has any more.
                 chains.insert(chain, ChainRecord { diff_id, parent, directory: Some(number) });
             }
-            Some(About::Snapshot { key, parent, created }) => {
-                snapshots.insert(key, SnapshotRecord { directory: number, parent, created });
+            Some(About::Snapshot { key, parent, created, mapping }) => {
+                snapshots.insert(key, SnapshotRecord { directory: number, parent, created, mapping });
             }
             None => {}
         }

@@ -28,6 +28,7 @@ pub mod process;
 pub mod seal;
 pub mod seccomp;
 pub mod signals;
+pub mod writeback;
 
 /// What a system call returned, or its error.
 fn checked(returned: libc::c_long) -> std::io::Result<libc::c_long> {

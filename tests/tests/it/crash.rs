@@ -221,10 +221,15 @@ fn a_killed_daemon_in_builds_leaves_nothing() {
     let context = it.scratch().join("context");
     std::fs::create_dir(&context).unwrap();
     let build = |key: &str| {
-        let text = format!("FROM busybox\nRUN echo {key} >/one\nCOPY file /two\nRUN cat /one /two >/three\n");
+        // Two stages at once, and every kind of thing that a step has beside its layers.
+        let text = format!(
+            "FROM busybox AS a\nRUN --mount=type=cache,target=/c echo {key} >/one; echo x >>/c/log\nFROM busybox AS b\nRUN --mount=type=secret,id=s cat /run/secrets/s >/dev/null; echo {key} >/b\nFROM busybox\nCOPY --from=a /one /one\nCOPY file /two\nRUN --mount=from=b,target=/m --mount=target=/ctx test -f /m/b && cat /one /ctx/file >/three\n"
+        );
         std::fs::write(context.join("Dockerfile"), text).unwrap();
         std::fs::write(context.join("file"), format!("{key}\n")).unwrap();
-        it.sampan(["build", "-t", "built", context.to_str().unwrap()])
+        std::fs::write(it.scratch().join("secret"), "hush").unwrap();
+        let secret = format!("id=s,src={}", it.scratch().join("secret").display());
+        it.sampan(["build", "-t", "built", "--secret", &secret, context.to_str().unwrap()])
     };
     let work = |round| (0..).take_while(|n| build(&format!("{round}-{n}")).code == 0).for_each(drop);
     kill_during(&it, "a_killed_daemon_in_builds_leaves_nothing", Duration::from_millis(500), work, |round| {
@@ -233,7 +238,11 @@ fn a_killed_daemon_in_builds_leaves_nothing() {
         build(&key).ok();
         it.sampan(["run", "--rm", "built", "cat", "/three"]).ok().is(&format!("{key}\n{key}"));
         let again = build(&key).ok();
-        assert_eq!(again.stderr.matches(" CACHED").count(), 3, "round {round}: {again}");
+        assert_eq!(again.stderr.matches(" CACHED").count(), 5, "round {round}: {again}");
+        assert_eq!(std::fs::read_dir(it.state().join("build")).unwrap().count(), 0, "secrets");
+        let kept = it.sampan(["builder", "df", "--output", "json"]).ok().json();
+        let mounts = kept.as_array().unwrap().iter().filter(|e| e["Type"] == "exec.cachemount");
+        assert_eq!(mounts.count(), 1, "round {round}: {kept}");
     });
 }
 

@@ -3,7 +3,7 @@
 //!
 //! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
 //! * `network`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
-//! * `registry`: pulls and pushes.
+//! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
@@ -17,6 +17,7 @@ mod daemon;
 mod disk_full;
 mod docker;
 mod docker_images;
+mod image_care;
 mod limits;
 mod network;
 mod registry;
@@ -111,6 +112,7 @@ fn main() {
         ("disk_full", disk_full::CASES),
         ("docker", docker::CASES),
         ("docker_images", docker_images::CASES),
+        ("image_care", image_care::CASES),
         ("limits", limits::CASES),
         ("network", network::CASES),
         ("registry", registry::CASES),

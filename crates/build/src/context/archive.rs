@@ -140,7 +140,7 @@ fn os_path(bytes: &[u8]) -> &Path {
 }
 
 /// A file that has no name, or loses it at once where the file system can't make one without.
-fn unnamed_file(directory: &Path) -> Result<File, FileError> {
+pub(super) fn unnamed_file(directory: &Path) -> Result<File, FileError> {
     use rustix::fs::{CWD, Mode, OFlags};
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::openat(CWD, directory, flags, Mode::RUSR | Mode::WUSR) {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::collections::btree_map::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -162,14 +163,20 @@ impl Listing<'_> {
         let excluded = !self.ignore.is_empty() && self.ignore.excludes(&self.path.to_string_lossy());
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                if !excluded {
-                    self.add(EntryKind::Directory, stat)?;
-                } else if !self.ignore.takes_back() {
+                if excluded && !self.ignore.takes_back() {
                     return Ok(());
                 }
+                self.add(EntryKind::Directory, stat)?;
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let directory = rustix::fs::openat(parent, name, flags, Mode::empty());
-                return self.directory(directory.map_err(|e| self.failed(e.into()))?.as_fd());
+                self.directory(directory.map_err(|e| self.failed(e.into()))?.as_fd())?;
+                // A directory that is left out is only there for what is brought back in it.
+                let below = (Bound::Excluded(&self.path), Bound::Unbounded);
+                let next = self.entries.range::<PathBuf, _>(below).next();
+                if excluded && !next.is_some_and(|(path, _)| path.starts_with(&self.path)) {
+                    self.entries.remove(&self.path);
+                }
+                return Ok(());
             }
             _ if excluded => return Ok(()),
             FileType::RegularFile => {

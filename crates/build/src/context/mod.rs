@@ -1,13 +1,15 @@
 //! The build context: the files that a build may copy, and its Dockerfile.
 //!
-//! It comes in one of two ways, and looks the same to the steps:
+//! It comes in one of these ways, and looks the same to the steps:
 //! * as a tar ([`Context::from_tar`]): indexed, never unpacked. The content of its files goes to one temporary file
 //!   without a name (nothing is left of it, however the build ends), and is hashed on the way.
 //! * as a directory of this host ([`Context::from_directory`]): listed, never copied. A file is hashed when a step asks
 //!   for it, unless [`Digests`] knows it from an earlier build.
+//! * from another host ([`Context::from_remote`]): made a tar, or one already.
 
 mod archive;
 mod host;
+mod remote;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -20,6 +22,7 @@ use sampan_image::tar::{Kind, Member, Mtime, TarError};
 pub use host::Digests;
 
 use crate::dockerfile::MAX_DOCKERFILE_BYTES;
+use crate::error::RemoteError;
 use crate::ignore::{Ignore, IgnoreError};
 
 /// Entries of a context: the index is held in memory, some 200 bytes each.
@@ -88,6 +91,14 @@ pub enum ContextError {
     /// Too many entries.
     #[error("the build context has more than {MAX_CONTEXT_ENTRIES} entries")]
     TooMany,
+    /// It is on another host.
+    #[error("cannot read the build context {url}")]
+    Remote {
+        /// Where.
+        url: String,
+        /// Why.
+        source: Box<RemoteError>,
+    },
     /// The file that keeps the content.
     #[error(transparent)]
     Spool(#[from] FileError),
@@ -129,6 +140,7 @@ impl ContextError {
         match self {
             ContextError::Archive { source } => source.class(),
             ContextError::Spool(e) => e.class(),
+            ContextError::Remote { source, .. } => source.class(),
             _ => Class::Invalid,
         }
     }

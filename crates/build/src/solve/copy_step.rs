@@ -1,80 +1,64 @@
 //! `COPY` and `ADD`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use sampan_base::Digest;
-use sampan_base::digest::Hasher;
 use sampan_image::InitLayer;
 use sampan_kernel::beneath::RootDir;
 
 use super::Result;
 use super::mounts::Source;
+use super::remote::{self, Remote};
 use super::stage::StageRun;
 use super::state::State;
 use crate::change::Words;
-use crate::copy::Look;
+use crate::chmod::Chmod;
+use crate::copy::{self, CopyError, Look};
 use crate::dockerfile::{Copy, Problem, expand};
 use crate::error::BuildError;
+use crate::ignore::Ignore;
+use crate::select::{Item, Taking, digest_of, select};
 use crate::tree::Tree;
-use crate::{config, copy, users};
+use crate::{config, users};
+
+/// What an instruction says, expanded.
+struct Wanted {
+    /// In a context, a stage or an image.
+    local: Vec<String>,
+    /// On other hosts.
+    remote: Vec<String>,
+    /// Here-documents: name and text.
+    inline: Vec<(String, String)>,
+    destination: String,
+    chown: Option<String>,
+    chmod: Option<String>,
+    checksum: Option<String>,
+    exclude: Vec<String>,
+}
 
 impl StageRun<'_, '_> {
     pub(super) fn copy(&mut self, state: &mut State, copy: &Copy) -> Result<()> {
         let (solve, line) = (self.solve, self.line);
         let name = if copy.add { "ADD" } else { "COPY" };
-        let asked = [
-            ("--parents", copy.parents),
-            ("--exclude", !copy.exclude.is_empty()),
-            ("--checksum", copy.checksum.is_some()),
-            ("--keep-git-dir", copy.keep_git_dir.is_some()),
-            ("--unpack", copy.unpack.is_some()),
-        ];
-        if let Some((flag, _)) = asked.iter().find(|(_, asked)| *asked) {
-            return Err(solve.wrong(line, Problem::Unsupported { what: format!("{name} {flag}") }));
-        }
-        let (sources, destination, chown, chmod, inline) = {
-            let lookup = state.lookup();
-            let words = Words { escape: solve.file.escape, lookup: &lookup };
-            let wrong = |e: expand::WordError| solve.wrong(line, e.into());
-            let optional =
-                |text: &Option<String>| text.as_deref().map(|t| words.one(t)).transpose().map_err(wrong);
-            let sources =
-                copy.sources.iter().map(|s| words.one(s)).collect::<std::result::Result<Vec<_>, _>>();
-            let mut inline = Vec::new();
-            for heredoc in &copy.heredocs {
-                let text = if heredoc.expand {
-                    expand::document(&heredoc.text(), &lookup).map_err(wrong)?
-                } else {
-                    heredoc.text()
-                };
-                inline.push((heredoc.name.clone(), text));
-            }
-            let destination = words.one(&copy.destination).map_err(wrong)?;
-            let chown = optional(&copy.chown)?.filter(|c| !c.is_empty());
-            (sources.map_err(wrong)?, destination, chown, optional(&copy.chmod)?, inline)
-        };
+        let wanted = self.wanted(state, copy)?;
         let invalid = |what, value: &str| {
             let value = value.to_owned();
             solve.wrong(line, Problem::Invalid { instruction: name.to_owned(), what, value })
         };
-        if let Some(url) = sources.iter().find(|s| copy.add && is_remote(s)) {
-            return Err(
-                solve.wrong(line, Problem::Unsupported { what: format!("ADD of the remote `{url}`") })
-            );
+        if let Some(url) = wanted.remote.first().filter(|_| !copy.add) {
+            return Err(invalid("source: only ADD takes files from other hosts", url));
         }
-        let mode = match &chmod {
-            Some(text) => {
-                let parsed = u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o7777);
-                Some(parsed.ok_or_else(|| invalid("value of --chmod", text))?)
-            }
+        let mode = match &wanted.chmod {
+            Some(text) => Some(Chmod::parse(text).ok_or_else(|| invalid("value of --chmod", text))?),
             None => None,
         };
-        let mut absolute = config::join_workdir(&state.image.config, &destination);
-        if (destination.ends_with('/') || destination.ends_with("/.") || destination == ".")
-            && absolute != "/"
+        let exclude = Ignore::of_patterns(&wanted.exclude);
+        let exclude = exclude.map_err(|_| invalid("pattern of --exclude", &wanted.exclude.join(", ")))?;
+        if let Some(checksum) = &wanted.checksum
+            && (wanted.remote.len() != 1 || !wanted.local.is_empty())
         {
-            absolute.push('/');
+            return Err(invalid("--checksum: it is for one file from another host", checksum));
         }
+        let absolute = absolute(state, &wanted.destination);
         let at = solve.at(line);
         let failed =
             |source| BuildError::Copy { at: at.clone(), instruction: name, source: Box::new(source) };
@@ -92,36 +76,40 @@ impl StageRun<'_, '_> {
         };
         // Files of a context have no owner of their own.
         let owned = matches!(from, Source::Layers(_));
-        let mut work: Vec<(Tree<'_>, Vec<PathBuf>)> = Vec::new();
-        let mut selected = Vec::new();
-        for source in &sources {
-            selected.extend(tree.select(source).map_err(|e| failed(e.into()))?);
+        let taking = Taking { parents: copy.parents, exclude };
+        let local = select(&tree, &wanted.local, &taking).map_err(|e| failed(e.into()))?;
+        let remotes = wanted.remote.iter().map(|url| self.remote(url, copy, wanted.checksum.as_deref()));
+        let remotes: Vec<Remote> = remotes.collect::<Result<_>>()?;
+        let count = local.len() + remotes.len() + wanted.inline.len();
+        if count > 1 && !absolute.ends_with('/') && !copy.parents {
+            let destination = wanted.destination;
+            return Err(BuildError::NotADirectory { at, instruction: name, destination });
         }
-        let count = selected.len() + inline.len();
-        if count == 0 {
-            return Err(BuildError::NoSources {
-                at: solve.at(line),
-                instruction: name,
-                patterns: sources.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", "),
-            });
+        let names = wanted.inline.iter().map(|(name, _)| Item::File { path: name.into(), name: name.into() });
+        let names: Vec<Item> = names.collect();
+        let mut work = vec![(tree, local), (Tree::Inline(wanted.inline), names)];
+        let (mut digest, mut kind) = digest_of(&work).map_err(|e| failed(e.into()))?;
+        if !remotes.is_empty() {
+            (digest, kind) = (remote::digest_of(&digest, &remotes), "multi");
         }
-        if count > 1 && !absolute.ends_with('/') {
-            return Err(BuildError::NotADirectory { at: solve.at(line), instruction: name, destination });
-        }
-        let names: Vec<PathBuf> = inline.iter().map(|(name, _)| name.into()).collect();
-        work.push((tree, selected));
-        work.push((Tree::Inline(inline), names));
-        let (digest, kind) = digest_of(&work).map_err(failed)?;
-        let owner = chown.clone().unwrap_or_else(|| if owned { "kept" } else { "0:0" }.to_owned());
-        let mode_text = mode.map(|m| format!("{m:o}")).unwrap_or_default();
-        let chain = state.chain_text().to_owned();
-        let parts = ["copy", name, &chain, &absolute, &owner, &mode_text, digest.as_str()];
-        let shown_owner = chown.as_ref().map(|c| format!("--chown={c} ")).unwrap_or_default();
+        let owner = wanted.chown.clone().unwrap_or_else(|| if owned { "kept" } else { "0:0" }.to_owned());
+        // What is linked does not depend on what is below it.
+        let chain = if copy.link { "link" } else { state.chain_text() }.to_owned();
+        let chmod = wanted.chmod.clone().unwrap_or_default();
+        let unpack = copy.unpack.map_or("", |unpack| if unpack { "unpack" } else { "keep" });
+        let parts = ["copy", name, &chain, &absolute, &owner, &chmod, unpack, digest.as_str()];
+        let shown_owner = wanted.chown.as_ref().map(|c| format!("--chown={c} ")).unwrap_or_default();
         let shell = config::shell(&state.image.config).join(" ");
+        let destination = &wanted.destination;
         let by = format!("{shell} #(nop) {name} {shown_owner}{kind}:{} in {destination} ", digest.hex());
         let Some(claim) = self.recall(state, &parts, &by)? else { return Ok(()) };
-        let scratch = self.scratch(state, &InitLayer::empty())?;
-        let owner = match &chown {
+        let scratch = if copy.link {
+            let scratch = solve.store.scratch(None, &InitLayer::empty(), &solve.lease);
+            scratch.map_err(|e| self.snapshot_failed(e))?
+        } else {
+            self.scratch(state, &InitLayer::empty())?
+        };
+        let owner = match &wanted.chown {
             Some(text) => {
                 let root = open_root(scratch.rootfs()).map_err(failed)?;
                 let ids = users::ids(&root, text);
@@ -129,44 +117,68 @@ impl StageRun<'_, '_> {
             }
             None => None,
         };
-        for (tree, paths) in &work {
-            let look = Look { owner, mode, unpack: copy.add };
-            copy::copy(tree, paths, scratch.rootfs(), &absolute, &look).map_err(failed)?;
+        let look = |unpack| Look { owner, mode: mode.clone(), unpack };
+        let unpack = copy.add && copy.unpack != Some(false);
+        for (tree, items) in work.drain(..) {
+            copy::copy(&tree, &items, scratch.rootfs(), &absolute, &look(unpack)).map_err(failed)?;
         }
-        drop(work);
-        self.freeze(state, scratch, claim, by)
+        for remote in remotes {
+            let (tree, items) = self.fetched(remote, copy)?;
+            // What comes from elsewhere is unpacked only if that is asked for.
+            let unpack = copy.unpack == Some(true);
+            copy::copy(&tree, &items, scratch.rootfs(), &absolute, &look(unpack)).map_err(failed)?;
+        }
+        if copy.link {
+            self.freeze_linked(state, scratch, claim, by)
+        } else {
+            self.freeze(state, scratch, claim, by)
+        }
+    }
+
+    fn wanted(&self, state: &State, copy: &Copy) -> Result<Wanted> {
+        let lookup = state.lookup();
+        let words = Words { escape: self.solve.file.escape, lookup: &lookup };
+        let wrong = |e: expand::WordError| self.solve.wrong(self.line, e.into());
+        let one = |text: &String| words.one(text).map_err(wrong);
+        let optional = |text: &Option<String>| text.as_ref().map(one).transpose();
+        let all = |texts: &[String]| texts.iter().map(one).collect::<Result<Vec<String>>>();
+        let mut inline = Vec::new();
+        for heredoc in &copy.heredocs {
+            let text = if heredoc.expand {
+                expand::document(&heredoc.text(), &lookup).map_err(wrong)?
+            } else {
+                heredoc.text()
+            };
+            inline.push((heredoc.name.clone(), text));
+        }
+        let (remote, local) = all(&copy.sources)?.into_iter().partition(|s| remote::is_remote(s));
+        Ok(Wanted {
+            local,
+            remote,
+            inline,
+            destination: one(&copy.destination)?,
+            chown: optional(&copy.chown)?.filter(|c| !c.is_empty()),
+            chmod: optional(&copy.chmod)?.filter(|c| !c.is_empty()),
+            checksum: optional(&copy.checksum)?.filter(|c| !c.is_empty()),
+            exclude: all(&copy.exclude)?,
+        })
     }
 }
 
-fn is_remote(source: &str) -> bool {
-    ["http://", "https://", "ftp://", "git://", "ssh://", "git@"]
-        .iter()
-        .any(|scheme| source.starts_with(scheme))
-}
-
-/// The digest of everything to be copied, and what it is in history: one file, one directory, or several.
-fn digest_of(
-    work: &[(Tree<'_>, Vec<PathBuf>)],
-) -> std::result::Result<(Digest, &'static str), copy::CopyError> {
-    let mut hasher = Hasher::new();
-    let mut kinds = Vec::new();
-    for (tree, paths) in work {
-        for path in paths {
-            let resolved = tree.resolve(path).unwrap_or_else(|| path.clone());
-            let directory = tree.node(&resolved)?.kind == crate::tree::NodeKind::Directory;
-            // A directory's own name is not copied, a file's is, if it goes into a directory.
-            let name =
-                if directory { Path::new("") } else { Path::new(path.file_name().unwrap_or_default()) };
-            tree.hash(&resolved, name, &mut hasher)?;
-            kinds.push(if directory { "dir" } else { "file" });
-        }
+/// A destination from the root on; with a slash at its end if it is a directory's.
+fn absolute(state: &State, destination: &str) -> String {
+    let mut absolute = config::join_workdir(&state.image.config, destination);
+    let directory =
+        destination.ends_with('/') || destination.ends_with("/.") || matches!(destination, "." | "..");
+    // Nothing at all is the work directory.
+    if (directory || destination.is_empty()) && absolute != "/" {
+        absolute.push('/');
     }
-    let kind = if kinds.len() > 1 { "multi" } else { kinds.first().copied().unwrap_or("multi") };
-    Ok((hasher.finish(), kind))
+    absolute
 }
 
-pub(super) fn open_root(rootfs: &Path) -> std::result::Result<RootDir, copy::CopyError> {
-    RootDir::open(rootfs).map_err(|source| copy::CopyError::Destination {
+pub(super) fn open_root(rootfs: &Path) -> std::result::Result<RootDir, CopyError> {
+    RootDir::open(rootfs).map_err(|source| CopyError::Destination {
         action: "open",
         path: rootfs.to_owned(),
         source,

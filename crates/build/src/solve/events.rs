@@ -83,12 +83,14 @@ pub enum BuildEvent<'a> {
         /// Names what the image is after this step: equal steps have equal ones.
         state: &'a Digest,
     },
-    /// The step failed, or was given up because another one did; the build ends with the reason.
+    /// The step failed; the build ends with the reason.
     StepFailed {
         /// Which.
         step: StepId,
         /// How long it took.
         took: Duration,
+        /// It was given up, because another one failed or nobody wants the build any more.
+        given_up: bool,
     },
     /// The last step of a stage is done.
     StageDone {

@@ -29,6 +29,7 @@ mod mask;
 mod mounts;
 mod options;
 mod persistent;
+mod remote;
 mod run_step;
 mod stage;
 mod state;

@@ -22,6 +22,7 @@ use crate::copy::{self, CopyError, Look};
 use crate::dockerfile::{Mount, MountKind, Problem, RunMount, expand};
 use crate::error::BuildError;
 use crate::run::StepMount;
+use crate::select::{Taking, select};
 use crate::tree::{Tree, TreeError};
 use crate::{config, graph};
 
@@ -318,7 +319,8 @@ impl<'s, 'a> StageRun<'s, 'a> {
             }
             _ => self.solve.files(source),
         };
-        let selected = tree.select(path).map_err(|e| self.mount_failed(e.into()))?;
+        let selected = select(&tree, &[path.to_owned()], &Taking::default());
+        let selected = selected.map_err(|e| self.mount_failed(e.into()))?;
         let owner = owner.or(matches!(source, Source::Files(_)).then_some((0, 0)));
         let look = Look { owner, ..Look::default() };
         copy::copy(&tree, &selected, root, destination, &look).map_err(|e| self.mount_failed(e))

@@ -38,7 +38,7 @@ impl StageRun<'_, '_> {
         let solve = self.solve;
         self.check_allowed(run)?;
         let (args, script) = run_arguments(state, &run.command, &run.heredocs);
-        let passed = passed_arguments(state);
+        let passed = state.declared();
         let mut by = args.join(" ");
         if !passed.is_empty() {
             by = format!("|{} {} {by}", passed.len(), passed.join(" "));
@@ -48,8 +48,7 @@ impl StageRun<'_, '_> {
             Some(RunNetwork::Host) => NetworkMode::Host,
             _ => solve.options.network.clone(),
         };
-        let mut env = state.image.config.env.clone();
-        env.extend(passed);
+        let mut env = state.environment();
         let planned = self.plan_mounts(state, &run.mounts)?;
         let config = &state.image.config;
         let cwd = if config.working_dir.is_empty() { "/".to_owned() } else { config.working_dir.clone() };
@@ -167,18 +166,6 @@ impl StageRun<'_, '_> {
 
 fn script_path(scratch: &Scratch) -> std::path::PathBuf {
     scratch.rootfs().with_file_name("script")
-}
-
-/// The build arguments that a command sees, `name=value` in order: those of the stage that no `ENV` hides.
-fn passed_arguments(state: &State) -> Vec<String> {
-    let mut passed: Vec<String> = Vec::new();
-    for (name, _) in &state.args {
-        let value = state.arg(name).filter(|_| config::env(&state.image.config, name).is_none());
-        let text = value.map(|value| format!("{name}={value}")).filter(|t| !passed.contains(t));
-        passed.extend(text.filter(|_| !PROXIES.contains(&name.as_str())));
-    }
-    passed.sort();
-    passed
 }
 
 /// What to execute; if a here-document is a program of its own, that as well.

@@ -1,10 +1,11 @@
 //! One stage: its steps one after another, each on what the one before left.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use sampan_base::Digest;
-use sampan_image::{InitLayer, Scratch};
+use sampan_image::{InitLayer, Layer, Scratch, SnapshotError};
 use sampan_oci::image::ImageConfig;
 
 use super::cache::{Claim, Outcome, Recalled, key_of};
@@ -98,7 +99,8 @@ impl<'s, 'a> StageRun<'s, 'a> {
                 Ok(done)
             }
             Err(error) => {
-                (solve.events)(BuildEvent::StepFailed { step, took });
+                let given_up = matches!(error, BuildError::Cancelled);
+                (solve.events)(BuildEvent::StepFailed { step, took, given_up });
                 Err(error)
             }
         }
@@ -116,7 +118,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
             && let Some(earlier) = graph::stage_named(solve.file, base, self.index)
         {
             let state = State::clone(&*solve.stages[earlier].wait()?);
-            return Ok(State { args: Vec::new(), cmd_set: false, ..state });
+            return Ok(State { cmd_set: false, ..state });
         }
         if base == "scratch" {
             return Ok(self.nothing());
@@ -131,6 +133,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
             base_layers: image.layers.len(),
             layers: image.layers.clone(),
             args: Vec::new(),
+            env_last: BTreeSet::new(),
             cmd_set: false,
             key: image.id.0.clone(),
             untouched: Some(image),
@@ -150,6 +153,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
             layers: Vec::new(),
             base_layers: 0,
             args: Vec::new(),
+            env_last: BTreeSet::new(),
             cmd_set: false,
             key: Digest::of(b"scratch"),
             untouched: None,
@@ -184,6 +188,10 @@ impl<'s, 'a> StageRun<'s, 'a> {
                     let words = Words { escape: run.solve.file.escape, lookup: &lookup };
                     let text = change::apply(&mut state.image, other, &words, &mut state.cmd_set)
                         .map_err(|e| run.solve.wrong(run.line, e))?;
+                    if let Instruction::Env(pairs) = other {
+                        // They could be expanded just now.
+                        state.env_last.extend(pairs.iter().filter_map(|(key, _)| words.one(key).ok()));
+                    }
                     run.metadata(state, &text.unwrap_or_default())?;
                 }
             }
@@ -207,7 +215,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
             let given = solve.options.build_args.get(name).cloned();
             let inherited = || solve.globals.get(name).cloned();
             shown.push(default.as_ref().map_or_else(|| name.clone(), |d| format!("{name}={d}")));
-            state.args.push((name.clone(), given.or(default).or_else(inherited)));
+            state.declare(name, given.or(default).or_else(inherited));
         }
         self.metadata(state, &format!("ARG {}", shown.join(" ")))
     }
@@ -265,6 +273,39 @@ impl<'s, 'a> StageRun<'s, 'a> {
         let solve = self.solve;
         let frozen = scratch.freeze(&solve.lease, solve.epoch);
         let layer = frozen.map_err(|e| self.snapshot_failed(e))?;
+        self.finish(state, layer, claim, by)
+    }
+
+    /// As [`StageRun::freeze`], of files that were made on nothing: their layer is put on top of the others as it is.
+    pub(super) fn freeze_linked(
+        &mut self,
+        state: &mut State,
+        scratch: Scratch,
+        claim: Claim<'_>,
+        by: String,
+    ) -> Result<()> {
+        let solve = self.solve;
+        let frozen = scratch.freeze(&solve.lease, solve.epoch);
+        let layer = match (frozen.map_err(|e| self.snapshot_failed(e))?, state.chain()) {
+            (Some(alone), Some(below)) => {
+                let linked = solve.store.known_layer(&alone.diff_id, Some(below), &solve.lease);
+                let failed =
+                    |source| SnapshotError::Parent { chain: below.clone(), source: Box::new(source) };
+                Some(linked.map_err(|e| self.snapshot_failed(failed(e)))?)
+            }
+            (layer, _) => layer,
+        };
+        self.finish(state, layer, claim, by)
+    }
+
+    fn finish(
+        &mut self,
+        state: &mut State,
+        layer: Option<Layer>,
+        claim: Claim<'_>,
+        by: String,
+    ) -> Result<()> {
+        let solve = self.solve;
         let created = solve.now();
         let outcome = Outcome { created, layer: layer.as_ref().map(|l| l.diff_id.clone()) };
         solve.remember(claim.key(), state, &outcome, layer.as_ref(), &by);

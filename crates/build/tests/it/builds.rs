@@ -306,13 +306,49 @@ fn copies_keep_times_and_follow_links_of_the_image_only_inside_it() {
     assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
     let (image, _) = test.build(
         "FROM busybox\nRUN ln -s ../../../etc/passwd /p\nCOPY a /p\nCOPY d /d",
-        &[("a", "a"), ("d/", ""), ("d/x", "x")],
+        &[("a", "a"), ("d/", ""), ("d/e/", ""), ("d/x", "x")],
     );
     let lease = test.store().lease();
     let view = test.store().view(image.chain_id(), &lease).unwrap();
     let meta = |path: &str| std::fs::symlink_metadata(view.rootfs().join(path)).unwrap();
     assert_eq!(std::fs::read_to_string(view.rootfs().join("etc/passwd")).unwrap(), "a");
-    assert_eq!((meta("d").mtime(), meta("d/x").mtime()), (1_700_000_000, 1_700_000_000));
+    assert_eq!((meta("d/e").mtime(), meta("d/x").mtime()), (1_700_000_000, 1_700_000_000));
+}
+
+#[test]
+fn no_flag_leads_out_of_the_image() {
+    let test = Test::new();
+    let victim = test.dir.path().join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    std::fs::write(victim.join("secret"), "secret").unwrap();
+    let shown = victim.display().to_string();
+    // Links of the image and of the context that lead to a directory of the host, and names that climb.
+    let files = [
+        ("d/", ""),
+        ("d/x", "x"),
+        ("out", format!("-> {shown}").leak() as &str),
+        ("up", "-> ../../../../../../.."),
+    ];
+    for line in [
+        "COPY --link d /out/",
+        "COPY --parents d/x /out/",
+        "COPY --parents out/./secret /y/",
+        "COPY --parents out/secret /y/",
+        "COPY --parents **/secret /y/",
+        "COPY --parents ../../../d/./x /out/../../../",
+        "COPY --exclude=x d /out",
+        "COPY --exclude=!** out /y",
+        "COPY --chmod=a=rwx d /out",
+        "COPY up/etc/passwd /y",
+        "COPY --parents up/./etc/passwd /y/",
+    ] {
+        let dockerfile = format!("FROM busybox\nRUN ln -s {shown} /out\n{line}");
+        let (result, _) = test.build_with(&test.context(&dockerfile, &files), &BuildOptions::default());
+        assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 1, "{line}");
+        let Ok(built) = result else { continue };
+        let files = test.files(&built.image);
+        assert!(!files.contains("secret secret") && !files.contains("0:0 secret"), "{line}: {files}");
+    }
 }
 
 #[test]

@@ -57,6 +57,30 @@ fn what_changed_is_done_again_and_what_follows() {
 }
 
 #[test]
+fn what_is_linked_does_not_depend_on_what_is_below() {
+    let test = Test::new();
+    let dockerfile = |below: &str, flag: &str| {
+        format!(
+            "FROM busybox\nRUN echo {below} > /log\nCOPY {flag} d /d\nCOPY {flag} --from=busybox /etc/group /g"
+        )
+    };
+    for (flag, kept) in [("--link", 2), ("", 0)] {
+        let first = build(&test, &dockerfile(&format!("one{flag}"), flag), FILES, 1);
+        assert_eq!(first.1, 0, "{flag}");
+        let (image, cached, ran) = build(&test, &dockerfile(&format!("two{flag}"), flag), FILES, 1);
+        // The command below is another, so it runs; what is linked is put on top of it as it was.
+        assert_eq!((cached, ran), (kept, 1), "{flag}");
+        assert_ne!(image, first.0);
+        let image = test.store().resolve(&image).unwrap();
+        let files = test.files(&image);
+        assert!(
+            files.contains("d/x 644 0:0 x\n") && files.contains(&format!("log 644 0:0 two{flag}|\n")),
+            "{files}"
+        );
+    }
+}
+
+#[test]
 fn a_failed_build_keeps_the_steps_before() {
     let test = Test::new();
     let broken = "FROM busybox\nRUN touch /slow\nRUN false";

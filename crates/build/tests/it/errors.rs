@@ -25,9 +25,8 @@ fn errors_name_the_place_and_the_thing() {
         ),
         (
             "FROM busybox\nCOPY ../x /x",
-            "Dockerfile:2: COPY failed: forbidden path outside the build context: ../x",
+            "Dockerfile:2: COPY failed: file not found in build context or excluded by .dockerignore: ../x",
         ),
-        ("FROM busybox\nCOPY *.none /x/", "Dockerfile:2: COPY failed: no source files were specified"),
         (
             "FROM busybox\nCOPY a d /x",
             "Dockerfile:2: when using COPY with more than one source file, the destination must be a directory and end with a /: `/x`",
@@ -48,8 +47,8 @@ fn errors_name_the_place_and_the_thing() {
         ),
         ("FROM busybox\nCOPY --chmod=9 a /x", "Dockerfile:2: COPY: invalid value of --chmod `9`"),
         (
-            "FROM busybox\nADD https://x/y /z",
-            "Dockerfile:2: ADD of the remote `https://x/y` is not supported yet",
+            "FROM busybox\nADD http://127.0.0.1:1/y /z",
+            "Dockerfile:2: cannot add http://127.0.0.1:1/y: it can't be downloaded",
         ),
         (
             "FROM busybox\nRUN echo x && \\\n  false",

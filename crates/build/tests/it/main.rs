@@ -5,6 +5,7 @@ mod builds;
 mod cache;
 mod docker;
 mod errors;
+mod fuzzed;
 mod graph;
 mod mounts;
 mod speed;

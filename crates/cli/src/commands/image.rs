@@ -396,7 +396,12 @@ pub(crate) async fn write_archive(answer: Response<Incoming>, file: Option<&str>
     match file {
         Some(path) => {
             let file = std::fs::File::create(path).with_context(|| format!("cannot write `{path}`"))?;
+            // A device (`/dev/null`) or a pipe stays.
+            let regular = file.metadata().is_ok_and(|m| m.is_file());
             if let Err(error) = print_body(answer, file).await {
+                if !regular {
+                    return Err(error.context(format!("cannot write `{path}`")));
+                }
                 std::fs::remove_file(path).with_context(|| format!("cannot remove the part of `{path}`"))?;
                 return Err(error.context(format!("cannot write `{path}`")));
             }

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::Query;
-use super::containers::{ChannelWriter, channel_body};
+use super::containers::{ChannelWriter, archive_body, channel_body};
 use super::error::{Answer, ApiError};
 use super::images::{body_reader, json_lines, tell};
 
@@ -113,10 +113,12 @@ fn say(lines: &mpsc::Sender<Bytes>, progress: &Progress) {
 pub(crate) async fn rootfs(engine: Engine, name: String) -> Answer<Response> {
     // Looked up before the answer begins: after that an error could only cut it off.
     engine.image(&name).await?;
-    let (sender, body) = channel_body();
+    let (sender, body) = archive_body();
     tokio::spawn(async move {
-        if let Err(error) = engine.image_rootfs(&name, Box::new(ChannelWriter::new(sender))).await {
+        if let Err(error) = engine.image_rootfs(&name, Box::new(ChannelWriter::new(sender.clone()))).await {
             tracing::warn!(error = sampan_base::chain(&error), "sending an image's files failed");
+            // A client that has gone knows already.
+            let _ = sender.send(Err(std::io::Error::other("the export failed"))).await;
         }
     });
     Ok(([(http::header::CONTENT_TYPE, "application/x-tar")], body).into_response())

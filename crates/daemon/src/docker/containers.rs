@@ -36,6 +36,16 @@ pub(crate) fn channel_body() -> (mpsc::Sender<Bytes>, Body) {
     (sender, Body::from_stream(stream))
 }
 
+/// As [`channel_body`], for what is worth nothing if it is cut off: an error breaks the connection off, so that the client
+/// does not take what came for all.
+pub(crate) fn archive_body() -> (mpsc::Sender<std::io::Result<Bytes>>, Body) {
+    let (sender, receiver) = mpsc::channel(WAITING_PIECES);
+    let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|piece: std::io::Result<Bytes>| (piece, receiver))
+    });
+    (sender, Body::from_stream(stream))
+}
+
 /// Reads a JSON body; an empty one, or `null`, is the default.
 pub(crate) fn json<T: serde::de::DeserializeOwned + Default>(body: &Bytes) -> Answer<T> {
     if body.is_empty() {
@@ -502,10 +512,12 @@ pub(crate) async fn changes(
 
 pub(crate) async fn export(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<Response> {
     engine.container(&id)?;
-    let (sender, body) = channel_body();
+    let (sender, body) = archive_body();
     tokio::spawn(async move {
-        if let Err(error) = engine.export(&id, Box::new(ChannelWriter::new(sender))).await {
+        if let Err(error) = engine.export(&id, Box::new(ChannelWriter::new(sender.clone()))).await {
             tracing::warn!(container = id, error = sampan_base::chain(&error), "an export failed");
+            // A client that has gone knows already.
+            let _ = sender.send(Err(std::io::Error::other("the export failed"))).await;
         }
     });
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
@@ -513,14 +525,14 @@ pub(crate) async fn export(State(engine): State<Engine>, Path(id): Path<String>)
 
 /// A writer for blocking code whose bytes go to a client.
 pub(crate) struct ChannelWriter {
-    sender: mpsc::Sender<Bytes>,
+    sender: mpsc::Sender<std::io::Result<Bytes>>,
     buffer: Vec<u8>,
 }
 
 impl ChannelWriter {
     const PIECE: usize = 64 << 10;
 
-    pub(crate) fn new(sender: mpsc::Sender<Bytes>) -> ChannelWriter {
+    pub(crate) fn new(sender: mpsc::Sender<std::io::Result<Bytes>>) -> ChannelWriter {
         ChannelWriter { sender, buffer: Vec::with_capacity(Self::PIECE) }
     }
 }
@@ -539,7 +551,7 @@ impl std::io::Write for ChannelWriter {
             return Ok(());
         }
         let piece = std::mem::replace(&mut self.buffer, Vec::with_capacity(Self::PIECE));
-        self.sender.blocking_send(piece.into()).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+        self.sender.blocking_send(Ok(piece.into())).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::containers::{ChannelWriter, channel_body, json};
+use super::containers::{ChannelWriter, archive_body, channel_body, json};
 use super::error::{Answer, ApiError};
 use super::filters::Filters;
 use super::{Query, is_on, show};
@@ -404,14 +404,27 @@ pub(crate) async fn save(
 }
 
 async fn send_archive(engine: Engine, names: Vec<String>, platform: Option<Platform>) -> Answer<Response> {
-    // Looked up before the answer begins: after that an error could only cut it off.
+    // Looked up before the answer begins: after that an error can only cut it off.
     for name in &names {
-        engine.image(name).await?;
+        let image = engine.image(name).await?;
+        let is = Platform {
+            architecture: image.config.architecture,
+            os: image.config.os,
+            variant: image.config.variant,
+            ..Platform::default()
+        };
+        if let Some(wanted) = platform.as_ref().filter(|wanted| !is.fits(wanted)) {
+            let message = format!("the image {name} is for {is}, not for {wanted}");
+            return Err(ApiError { status: StatusCode::NOT_FOUND, message });
+        }
     }
-    let (sender, body) = channel_body();
+    let (sender, body) = archive_body();
     tokio::spawn(async move {
-        if let Err(error) = engine.save(names, platform, Box::new(ChannelWriter::new(sender))).await {
+        let writer = ChannelWriter::new(sender.clone());
+        if let Err(error) = engine.save(names, platform, Box::new(writer)).await {
             tracing::warn!(error = sampan_base::chain(&error), "saving images failed");
+            // A client that has gone knows already.
+            let _ = sender.send(Err(std::io::Error::other("saving the images failed"))).await;
         }
     });
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())

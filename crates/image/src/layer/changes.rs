@@ -16,6 +16,7 @@ use sampan_base::FileError;
 use sampan_kernel::beneath::{self, RootDir};
 
 use super::{is_directory, is_whiteout};
+use crate::snapshot::IdMapping;
 
 /// One changed path.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,17 +53,24 @@ impl ChangeKind {
 ///
 /// # Errors
 /// If a layer can't be read.
-pub(crate) fn changes(upper: &Path, below: &[PathBuf]) -> Result<Vec<Change>, FileError> {
+pub(crate) fn changes(
+    upper: &Path,
+    below: &[PathBuf],
+    mapping: &IdMapping,
+) -> Result<Vec<Change>, FileError> {
     let open = |path: &Path| RootDir::open(path).map_err(FileError::on("open", path));
     let root = open(upper)?;
     let below = below.iter().map(|p| open(p)).collect::<Result<Vec<_>, _>>()?;
-    let mut walk = Walk { below, changes: Vec::new(), reported: HashSet::new(), path: PathBuf::from("/") };
+    let path = PathBuf::from("/");
+    let mut walk = Walk { below, changes: Vec::new(), reported: HashSet::new(), path, mapping };
     let walked = walk.directory(root.as_fd());
     walked.map_err(|source| FileError { action: "look at the changed", path: walk.path, source })?;
     Ok(walk.changes)
 }
 
-struct Walk {
+struct Walk<'a> {
+    /// How the owners in the upper layer are those below.
+    mapping: &'a IdMapping,
     below: Vec<RootDir>,
     changes: Vec<Change>,
     /// The directories among the changes.
@@ -70,7 +78,7 @@ struct Walk {
     path: PathBuf,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn directory(&mut self, directory: BorrowedFd<'_>) -> io::Result<()> {
         super::check_depth(&self.path)?;
         for name in beneath::sorted_names(directory)? {
@@ -89,7 +97,8 @@ impl Walk {
             let times = |s: &rustix::fs::Stat| (s.st_mtime, s.st_mtime_nsec);
             is_directory(before)
                 && is_directory(&stat)
-                && (before.st_mode, before.st_uid, before.st_gid) == (stat.st_mode, stat.st_uid, stat.st_gid)
+                && before.st_mode == stat.st_mode
+                && (before.st_uid, before.st_gid) == self.mapping.to_image(stat.st_uid, stat.st_gid)
                 && times(before) == times(&stat)
         });
         if !same {

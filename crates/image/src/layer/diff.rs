@@ -17,6 +17,7 @@ use sampan_kernel::beneath::{self, RootDir};
 
 use super::place::mtime_of;
 use super::{OPAQUE, WHITEOUT, is_opaque, is_overlays_own, is_whiteout};
+use crate::snapshot::IdMapping;
 use crate::tar::{Kind, Member, Writer};
 
 /// How overlayfs's marks are written.
@@ -33,10 +34,24 @@ pub(crate) enum Marks {
 /// # Errors
 /// If something in the tree can't be read, or the output fails.
 pub(crate) fn write(directory: &Path, marks: Marks, output: impl Write) -> Result<Written, FileError> {
+    write_mapped(directory, marks, &IdMapping::default(), output)
+}
+
+/// As [`write`], of a layer that a user namespace wrote: owners are written as the namespace knows them.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_mapped(
+    directory: &Path,
+    marks: Marks,
+    mapping: &IdMapping,
+    output: impl Write,
+) -> Result<Written, FileError> {
     let root = RootDir::open(directory).map_err(FileError::on("open", directory))?;
     let mut walk = Walk {
         writer: Writer::new(output),
         marks,
+        mapping,
         links: HashMap::new(),
         path: Vec::new(),
         written: Written::default(),
@@ -96,9 +111,10 @@ pub(crate) struct Written {
     pub(crate) entries: u64,
 }
 
-struct Walk<W> {
+struct Walk<'a, W> {
     writer: Writer<W>,
     marks: Marks,
+    mapping: &'a IdMapping,
     /// The first path of each file that has several.
     links: HashMap<(u64, u64), Vec<u8>>,
     /// Where the walk is, relative to the root.
@@ -106,7 +122,7 @@ struct Walk<W> {
     written: Written,
 }
 
-impl<W: Write> Walk<W> {
+impl<W: Write> Walk<'_, W> {
     fn directory(&mut self, directory: BorrowedFd<'_>) -> io::Result<()> {
         super::check_depth(Path::new(OsStr::from_bytes(&self.path)))?;
         for name in beneath::sorted_names(directory)? {
@@ -195,12 +211,13 @@ impl<W: Write> Walk<W> {
     }
 
     fn member(&self, kind: Kind, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Member {
+        let (uid, gid) = self.mapping.to_image(stat.st_uid, stat.st_gid);
         Member {
             path: self.path.clone(),
             kind,
             mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
+            uid,
+            gid,
             mtime: mtime_of(stat),
             xattrs,
         }

@@ -13,6 +13,9 @@ use super::apply::EntryError;
 use super::{OPAQUE_XATTR, is_directory, is_overlays_own};
 use crate::tar::{Kind, Member, Mtime, Piece};
 
+/// Files of at least this size are sent on their way to disk at once.
+const WRITE_BACK_BYTES: u64 = 1024 * 1024;
+
 /// The directory in which names are made.
 pub(super) struct Place<'a> {
     pub(super) fd: BorrowedFd<'a>,
@@ -49,6 +52,10 @@ impl Place<'_> {
         let whole = [Piece { offset: 0, length: size }];
         for piece in pieces.unwrap_or(&whole) {
             copy_piece(&file, *piece, content)?;
+        }
+        if self.umask.is_some() && size >= WRITE_BACK_BYTES {
+            // A layer's file: it is synced before anyone is told of it. A file system that can't begin early does it then.
+            let _ = sampan_kernel::writeback::start(&file, 0, size);
         }
         if pieces.is_some() {
             rustix::fs::ftruncate(&file, size).map_err(on("set the file's length"))?;

@@ -20,6 +20,8 @@
 
 mod copied;
 mod init;
+mod mapped;
+mod mount;
 pub(crate) mod overlay;
 mod times;
 
@@ -30,6 +32,9 @@ use sampan_base::{ChainId, Class, DiffId, FileError, Timestamp, files};
 use sampan_kernel::beneath::{self, RootDir};
 
 pub use init::InitLayer;
+pub use mapped::{IdMapping, IdRange};
+pub use mount::Snapshotter;
+use mount::{COPY, refresh_upper};
 
 use crate::layer::changes::{self, Change};
 use crate::layer::diff;
@@ -165,9 +170,14 @@ impl Store {
             directory: directory.number(),
             parent: parent.cloned(),
             created: Timestamp::now(),
+            mapping: None,
         };
-        let about =
-            About::Snapshot { key: key.to_owned(), parent: record.parent.clone(), created: record.created };
+        let about = About::Snapshot {
+            key: key.to_owned(),
+            parent: record.parent.clone(),
+            created: record.created,
+            mapping: None,
+        };
         about.write(directory.path())?;
         let put = |t: &_| self.metadata().put(t, SNAPSHOTS, key, &record);
         // A parent that is not on disk yet must be first; usually it is, and nothing is synced.
@@ -188,6 +198,11 @@ impl Store {
         let record = self.snapshot_record(key)?;
         let below = self.layers_below(record.parent.as_ref(), &self.lease())?;
         let parts = self.directory_path(record.directory);
+        if record.mapping.is_some() {
+            let what = "it belongs to a user namespace, and is mounted with its mapping only";
+            let source = std::io::Error::new(std::io::ErrorKind::Unsupported, what);
+            return Err(SnapshotError::Mount { key: key.to_owned(), at: at.to_owned(), source });
+        }
         self.mount_parts(&parts, below, false, at).map_err(|source| SnapshotError::Mount {
             key: key.to_owned(),
             at: at.to_owned(),
@@ -252,7 +267,7 @@ impl Store {
         refresh_upper(&parts, &layers)?;
         let mut below = vec![parts.join("init")];
         below.extend(layers);
-        Ok(changes::changes(&parts.join("fs"), &below)?)
+        Ok(changes::changes(&parts.join("fs"), &below, &record.mapping.unwrap_or_default())?)
     }
 
     /// Bytes of the files in the read-write layer of `key`.
@@ -349,7 +364,9 @@ impl Scratch {
         if let Some(epoch) = epoch {
             times::not_after(&upper, epoch)?;
         }
-        let Some(layer) = self.store.store_layer(&upper, self.parent.as_ref(), lease)? else {
+        let Some(layer) =
+            self.store.store_layer(&upper, self.parent.as_ref(), &IdMapping::default(), lease)?
+        else {
             return Ok(None);
         };
         let record = ChainRecord {
@@ -406,89 +423,6 @@ pub(crate) fn like(directory: &Path, model: &RootDir) -> Result<(), FileError> {
         path: directory.to_owned(),
         source: e.into(),
     })
-}
-
-impl Store {
-    fn mount_parts(
-        &self,
-        parts: &Path,
-        below: Vec<PathBuf>,
-        volatile: bool,
-        at: &Path,
-    ) -> std::io::Result<()> {
-        let copy = parts.join(COPY);
-        if self.snapshotter() == Snapshotter::Overlay && !copy.exists() {
-            return overlay_of(parts, below, volatile).mount(at);
-        }
-        if !copy.exists() {
-            let new = parts.join("copy.new");
-            let assembled =
-                remove_directory(&new).and_then(|()| files::create_directories(&new, 0o755)).and_then(|()| {
-                    let mut lower = vec![parts.join("fs"), parts.join("init")];
-                    lower.extend(below);
-                    copied::assemble(&lower, &new)
-                });
-            assembled.map_err(std::io::Error::other)?;
-            std::fs::rename(&new, &copy)?;
-        }
-        Ok(rustix::mount::mount_bind(&copy, at)?)
-    }
-
-    /// Writes what a snapshot that is a copy has changed to where it is read.
-    pub(crate) fn refresh_snapshot(&self, record: &SnapshotRecord) -> Result<(), SnapshotError> {
-        let below = self.layers_below(record.parent.as_ref(), &self.lease())?;
-        refresh_upper(&self.directory_path(record.directory), &below)
-    }
-}
-
-/// How snapshots become file systems.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Snapshotter {
-    /// By overlayfs: at once, and sharing what is not changed.
-    Overlay,
-    /// By copying the layers, where overlayfs is missing.
-    Copy,
-}
-
-impl Snapshotter {
-    /// What the variable `SAMPAN_SNAPSHOTTER` says (`overlay` or `copy`), or else what the kernel can do.
-    pub fn detect() -> Snapshotter {
-        match std::env::var("SAMPAN_SNAPSHOTTER").as_deref() {
-            Ok("copy") => Snapshotter::Copy,
-            Ok("overlay") => Snapshotter::Overlay,
-            _ if overlay::is_missing() => Snapshotter::Copy,
-            _ => Snapshotter::Overlay,
-        }
-    }
-}
-
-/// The whole file system of a snapshot that is a copy; see [`copied`].
-const COPY: &str = "copy";
-
-fn overlay_of(parts: &Path, below: Vec<PathBuf>, volatile: bool) -> overlay::Overlay {
-    let mut lower = vec![parts.join("init")];
-    lower.extend(below);
-    overlay::Overlay { lower, upper: parts.join("fs"), work: parts.join("work"), volatile }
-}
-
-/// Does nothing for an overlay, whose upper directory says by itself what was changed.
-fn refresh_upper(parts: &Path, below: &[PathBuf]) -> Result<(), SnapshotError> {
-    /// One at a time: the result has one place.
-    static REFRESHING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let copy = parts.join(COPY);
-    if !copy.exists() {
-        return Ok(());
-    }
-    let _one = REFRESHING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut lower = vec![parts.join("init")];
-    lower.extend_from_slice(below);
-    let (new, upper) = (parts.join("fs.new"), parts.join("fs"));
-    remove_directory(&new)?;
-    files::create_directories(&new, 0o755)?;
-    copied::write_upper(&copy, &lower, &new)?;
-    remove_directory(&upper)?;
-    std::fs::rename(&new, &upper).map_err(FileError::on("create", upper))?;
-    Ok(())
 }
 
 /// Removes a tree of the store; no error if it is gone.

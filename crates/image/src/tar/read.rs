@@ -54,8 +54,20 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// If the archive is cut off or damaged, or passes a limit; there is no going on then.
     pub fn next_member(&mut self) -> Result<Option<Member>, TarError> {
-        self.skip(self.content + self.padding)?;
-        (self.content, self.padding) = (0, 0);
+        self.skip(self.content)?;
+        self.content = 0;
+        let padding = std::mem::take(&mut self.padding);
+        // Docker's client ends a context right behind the content of the Dockerfile that it adds, and Go takes that.
+        let rest = usize::try_from(padding % BLOCK).unwrap_or(0);
+        self.skip(padding - rest as u64)?;
+        match self.fill(&mut [0; BLOCK as usize][..rest])? {
+            got if got == rest => {}
+            0 => {
+                self.finished = true;
+                return Ok(None);
+            }
+            _ => return Err(TarError::CutOff { at: self.position }),
+        }
         let mut extended = Extended::default();
         loop {
             let at = self.position;

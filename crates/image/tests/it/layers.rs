@@ -239,6 +239,7 @@ fn broken_archives_are_refused_and_leave_nothing() {
         (&good[..700], "cut off"),
         (&good[..513], "cut off"),
         (&good[..100], "cut off"),
+        (&good[..514], "cut off"),
         (&bad_sum[..], "checksum"),
         (&packed[..packed.len() / 2], ""),
         (&bad_gzip[..], ""),

@@ -1,11 +1,12 @@
-//! The contract of snapshots, which an overlay and a copy must both keep.
+//! The contract of snapshots, which an overlay and a copy must both keep; and mounts for user namespaces.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use sampan_base::Class;
-use sampan_image::{InitLayer, Snapshotter, Store, extract};
+use sampan_image::{IdMapping, IdRange, InitLayer, Snapshotter, Store, extract};
 
 use crate::support::{TestStore, tar, tree};
 
@@ -149,4 +150,83 @@ fn a_snapshot_of_the_one_kind_is_mounted_by_the_other() {
         test.unmount(&at).unwrap();
         assert_eq!(test.changes("c").unwrap().len(), round + 1);
     }
+}
+
+/// A process in a user namespace that maps 0 to 100000, and so on; killed when dropped.
+struct Namespace(std::process::Child);
+
+impl Namespace {
+    fn new() -> Namespace {
+        let child = std::process::Command::new("unshare").args(["--user", "sleep", "60"]).spawn().unwrap();
+        let proc = format!("/proc/{}", child.id());
+        let own = fs::read_link("/proc/self/ns/user").unwrap();
+        while fs::read_link(format!("{proc}/ns/user")).unwrap() == own {
+            std::thread::yield_now();
+        }
+        for map in ["uid_map", "gid_map"] {
+            fs::write(format!("{proc}/{map}"), "0 100000 65536").unwrap();
+        }
+        Namespace(child)
+    }
+
+    fn file(&self) -> fs::File {
+        fs::File::open(format!("/proc/{}/ns/user", self.0.id())).unwrap()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_mapped_snapshot_belongs_to_the_user_namespace_and_its_layer_to_the_image() {
+    let test = TestStore::with(Snapshotter::Overlay);
+    let image = test.import("base", BASE);
+    let namespace = Namespace::new();
+    let range = vec![IdRange { inside: 0, outside: 100_000, length: 65_536 }];
+    let mapping = IdMapping { uids: range.clone(), gids: range };
+    let at = test.mount_point("m");
+    test.prepare("c", image.chain_id(), &InitLayer::docker()).unwrap();
+    test.mount_mapped("c", namespace.file().as_fd(), &mapping, &at).unwrap();
+    let owner = |path: &Path| fs::symlink_metadata(path).map(|m| (m.uid(), m.gid())).unwrap();
+    assert_eq!(owner(&at), (100_000, 100_000));
+    assert_eq!(owner(&at.join("f")), (100_000, 100_000));
+    assert_eq!(owner(&at.join("d/a")), (100_003, 100_004));
+    assert_eq!(owner(&at.join("etc/hosts")), (100_000, 100_000), "the init layer, too");
+    assert_eq!(test.changes("c").unwrap(), []);
+    // What the namespace's users do.
+    fs::write(at.join("d/a"), "changed").unwrap();
+    fs::write(at.join("d/new"), "n").unwrap();
+    std::os::unix::fs::chown(at.join("d/new"), Some(100_007), Some(100_008)).unwrap();
+    fs::remove_file(at.join("d/gone")).unwrap();
+    test.unmount(&at).unwrap();
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!table.contains(test.dir.path().to_str().unwrap()), "nothing stays mounted");
+    let changed = test.changes("c").unwrap();
+    let changed: Vec<_> =
+        changed.iter().map(|c| format!("{} {}", c.kind.letter(), c.path.display())).collect();
+    assert_eq!(changed, ["C /d", "C /d/a", "D /d/gone", "A /d/new"]);
+    let lease = test.lease();
+    let layer = test.commit("c", &lease).unwrap().unwrap();
+    let view = test.view(Some(&layer.chain_id), &lease).unwrap();
+    assert_eq!(owner(&view.rootfs().join("d")), (3, 4));
+    assert_eq!(owner(&view.rootfs().join("d/a")), (3, 4));
+    assert_eq!(owner(&view.rootfs().join("d/new")), (7, 8));
+    drop(view);
+    // The mapping stays the snapshot's.
+    let other = IdMapping::default();
+    for refused in [test.mount("c", &at), test.mount_mapped("c", namespace.file().as_fd(), &other, &at)] {
+        assert_eq!(refused.unwrap_err().class(), Class::Unsupported);
+    }
+    test.mount_mapped("c", namespace.file().as_fd(), &mapping, &at).unwrap();
+    assert_eq!(owner(&at.join("d/new")), (100_007, 100_008));
+    test.unmount(&at).unwrap();
+    let copy = TestStore::with(Snapshotter::Copy);
+    let image = copy.import("base", BASE);
+    copy.prepare("c", image.chain_id(), &InitLayer::empty()).unwrap();
+    let refused = copy.mount_mapped("c", namespace.file().as_fd(), &mapping, &at).unwrap_err();
+    assert_eq!(refused.class(), Class::Unsupported);
 }

@@ -47,6 +47,8 @@ pub(super) struct Show {
     steps: BTreeMap<usize, Step>,
     bars: MultiProgress,
     warnings: usize,
+    /// The step that failed.
+    failed: Option<usize>,
     /// Where in the Dockerfile it failed.
     excerpt: Option<String>,
 }
@@ -57,7 +59,6 @@ struct Step {
     number: usize,
     title: String,
     cached: bool,
-    ended: bool,
     bar: Option<ProgressBar>,
     /// Its last lines, to be shown if it fails; the last one may not have ended yet.
     last: VecDeque<String>,
@@ -81,6 +82,7 @@ impl Show {
             steps: BTreeMap::new(),
             bars: MultiProgress::new(),
             warnings: 0,
+            failed: None,
             excerpt: None,
         }
     }
@@ -151,7 +153,11 @@ impl Show {
                 })?;
             }
             BuildUpdate::Excerpt { text } => self.excerpt = Some(text.clone()),
-            BuildUpdate::Failed { step, nanoseconds } => {
+            BuildUpdate::Failed { given_up: true, step, .. } => {
+                self.finish(*step, &|_| "CANCELED".to_owned())?;
+            }
+            BuildUpdate::Failed { step, nanoseconds, .. } => {
+                self.failed = Some(*step);
                 let took = seconds(*nanoseconds);
                 self.finish(*step, &|_| format!("ERROR after {took}"))?;
             }
@@ -180,7 +186,6 @@ impl Show {
             number,
             title,
             cached: false,
-            ended: false,
             bar,
             last: VecDeque::new(),
             open: String::new(),
@@ -239,7 +244,6 @@ impl Show {
 
     fn finish(&mut self, id: usize, word: &dyn Fn(bool) -> String) -> Result<()> {
         let Some(step) = self.steps.get_mut(&id) else { return Ok(()) };
-        step.ended = true;
         let rest = shown(&std::mem::take(&mut step.open));
         if !rest.is_empty() {
             step.last.push_back(rest.clone());
@@ -276,7 +280,7 @@ impl Show {
     }
 
     fn show_last_lines(&self) -> Result<()> {
-        let step = self.steps.values().rev().find(|step| step.ended && !step.last.is_empty());
+        let step = self.failed.and_then(|id| self.steps.get(&id)).filter(|step| !step.last.is_empty());
         let Some(step) = step else { return Ok(()) };
         let mut out = io::stderr().lock();
         writeln!(out, "------\n > {}:", step.title)?;

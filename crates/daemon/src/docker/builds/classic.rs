@@ -90,7 +90,7 @@ impl Order {
                 return self.advance();
             }
             // The build ends with the reason: whoever reads it wants to see what that step said before.
-            BuildEvent::StepFailed { step, .. } => {
+            BuildEvent::StepFailed { step, given_up: false, .. } => {
                 if let Some(stage) = self.stage_of.get(&step.0).copied()
                     && stage > self.shown
                 {
@@ -98,6 +98,7 @@ impl Order {
                     return waiting.lines.into_iter().map(|line| self.text(line)).collect();
                 }
             }
+            BuildEvent::StepFailed { .. } => {}
             // Docker's classic builder checks nothing; what is not about a line it says, too.
             BuildEvent::Warning { line: 0, text } => return vec![format!("[Warning] {text}\n")],
             BuildEvent::Warning { .. } => {}
@@ -185,7 +186,7 @@ mod tests {
         tell(started(0, 0, 1, 1, "FROM a"));
         tell(started(1, 1, 1, 1, "FROM b"));
         tell(output(1, "why\n"));
-        tell(BuildEvent::StepFailed { step: StepId(1), took: std::time::Duration::ZERO });
+        tell(BuildEvent::StepFailed { step: StepId(1), took: std::time::Duration::ZERO, given_up: false });
         assert_eq!(told, "Step 1/2 : FROM a\nStep 2/2 : FROM b\nwhy\n");
     }
 

@@ -40,7 +40,11 @@ pub(super) fn read(
     let mut options = parameters(query, raw)?;
     let files = match &extras.directory {
         Some(directory) => Files::Directory(directory_of(directory)?),
-        None => Files::Tar(body),
+        // Docker's client names a stream of its own so.
+        None => match query.get("remote").filter(|r| !r.is_empty() && *r != "client-session") {
+            Some(url) => Files::Remote(url.to_owned()),
+            None => Files::Tar(body),
+        },
     };
     let mut named = BTreeMap::new();
     for (name, context) in &extras.contexts {
@@ -96,9 +100,7 @@ fn context_of(context: &ExtraContext) -> Answer<Named> {
     match context {
         ExtraContext::Directory(directory) => Ok(Named::Files(Files::Directory(directory_of(directory)?))),
         ExtraContext::Image(name) => Ok(Named::Image(name.clone())),
-        ExtraContext::Remote(url) => {
-            Err(ApiError::unsupported(format!("a build context from elsewhere is not supported yet: {url}")))
-        }
+        ExtraContext::Remote(url) => Ok(Named::Files(Files::Remote(url.clone()))),
     }
 }
 
@@ -140,11 +142,6 @@ fn parameters(query: &Query, raw: Option<&str>) -> Answer<BuildOptions> {
         return Err(ApiError::unsupported(
             "builds by BuildKit's protocol are not supported: set DOCKER_BUILDKIT=0",
         ));
-    }
-    if let Some(remote) = query.get("remote").filter(|r| !r.is_empty() && *r != "client-session") {
-        return Err(ApiError::unsupported(format!(
-            "a build context from elsewhere is not supported: {remote}"
-        )));
     }
     if is_on(query.get("outputs")) {
         return Err(ApiError::unsupported("outputs are for BuildKit's protocol, which is not supported"));

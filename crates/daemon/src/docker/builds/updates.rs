@@ -32,8 +32,8 @@ pub(super) fn update(event: &BuildEvent<'_>) -> Option<BuildUpdate> {
         BuildEvent::StepDone { step, took, layer, .. } => {
             BuildUpdate::Done { step: step.0, nanoseconds: nanoseconds(*took), layer: *layer }
         }
-        BuildEvent::StepFailed { step, took } => {
-            BuildUpdate::Failed { step: step.0, nanoseconds: nanoseconds(*took) }
+        BuildEvent::StepFailed { step, took, given_up } => {
+            BuildUpdate::Failed { step: step.0, nanoseconds: nanoseconds(*took), given_up: *given_up }
         }
         BuildEvent::Warning { line, text } => BuildUpdate::Warning { line: *line, text: (*text).to_owned() },
         BuildEvent::Failed { excerpt } => BuildUpdate::Excerpt { text: (*excerpt).to_owned() },
