@@ -4,6 +4,9 @@ Prints medians of interleaved rounds and how many times as long as ours each too
 fetched by curl and unpacked by tar, all layers at once, and the same bytes unpacked, hashed and written with no network
 and no file system tree. Each peer has directories of its own, and what was started is stopped by its pid.
 
+BENCH_DIR is where all of it lies, by default /tmp. An ext4 without a journal is slow to make files for minutes after many
+were removed (the kernel looks at each inode that was freed): such a host's figures are of its file system.
+
 usage: benches/images.py DIRECTORY_OF_THE_EXECUTABLES LIMIT_EXECUTABLE [ROUNDS] [pull,push,...]
 """
 
@@ -26,7 +29,7 @@ BIN = os.path.realpath(sys.argv[1])
 LIMIT = os.path.realpath(sys.argv[2])
 ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 5
 ONLY = sys.argv[4].split(",") if len(sys.argv) > 4 else ["pull", "again", "push", "save", "load", "build"]
-WORK = tempfile.mkdtemp(prefix="sampan-bench-image-", dir=os.environ.get("BENCH_DIR"))
+WORK = tempfile.mkdtemp(prefix="sampan-bench-image-", dir=os.environ.get("BENCH_DIR") or None)
 QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 LAYERS, LAYER_BYTES, FILES = 6, 50 << 20, 2000
 
@@ -46,7 +49,7 @@ def free_port():
 
 
 def wait_for(ready, daemon):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not ready():
         if daemon.poll() is not None or time.monotonic() > deadline:
             return False
@@ -309,7 +312,9 @@ class Ctr(Tool):
     def forget(self, *names):
         for name in names:
             quietly(self.cli + ["images", "rm", "--sync", name])
-        quietly(self.cli + ["content", "prune", "references"])
+        if len(names) > 1:
+            # It takes layers from the images that stay.
+            quietly(self.cli + ["content", "prune", "references"])
 
     build = None
 
@@ -383,8 +388,12 @@ class Limit(Tool):
 
 def timed(command, **more):
     begin = time.perf_counter()
-    done = quietly(command, **more)
-    return time.perf_counter() - begin if done else None
+    done = subprocess.run(command, **{**QUIET, "stderr": subprocess.PIPE, **more})
+    took = time.perf_counter() - begin
+    if done.returncode == 0:
+        return took
+    print(f"{' '.join(command[:8])}: {done.stderr.decode(errors='replace').strip()[-400:]}", file=sys.stderr)
+    return None
 
 
 class Table:
@@ -517,6 +526,9 @@ def main():
         for kind in (Sampan, Docker, Podman, Ctr):
             tools.append(kind())
         tools += [Skopeo(), Floor(packed), Limit(packed)]
+        for tool in tools:
+            if not tool.ok:
+                print(f"{tool.name} does not start", file=sys.stderr)
         tools = [tool for tool in tools if tool.ok]
         idle = {tool.name: tool.peak() for tool in tools if tool.daemon}
         compressed, plain = sum(d["size"] for d, _, _ in packed), sum(size for _, _, size in packed)

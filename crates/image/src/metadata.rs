@@ -343,8 +343,7 @@ impl Metadata {
         // Held throughout: a record that came after the sync must not be committed with those before it.
         let mut pending = self.pending();
         if !pending.is_empty() {
-            let synced = std::fs::File::open(&self.root).and_then(|f| Ok(rustix::fs::syncfs(f)?));
-            synced.map_err(FileError::on("sync the file system of", &self.root))?;
+            self.sync_files()?;
         }
         let value = self.write(|t| {
             for (key, record) in &pending.chains {
@@ -361,6 +360,16 @@ impl Metadata {
         })?;
         *pending = Pending::default();
         Ok(value)
+    }
+
+    /// Brings what was written so far to disk, so that a flush has little to wait for.
+    pub(crate) fn sync(&self) -> Result<()> {
+        if self.pending().is_empty() { Ok(()) } else { self.sync_files() }
+    }
+
+    fn sync_files(&self) -> Result<()> {
+        let synced = std::fs::File::open(&self.root).and_then(|f| Ok(rustix::fs::syncfs(f)?));
+        Ok(synced.map_err(FileError::on("sync the file system of", &self.root))?)
     }
 
     pub(crate) fn chain(&self, id: &ChainId) -> Result<Option<ChainRecord>> {

@@ -160,6 +160,7 @@ impl Store {
     ) -> Result<Image, ReceiveError> {
         let lease = self.lease();
         let documents = Documents::check(manifest, config)?;
+        let _turn = self.turn_to_receive(&documents.manifest.config.digest);
         for layer in &documents.manifest.layers {
             progress.layer(layer, LayerProgress::Waiting);
         }
@@ -179,6 +180,8 @@ impl Store {
             }
         })?;
         let manifest = documents.manifest_for(&layers, manifest)?;
+        // Most of the waiting is done here, where nobody else waits for it.
+        self.metadata().sync().map_err(ImageError::from)?;
         Ok(self.put_image(config, &manifest, &layers, names)?)
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod below;
 pub(crate) mod changes;
 pub(crate) mod compare;
 pub(crate) mod diff;
+pub(crate) mod error;
 pub(crate) mod merge;
 pub(crate) mod place;
 

@@ -293,3 +293,70 @@ fn an_image_of_another_platform_is_held_and_its_layers_are_checked() {
     let third = TestStore::new();
     assert_eq!(third.receive(&swapped, &config, &[], &there, &()).unwrap_err().class(), Class::Invalid);
 }
+
+/// Whatever is collected while an image comes, nothing of the image is.
+#[test]
+fn a_pull_in_progress_is_never_collected() {
+    let here = TestStore::new();
+    let listings: Vec<String> =
+        (0..6).map(|i| format!("f{i} file = {}\nd dir\nd/x{i} file = {i}", "y".repeat(3000))).collect();
+    let listings: Vec<&str> = listings.iter().map(String::as_str).collect();
+    let image = stacked(&here, &listings, "kept");
+    let mut there = Blobs::default();
+    let (manifest, config) = there.push(&here, &image);
+    let other = TestStore::new();
+    let store = other.store.as_ref().unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    store.gc().unwrap();
+                }
+            });
+        }
+        for round in 0..10 {
+            let name = format!("pulled:{round}").parse().unwrap();
+            let received = store.receive(&manifest, &config, &[name], &there, &()).unwrap();
+            assert_eq!(contents(&other, &received), contents(&here, &image));
+            store.remove(&received.id).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    store.gc().unwrap();
+    assert_eq!(other.files(), [] as [&str; 0]);
+}
+
+/// Several pulls of one image, and of others with the same layers, at once.
+#[test]
+fn pulls_at_once_end_with_one_copy_of_each_layer() {
+    let here = TestStore::new();
+    let mut there = Blobs::default();
+    let documents: Vec<_> = ["one", "two"]
+        .map(|last| {
+            let last = format!("last file = {last}");
+            let image = stacked(&here, &["a file = 1\nd dir", "d/b file = 2\n.wh.a file =", &last], &last);
+            let (manifest, config) = there.push(&here, &image);
+            (manifest, config, contents(&here, &image))
+        })
+        .into();
+    let other = TestStore::new();
+    let store = other.store.as_ref().unwrap();
+    std::thread::scope(|scope| {
+        for round in 0..8 {
+            let (manifest, config, expected) = &documents[round % 2];
+            let (there, other) = (&there, &other);
+            scope.spawn(move || {
+                let received = store.receive(manifest, config, &[], there, &()).unwrap();
+                assert_eq!(&contents(other, &received), expected);
+            });
+        }
+    });
+    assert_eq!(store.list().unwrap().len(), 2);
+    let opened = there.opened();
+    assert!((4..=6).contains(&opened), "{opened}: an image that comes already is not fetched again");
+    let unpacked = other.files().iter().filter(|f| f.starts_with("snapshots/")).count();
+    assert_eq!(unpacked, 4, "two layers that both have, and one of each alone");
+    let report = store.check(sampan_image::CheckOptions { deep: true, repair: false }).unwrap();
+    assert_eq!(report.problems, []);
+}
