@@ -8,7 +8,7 @@ use std::path::Path;
 #[allow(unreachable_pub, missing_docs, reason = "it is the public part of another crate")]
 mod images;
 
-/// How many changes of each seed are tried.
+/// How many changes of each seed are tried, unless `SAMPAN_FUZZ_CHANGES` says otherwise.
 const CHANGES: u32 = 60;
 
 /// Bytes that mean something in a header: kinds, flags, numbers in base 256, path parts.
@@ -27,14 +27,20 @@ fn replay(target: &str, check: fn(&[u8])) {
     for seed in fs::read_dir(seeds).unwrap() {
         let seed = fs::read(seed.unwrap().path()).unwrap();
         check(&seed);
-        for _ in 0..CHANGES {
+        let changes = std::env::var("SAMPAN_FUZZ_CHANGES").map_or(CHANGES, |n| n.parse().unwrap());
+        for _ in 0..changes {
             let mut bytes = seed.clone();
             for _ in 0..1 + below(4) {
                 let at = below(bytes.len());
                 match below(4) {
                     0 => bytes[at] = MEANING[below(MEANING.len())],
                     // The fields of a header, where most of the meaning is.
-                    1 => bytes[at / 512 * 512 + 100 + below(57)] = MEANING[below(MEANING.len())],
+                    1 => {
+                        let meaning = MEANING[below(MEANING.len())];
+                        if let Some(byte) = bytes.get_mut(at / 512 * 512 + 100 + below(57)) {
+                            *byte = meaning;
+                        }
+                    }
                     2 => {
                         let block: Vec<u8> = bytes[at / 512 * 512..].iter().take(512).copied().collect();
                         let to = below(bytes.len()) / 512 * 512;
