@@ -114,7 +114,7 @@ def blob(directory, data):
 
 
 def layers():
-    """The layers' tars: of about 50 MB each, some thousand files in all."""
+    """The layers' tars: of about 50 MB each, a thousand files in all."""
     files = real_files()
     for n in range(LAYERS):
         buffer, size = io.BytesIO(), 0
