@@ -199,7 +199,12 @@ impl Show {
         let Some(step) = self.steps.get_mut(&id) else { return Ok(()) };
         step.open.push_str(text);
         let mut lines = Vec::new();
-        while let Some(end) = step.open.find('\n').or((step.open.len() > MAX_LINE).then_some(MAX_LINE)) {
+        loop {
+            let end = match step.open.find('\n') {
+                Some(end) if end <= MAX_LINE => end,
+                _ if step.open.len() > MAX_LINE => MAX_LINE,
+                _ => break,
+            };
             // A line without an end is cut somewhere between two characters.
             let end = (0..=end).rev().find(|i| step.open.is_char_boundary(*i)).unwrap_or(0);
             let rest = step.open.split_off(end);
