@@ -70,8 +70,21 @@ pub struct Analysis {
     pub leftovers: Vec<Leftover>,
     /// Images with the same base.
     pub shared: Vec<Shared>,
+    /// An image that could be the base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similar: Option<Similar>,
     /// What to change.
     pub advice: Vec<Advice>,
+}
+
+/// An image that has much of the first layer's content, but not the layer.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(default)]
+pub struct Similar {
+    /// Its name.
+    pub image: String,
+    /// Bytes that it has, too.
+    pub bytes: u64,
 }
 
 /// One layer of an [`Analysis`].

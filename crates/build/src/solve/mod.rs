@@ -36,7 +36,7 @@ mod state;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use sampan_base::{ChainId, Digest, FileError, ImageRef, files};
@@ -307,6 +307,8 @@ type ImageSlot = Arc<Mutex<Option<Image>>>;
 struct StageCell {
     done: Mutex<Option<Ended>>,
     changed: Condvar,
+    /// Somebody builds it who needs it by surprise.
+    taken: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -389,6 +391,23 @@ impl<'a> Solve<'a> {
             }
             work();
         });
+    }
+
+    /// What the stage `index` left. One that only a trigger of a base image names is not among those that are needed: who
+    /// asks first builds it, as a part of the stage `asking`. A stage asks for earlier ones only, so nobody waits in a
+    /// circle.
+    fn stage(&self, index: usize, asking: usize) -> Result<Arc<State>> {
+        let cell = &self.stages[index];
+        if !self.needed.contains(&index) && !cell.taken.swap(true, Ordering::AcqRel) {
+            cell.end(match StageRun::new(self, asking, index).run() {
+                Ok(state) => Ended::Built(Arc::new(state)),
+                Err(error) => {
+                    self.fail(error);
+                    Ended::Failed
+                }
+            });
+        }
+        cell.wait()
     }
 
     /// The first failure counts; what else goes on is of no use any more.

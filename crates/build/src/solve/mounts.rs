@@ -77,7 +77,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
             Some(NamedContext::Image(name)) => name,
             None => {
                 if let Some(index) = graph::copied_stage(solve.file, from, self.index) {
-                    return Ok(Source::Layers(solve.stages[index].wait()?.chain().cloned()));
+                    return Ok(Source::Layers(solve.stage(index, self.ordinal)?.chain().cloned()));
                 }
                 if from == "scratch" {
                     return Ok(Source::Layers(None));

@@ -20,7 +20,7 @@ use crate::{config, graph};
 pub(super) struct StageRun<'s, 'a> {
     pub(super) solve: &'s Solve<'a>,
     /// Its number among those that are built.
-    ordinal: usize,
+    pub(super) ordinal: usize,
     /// Its number in the Dockerfile.
     pub(super) index: usize,
     stage: &'a Stage,
@@ -117,7 +117,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
         if named.is_none()
             && let Some(earlier) = graph::stage_named(solve.file, base, self.index)
         {
-            let state = State::clone(&*solve.stages[earlier].wait()?);
+            let state = State::clone(&*solve.stage(earlier, self.ordinal)?);
             return Ok(State { cmd_set: false, ..state });
         }
         if base == "scratch" {

@@ -37,6 +37,31 @@ fn a_stage_goes_on_until_it_needs_the_other() {
 }
 
 #[test]
+fn a_trigger_may_need_a_stage_that_nothing_else_does() {
+    let test = Test::new();
+    let (result, _) = test.build_with(
+        &test.context("FROM busybox\nONBUILD COPY --from=two /two /\nONBUILD RUN --mount=from=two,target=/m cat /m/one >> /two", &[]),
+        &BuildOptions { names: vec!["triggers".parse().unwrap()], ..BuildOptions::default() },
+    );
+    result.unwrap();
+    // The trigger names one of them, and that one the other.
+    let stages = "FROM busybox AS one\nRUN echo 1 > /one\nFROM one AS two\nRUN echo 2 > /two\nFROM busybox AS three\nRUN false\n";
+    let (image, _) = test.build(&format!("{stages}FROM triggers"), &[]);
+    assert_eq!(test.files(&image), "two 644 0:0 2|1|\n");
+    // Two stages may be surprised by the same one, which is built once.
+    let before = test.runner.ran.lock().unwrap().len();
+    let stages = stages.replace("echo", "echo again");
+    let both =
+        "FROM triggers AS a\nFROM triggers AS b\nFROM scratch\nCOPY --from=a /two /a\nCOPY --from=b /two /b";
+    let (image, _) = test.build(&format!("{stages}{both}"), &[]);
+    assert!(test.files(&image).contains("a 644 0:0 again 2|again 1|\n"), "{}", test.files(&image));
+    assert_eq!(test.runner.ran.lock().unwrap().len() - before, 3);
+    // What fails there fails the build.
+    let error = test.fails(&format!("{}FROM triggers", stages.replace("again 2 > /two", "x && false")), &[]);
+    assert!(error.contains("Dockerfile:4: the command"), "{error}");
+}
+
+#[test]
 fn equal_steps_are_done_once() {
     let test = Test::new();
     let stage =

@@ -22,6 +22,14 @@ const SHOWN: usize = 60;
 
 pub(super) fn of(analysis: &Analysis) -> Vec<Advice> {
     let mut advice = hidden(analysis);
+    advice.extend(analysis.similar.iter().map(|similar| {
+        let text = format!(
+            "{} has much that `{}` has, too, which is here: build `FROM` it, and its layers are shared",
+            layer(analysis, 1),
+            similar.image
+        );
+        Advice { saves: similar.bytes, text }
+    }));
     advice.extend(left(analysis));
     advice.extend(duplicates(analysis));
     advice.retain(|a| a.saves >= SMALLEST_BYTES);

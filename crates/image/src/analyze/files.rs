@@ -1,6 +1,6 @@
 //! The file system as it grows layer by layer, and who has hidden what of whom.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{self, BufReader, Read};
 use std::ops::Bound;
 
@@ -246,6 +246,17 @@ impl View {
         let takes = |d: &Duplicate| d.bytes * (d.count as u64 - 1);
         duplicates.sort_by(|a, b| takes(b).cmp(&takes(a)).then_with(|| a.paths.cmp(&b.paths)));
         duplicates
+    }
+
+    /// The contents of a layer's files, with their bytes.
+    pub(super) fn contents_of_layer(&self, layer: usize) -> HashMap<[u8; 32], u64> {
+        let files = self.files.iter().filter(|f| f.layer == layer && f.bytes > 0);
+        files.map(|f| (f.digest, f.bytes)).collect()
+    }
+
+    /// The contents of all visible files.
+    pub(super) fn visible_contents(&self) -> HashSet<[u8; 32]> {
+        self.files.iter().filter(|f| f.hidden.is_none()).map(|f| f.digest).collect()
     }
 
     /// How many files a container sees, and their bytes.

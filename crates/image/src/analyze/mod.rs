@@ -58,9 +58,27 @@ pub struct Analysis {
     pub leftovers: Vec<Leftover>,
     /// Other images of this store that have some of the same layers.
     pub shared: Vec<Shared>,
+    /// An image of this store that has much of the first layer's content, but not the layer.
+    pub similar: Option<Similar>,
     /// What to do, what saves the most first.
     pub advice: Vec<Advice>,
 }
+
+/// An image that could be the base.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Similar {
+    /// Its first name.
+    pub image: String,
+    /// Bytes of the first layer's files that it has, too.
+    pub bytes: u64,
+}
+
+/// How many images are compared with one that lies on none of them, and how large all of them together may be: each is
+/// read whole.
+const MAX_COMPARED: usize = 8;
+const MAX_COMPARED_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+/// Less in common is chance.
+const SIMILAR_BYTES: u64 = 1024 * 1024;
 
 /// One layer.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -206,6 +224,7 @@ impl Store {
         let duplicates = view.duplicates();
         let leftovers = leftovers::find(&view);
         let shared = self.shared_with(image)?;
+        let similar = if shared.is_empty() { self.similar_to(image, &view)? } else { None };
         let (visible_files, visible_bytes) = view.visible();
         let mut analysis = Analysis {
             id: image.id.to_string(),
@@ -222,12 +241,42 @@ impl Store {
             duplicates,
             leftovers,
             shared,
+            similar,
             advice: Vec::new(),
         };
         analysis.advice = advice::of(&analysis);
         analysis.wasted.truncate(MAX_LISTED);
         analysis.duplicates.truncate(MAX_LISTED);
         Ok(analysis)
+    }
+
+    /// The image that has most of the content of the first layer, if it has at least half.
+    fn similar_to(&self, image: &Image, view: &View) -> Result<Option<Similar>, ImageError> {
+        let wanted = view.contents_of_layer(0);
+        let all: u64 = wanted.values().sum();
+        let mut best: Option<Similar> = None;
+        let mut left = MAX_COMPARED_BYTES;
+        let others = self.list()?.into_iter().filter(|o| o.id != image.id && !o.names.is_empty());
+        for other in others.take(MAX_COMPARED) {
+            if all < SIMILAR_BYTES || other.size > left {
+                continue;
+            }
+            left -= other.size;
+            let mut compared = View::default();
+            for (index, layer) in other.layers.iter().enumerate() {
+                // One that can't be read is not the base to advise.
+                let Ok(blob) = self.open_blob(&layer.blob) else { break };
+                if compared.add_layer(index, blob).is_err() {
+                    break;
+                }
+            }
+            let has = compared.visible_contents();
+            let bytes = wanted.iter().filter(|(c, _)| has.contains(*c)).map(|(_, bytes)| bytes).sum();
+            if bytes >= SIMILAR_BYTES && bytes >= all / 2 && best.as_ref().is_none_or(|b| bytes > b.bytes) {
+                best = Some(Similar { image: other.names[0].familiar(), bytes });
+            }
+        }
+        Ok(best)
     }
 
     fn shared_with(&self, image: &Image) -> Result<Vec<Shared>, ImageError> {

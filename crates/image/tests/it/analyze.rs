@@ -139,3 +139,20 @@ fn the_tree_sums_up() {
         assert_eq!((layer.tree.bytes, layer.tree.wasted), (layer.size, layer.wasted_bytes));
     }
 }
+
+#[test]
+fn a_base_that_is_here_already_is_advised() {
+    let test = TestStore::new();
+    let (libc, shell) = ("l".repeat(1_500_000), "s".repeat(600_000));
+    let base = format!("lib/libc file = {libc}\nbin/sh file 755 = {shell}");
+    image(&test, &[("ADD rootfs.tar /", base.as_str())], "distro:1");
+    image(&test, &[("ADD x /", "x file = other")], "unlike:1");
+    // The same files, put together anew: no layer is shared.
+    let own = format!("lib/libc file = {libc} @ 1600000000\nbin/sh file 755 = {shell}\napp file = a");
+    let image = image(&test, &[("COPY . /", own.as_str())], "own:1");
+    let found = test.analyze(&image).unwrap();
+    assert!(found.shared.is_empty());
+    let similar = found.similar.unwrap();
+    assert_eq!((similar.image.as_str(), similar.bytes), ("distro:1", 2_100_000));
+    assert!(found.advice[0].text.contains("`distro:1`"), "{:?}", found.advice);
+}

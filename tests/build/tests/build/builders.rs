@@ -275,6 +275,18 @@ fn write_base(path: &Path) {
     add("dangling", Symlink, 0o777, b"", "full/nothing");
     add("absolute", Symlink, 0o777, b"", "/full");
     add("upwards", Symlink, 0o777, b"", "../../../../full");
+    // A program with a capability, and a note.
+    let capability: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let attributes =
+        [("SCHILY.xattr.security.capability", capability), ("SCHILY.xattr.user.note", &b"hello"[..])];
+    layer.append_pax_extensions(attributes).unwrap();
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o755);
+    header.set_size(2);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1_300_000_000);
+    layer.append_data(&mut header, "bin/capable", &b"c\n"[..]).unwrap();
     let layer = layer.into_inner().unwrap();
     let digest = |bytes: &[u8]| {
         let digest = <sha2::Sha256 as sha2::Digest>::digest(bytes);
