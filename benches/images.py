@@ -29,7 +29,8 @@ BIN = os.path.realpath(sys.argv[1])
 LIMIT = os.path.realpath(sys.argv[2])
 ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 5
 ONLY = sys.argv[4].split(",") if len(sys.argv) > 4 else ["pull", "again", "push", "save", "load", "build"]
-WORK = tempfile.mkdtemp(prefix="sampan-bench-image-", dir=os.environ.get("BENCH_DIR") or None)
+# Short: podman refuses a --runroot of more than 50 characters.
+WORK = tempfile.mkdtemp(prefix="sbi-", dir=os.environ.get("BENCH_DIR") or None)
 QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 LAYERS, LAYER_BYTES, FILES = 6, 50 << 20, 2000
 
