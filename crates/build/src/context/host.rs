@@ -60,8 +60,20 @@ pub struct Digests(Mutex<HashMap<Identity, Digest>>);
 /// How many files are remembered, at some 150 bytes each; beyond it, all are forgotten.
 const MAX_DIGESTS: usize = 50_000;
 /// A file that was changed so shortly before it was hashed may change again and keep its times: the kernel's
-/// timestamps are those of its clock's last tick, 10 ms apart at most (`CONFIG_HZ` >= 100), coarser on some file systems.
-const RACY_NANOSECONDS: i128 = 2_000_000_000;
+/// timestamps are those of its clock's last tick, 10 ms apart at most (`CONFIG_HZ` >= 100).
+const RACY_NANOSECONDS: i128 = 50_000_000;
+/// On file systems that know only seconds, or every second one.
+const RACY_COARSE_NANOSECONDS: i128 = 2_000_000_000;
+
+impl Identity {
+    /// How long a file must have rested so that its times prove its content.
+    fn rest(&self) -> i128 {
+        match self.changed % 1_000_000_000 {
+            0 => RACY_COARSE_NANOSECONDS,
+            _ => RACY_NANOSECONDS,
+        }
+    }
+}
 
 impl Digests {
     fn get(&self, identity: &Identity) -> Option<Digest> {
@@ -72,7 +84,7 @@ impl Digests {
     fn put(&self, identity: Identity, digest: &Digest, hashed: SystemTime) {
         let hashed =
             hashed.duration_since(UNIX_EPOCH).map_or(0, |d| i128::try_from(d.as_nanos()).unwrap_or(0));
-        if identity.changed.max(identity.modified) + RACY_NANOSECONDS > hashed {
+        if identity.changed.max(identity.modified) + identity.rest() > hashed {
             return;
         }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -362,6 +374,19 @@ mod tests {
         let digests = Arc::default();
         context(dir.path(), &digests).digest(Path::new("new")).unwrap();
         assert!(digests.0.lock().unwrap().is_empty(), "changed just now: its times prove nothing");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let ago = |nanoseconds: i128| {
+            let changed = i128::try_from(now.as_nanos()).unwrap() - nanoseconds;
+            Identity { device: 1, inode: 1, size: 1, modified: 0, changed }
+        };
+        for (identity, remembered) in [
+            (ago(1_000_000), false),
+            (ago(100_000_000), true),
+            (Identity { changed: i128::from(now.as_secs() - 1) * 1_000_000_000, ..ago(0) }, false),
+        ] {
+            digests.put(identity, &Digest::of(b"y"), UNIX_EPOCH + now);
+            assert_eq!(digests.get(&identity).is_some(), remembered, "{identity:?}");
+        }
         let identity = Identity { device: 1, inode: 2, size: 3, modified: 0, changed: 0 };
         digests.put(identity, &Digest::of(b"x"), SystemTime::now());
         assert_eq!(digests.get(&identity), Some(Digest::of(b"x")));
