@@ -55,9 +55,10 @@ const DOCKER: &str = "/usr/bin/docker";
 
 /// All builders that a run needs, with their stores.
 pub(crate) struct Builders {
-    directory: tempfile::TempDir,
-    instance: Instance,
+    // Dropped in this order: the directory goes when nobody has anything in it any more.
     peers: Option<Peers>,
+    instance: Instance,
+    directory: tempfile::TempDir,
     base: Tree,
     count: AtomicUsize,
 }
