@@ -251,8 +251,7 @@ impl Documents {
 
     /// Whether its programs run on this machine; the layers of others may stay packed.
     fn for_host(&self) -> bool {
-        let ImageConfig { architecture, os, variant, .. } = self.config.clone();
-        Platform { architecture, os, variant, ..Platform::default() }.fits(&Platform::host())
+        self.config.platform().fits(&Platform::host())
     }
 
     /// The manifest's own bytes if the store has just the blobs that it names. A layer that is here packed in another

@@ -192,12 +192,7 @@ impl From<&ImageConfig> for BaseFacts {
         BaseFacts {
             env: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             shell: image.config.shell.is_some(),
-            platform: Platform {
-                architecture: image.architecture.clone(),
-                os: image.os.clone(),
-                variant: image.variant.clone(),
-                ..Platform::default()
-            },
+            platform: image.platform(),
         }
     }
 }

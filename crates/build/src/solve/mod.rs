@@ -41,7 +41,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use sampan_base::{ChainId, Digest, FileError, ImageRef, files};
 use sampan_image::{Image, Lease, Scratch, Store};
-use sampan_oci::image::{ImageConfig, Platform};
+use sampan_oci::image::Platform;
 
 pub use events::{BuildEvent, Place, StepId};
 pub use exchange::{CacheSource, CacheStore, CacheTarget};
@@ -504,7 +504,7 @@ impl<'a> Solve<'a> {
             return Ok(image.clone());
         }
         let found = self.store.resolve(name);
-        let usable = found.as_ref().is_ok_and(|image| platform_of(image).fits(platform));
+        let usable = found.as_ref().is_ok_and(|image| image.config.platform().fits(platform));
         let pullable = name.parse::<ImageRef>().is_ok();
         let image = if usable && !(self.options.pull && pullable) {
             found
@@ -542,15 +542,5 @@ impl<'a> Solve<'a> {
         self.store
             .view(chain, &self.lease)
             .map_err(|source| BuildError::Snapshot { at: self.at(line), source: Box::new(source) })
-    }
-}
-
-fn platform_of(image: &Image) -> Platform {
-    let ImageConfig { architecture, os, variant, .. } = &image.config;
-    Platform {
-        architecture: architecture.clone(),
-        os: os.clone(),
-        variant: variant.clone(),
-        ..Platform::default()
     }
 }

@@ -176,13 +176,7 @@ impl Engine {
                 let found = repository.find(&Which::of(&name), &Platform::host())?;
                 let config: sampan_oci::image::ImageConfig =
                     serde_json::from_slice(&found.config).unwrap_or_default();
-                let platform = Platform {
-                    architecture: config.architecture,
-                    os: config.os,
-                    variant: config.variant,
-                    ..Platform::default()
-                };
-                Ok(Distribution { descriptor: document.descriptor, platforms: vec![platform] })
+                Ok(Distribution { descriptor: document.descriptor, platforms: vec![config.platform()] })
             };
             ask().map_err(failed(&name, format!("cannot ask for {name}")))
         })

@@ -119,7 +119,7 @@ impl Inner {
         which: &Which,
     ) -> Option<(Image, Digest)> {
         let image = self.images.store.named(name).ok().flatten()?;
-        let has = platform_of(&image.config);
+        let has = image.config.platform();
         sampan_registry::fits(&has, wanted)?;
         if image.digests.iter().all(|d| !d.same_repository(name)) {
             return None;
@@ -132,16 +132,6 @@ impl Inner {
     }
 }
 
-/// The machine that an image is for.
-pub(crate) fn platform_of(config: &ImageConfig) -> Platform {
-    Platform {
-        architecture: config.architecture.clone(),
-        os: config.os.clone(),
-        variant: config.variant.clone(),
-        ..Platform::default()
-    }
-}
-
 fn receive_failed(name: &ImageRef, cancel: &Cancel, error: ReceiveError) -> EngineError {
     let class = if cancel.is_set() { Class::Unavailable } else { error.class() };
     EngineError::layer(class, format!("cannot pull {name}"))(error)
@@ -151,7 +141,7 @@ fn receive_failed(name: &ImageRef, cancel: &Cancel, error: ReceiveError) -> Engi
 fn check_platform(name: &ImageRef, config: &[u8], wanted: &Platform) -> Result<()> {
     // One that can't be read is refused by name when it is taken in.
     let Ok(config) = serde_json::from_slice::<ImageConfig>(config) else { return Ok(()) };
-    let has = platform_of(&config);
+    let has = config.platform();
     if sampan_registry::fits(&has, wanted).is_some() || has.fits(wanted) {
         return Ok(());
     }

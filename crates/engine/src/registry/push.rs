@@ -108,8 +108,7 @@ impl Inner {
     ) -> Result<Digest> {
         let images: Vec<Image> =
             images.iter().map(|text| self.images.resolve(text)).collect::<Result<_>>()?;
-        let mut platforms: Vec<String> =
-            images.iter().map(|i| super::pull::platform_of(&i.config).to_string()).collect();
+        let mut platforms: Vec<String> = images.iter().map(|i| i.config.platform().to_string()).collect();
         platforms.sort();
         if let Some(twice) = platforms.windows(2).find(|w| w[0] == w[1]) {
             return Err(EngineError::Invalid(format!("cannot push {name}: two images are for {}", twice[0])));
@@ -119,7 +118,7 @@ impl Inner {
         let mut manifests = Vec::new();
         for image in &images {
             let mut pushed = self.push_image(name, image, None, &repository, cancel, events)?;
-            pushed.platform = Some(super::pull::platform_of(&image.config));
+            pushed.platform = Some(image.config.platform());
             manifests.push(pushed);
         }
         let index = Index {

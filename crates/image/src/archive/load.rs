@@ -248,7 +248,7 @@ impl Store {
             let origin = spooled.map_or(Origin::Here, Origin::Spooled);
             wanted.push(Wanted { diff_id: diff_id.clone(), origin });
         }
-        self.take_in(wanted, platform_of(config).fits(&Platform::host()), lease).map_err(|(index, error)| {
+        self.take_in(wanted, config.platform().fits(&Platform::host()), lease).map_err(|(index, error)| {
             let path = paths[index].clone();
             match error {
                 LayerError::Unpack(source) => LoadError::Layer { path, source },
@@ -328,17 +328,8 @@ impl Files<'_> {
     }
 }
 
-fn platform_of(config: &ImageConfig) -> Platform {
-    Platform {
-        architecture: config.architecture.clone(),
-        os: config.os.clone(),
-        variant: config.variant.clone(),
-        ..Platform::default()
-    }
-}
-
 fn check_platform(path: &str, config: &ImageConfig, wanted: Option<&Platform>) -> Result<(), LoadError> {
-    let is = platform_of(config);
+    let is = config.platform();
     match wanted.filter(|wanted| !is.fits(wanted)) {
         Some(wanted) => {
             let what = format!("the image is for {is}, not for {wanted}");

@@ -76,12 +76,7 @@ impl Store {
         for text in texts {
             let image = self.resolve(text)?;
             self.hold(&image, &lease);
-            let is = Platform {
-                architecture: image.config.architecture.clone(),
-                os: image.config.os.clone(),
-                variant: image.config.variant.clone(),
-                ..Platform::default()
-            };
+            let is = image.config.platform();
             if let Some(wanted) = platform.filter(|wanted| !is.fits(wanted)) {
                 let (text, is, wanted) = ((*text).to_owned(), is.to_string(), wanted.to_string());
                 return Err(SaveError::Platform { text, is, wanted });

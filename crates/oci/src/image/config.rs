@@ -47,6 +47,16 @@ impl ImageConfig {
         ImageConfig { architecture: platform.architecture, os: platform.os, ..ImageConfig::default() }
     }
 
+    /// The machine that it is for.
+    pub fn platform(&self) -> super::Platform {
+        super::Platform {
+            architecture: self.architecture.clone(),
+            os: self.os.clone(),
+            variant: self.variant.clone(),
+            ..super::Platform::default()
+        }
+    }
+
     /// Names the whole stack of layers; `None` without layers.
     pub fn chain_id(&self) -> Option<ChainId> {
         ChainId::of(&self.rootfs.diff_ids)
