@@ -38,6 +38,7 @@ impl Engine {
             check_name(name).map_err(EngineError::Invalid)?;
         }
         let mut spec = spec;
+        crate::logs::driver::settle(&mut spec.log, &self.inner.settings().log);
         let warnings = check(&spec, &self.inner)?;
         self.resolve_containers(&mut spec)?;
         let id = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
@@ -139,12 +140,7 @@ fn check(spec: &ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
             }
         }
     }
-    if !matches!(spec.log.driver.as_str(), "" | "json-file" | "none") {
-        return Err(EngineError::Unsupported(format!(
-            "log driver `{}` is not supported: use json-file or none",
-            spec.log.driver
-        )));
-    }
+    crate::logs::driver::check(&spec.log)?;
     if !matches!(spec.restart.as_str(), "" | "no") {
         return Err(EngineError::Unsupported(format!(
             "restart policy `{}` is not supported yet: use `no`",

@@ -31,13 +31,14 @@ mod names;
 pub mod network;
 pub mod registry;
 mod restore;
+pub mod settings;
 pub mod shim;
 pub mod spec;
 mod step;
 mod user;
 pub mod volumes;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 pub use blocking::{blocking, long_blocking};
 pub use config::EngineConfig;
@@ -71,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) events: events::Events,
     pub(crate) execs: exec::Execs,
     containers: Mutex<Registry>,
+    settings: RwLock<settings::Settings>,
 }
 
 impl Inner {
@@ -161,11 +163,12 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         host: HostFacts::probe(),
         metadata,
         images,
-        access: registry::Access::new(&config.registries),
+        access: registry::Access::new(&config.settings.registries),
         net,
         events: events::Events::default(),
         execs: exec::Execs::default(),
         containers: Mutex::default(),
+        settings: RwLock::new(config.settings.clone()),
         config,
     })
 }

@@ -30,13 +30,14 @@ use sampan_base::Timestamp;
 use sampan_docker_api::{API_VERSION, MIN_API_VERSION};
 use sampan_engine::Engine;
 
+use crate::metrics::Metrics;
 use error::ApiError;
 
 /// The longest JSON body that is read.
 const MAX_BODY_BYTES: usize = 8 << 20;
 
 /// All routes, without versions in their paths.
-pub(crate) fn router(engine: Engine) -> Router {
+pub(crate) fn router(engine: Engine, metrics: Metrics) -> Router {
     Router::new()
         .route("/_ping", get(system::ping))
         .route("/_ping", head(system::ping))
@@ -92,6 +93,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .method_not_allowed_fallback(not_found)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::map_response(add_headers))
+        .layer(axum::middleware::from_fn_with_state(metrics, crate::metrics::record))
         .with_state(engine)
 }
 
