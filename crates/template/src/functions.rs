@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::Value;
 use crate::value::float;
 
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 26] = [
     "and", "or", "not", "len", "index", "slice", "print", "printf", "println", "eq", "ne", "lt", "le", "gt",
     "ge", "html", "js", "urlquery", "json", "join", "split", "title", "lower", "upper", "pad", "truncate",
     "table",
@@ -14,6 +14,11 @@ const NAMES: [&str; 27] = [
 
 pub(crate) fn exists(name: &str) -> bool {
     NAMES.contains(&name)
+}
+
+/// Those that say how a value is shown.
+pub(crate) fn is_dockers(name: &str) -> bool {
+    matches!(name, "json" | "join" | "split" | "title" | "lower" | "upper" | "truncate")
 }
 
 /// The longest text that `pad` and widths make.

@@ -21,7 +21,7 @@ mod render;
 mod syntax;
 pub mod value;
 
-pub use value::Value;
+pub use value::{Lookup, Value};
 
 /// A template that is well formed.
 #[derive(Debug)]
@@ -51,7 +51,16 @@ impl Template {
     /// # Errors
     /// If it names a field that there is not, or asks a function for what it can't do.
     pub fn render(&self, value: &Value) -> Result<String, TemplateError> {
-        render::render(&self.nodes, value)
+        render::render(&self.nodes, value, false)
+    }
+
+    /// The heading of a table whose rows it gives, for a value whose fields are headings: what would only change how
+    /// a value is shown (`upper`, `truncate`, …) leaves headings alone.
+    ///
+    /// # Errors
+    /// As [`Template::render`].
+    pub fn render_heading(&self, value: &Value) -> Result<String, TemplateError> {
+        render::render(&self.nodes, value, true)
     }
 
     /// Whether it names this field of its value anywhere.

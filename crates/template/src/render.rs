@@ -18,6 +18,8 @@ struct State {
     /// The last of a name counts; `$` is the one without a name.
     variables: Vec<(String, Value)>,
     line: usize,
+    /// Headings are to stay as they are, whatever is done to what is below them.
+    heading: bool,
 }
 
 /// How a run of nodes ended.
@@ -169,6 +171,9 @@ impl State {
             let mut arguments =
                 rest.iter().map(|operand| self.operand(operand, dot)).collect::<Result<Vec<_>, _>>()?;
             arguments.extend(last);
+            if self.heading && functions::is_dockers(name) {
+                return Ok(arguments.into_iter().next().unwrap_or_default());
+            }
             let called = functions::call(name, &arguments);
             return called.map_err(|what| self.error(format!("error calling {name}: {what}")));
         }
@@ -177,10 +182,7 @@ impl State {
             rest.iter().map(|operand| self.operand(operand, dot)).collect::<Result<Vec<_>, _>>()?;
         arguments.extend(last);
         match (&value, &arguments[..]) {
-            (Value::Lookup(entries), [Value::Text(key)]) => {
-                let found = entries.iter().find(|(known, _)| known == key);
-                Ok(Value::Text(found.map(|(_, value)| value.clone()).unwrap_or_default()))
-            }
+            (Value::Lookup(method), [Value::Text(key)]) => Ok(Value::Text(method.answer(key))),
             (Value::Lookup(_), _) => Err(self.error("wrong number of args: want 1 string")),
             (_, []) => Ok(value),
             _ => Err(self.error(format!("can't give argument to non-function {}", value.print()))),

@@ -81,9 +81,9 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, TemplateError> {
     let mut parser = Parser { pieces: pieces(text)?, at: 0, depth: 0, ranges: 0 };
     let (nodes, ended) = parser.nodes()?;
     match ended {
-        End::Text => Ok(nodes),
-        End::End(line) => Err(TemplateError { line, what: "unexpected {{end}}".into() }),
-        End::Else(line, _) => Err(TemplateError { line, what: "unexpected {{else}}".into() }),
+        Ending::Text => Ok(nodes),
+        Ending::End(line) => Err(TemplateError { line, what: "unexpected {{end}}".into() }),
+        Ending::Else(line, _) => Err(TemplateError { line, what: "unexpected {{else}}".into() }),
     }
 }
 
@@ -276,7 +276,7 @@ fn quoted(text: &str) -> Option<(String, usize)> {
 }
 
 /// What ended a run of nodes.
-enum End {
+enum Ending {
     Text,
     End(usize),
     /// With what follows the word: `if …`, `with …`, or nothing.
@@ -291,10 +291,10 @@ struct Parser {
 }
 
 impl Parser {
-    fn nodes(&mut self) -> Result<(Vec<Node>, End), TemplateError> {
+    fn nodes(&mut self) -> Result<(Vec<Node>, Ending), TemplateError> {
         let mut nodes = Vec::new();
         loop {
-            let Some(piece) = self.pieces.get_mut(self.at) else { return Ok((nodes, End::Text)) };
+            let Some(piece) = self.pieces.get_mut(self.at) else { return Ok((nodes, Ending::Text)) };
             self.at += 1;
             let (line, tokens) = match piece {
                 Piece::Text(text) => {
@@ -314,8 +314,8 @@ impl Parser {
                 None => return Err(error("missing value for command")),
             };
             match word {
-                "end" => return Ok((nodes, End::End(line))),
-                "else" => return Ok((nodes, End::Else(line, rest.to_vec()))),
+                "end" => return Ok((nodes, Ending::End(line))),
+                "else" => return Ok((nodes, Ending::Else(line, rest.to_vec()))),
                 "if" | "with" => nodes.push(self.branch(word == "with", line, rest)?),
                 "range" => {
                     let over = pipeline(line, rest, true)?;
@@ -323,8 +323,8 @@ impl Parser {
                     let (body, ended) = self.block(line)?;
                     self.ranges -= 1;
                     let otherwise = match ended {
-                        End::Else(..) => match self.block(line)? {
-                            (nodes, End::End(_)) => nodes,
+                        Ending::Else(..) => match self.block(line)? {
+                            (nodes, Ending::End(_)) => nodes,
                             _ => return Err(error("expected end; found {{else}}")),
                         },
                         _ => Vec::new(),
@@ -345,7 +345,7 @@ impl Parser {
     }
 
     /// The nodes of a block, up to its `end` or `else`.
-    fn block(&mut self, line: usize) -> Result<(Vec<Node>, End), TemplateError> {
+    fn block(&mut self, line: usize) -> Result<(Vec<Node>, Ending), TemplateError> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(TemplateError { line, what: "blocks are nested too deep".into() });
@@ -353,7 +353,7 @@ impl Parser {
         let (nodes, ended) = self.nodes()?;
         self.depth -= 1;
         match ended {
-            End::Text => Err(TemplateError { line, what: "unexpected EOF".into() }),
+            Ending::Text => Err(TemplateError { line, what: "unexpected EOF".into() }),
             ended => Ok((nodes, ended)),
         }
     }
@@ -362,7 +362,7 @@ impl Parser {
         let condition = pipeline(line, tokens, false)?;
         let (then, ended) = self.block(line)?;
         let otherwise = match ended {
-            End::Else(line, tokens) => {
+            Ending::Else(line, tokens) => {
                 let start = tokens.iter().position(|t| *t != Token::Space);
                 match start.and_then(|s| Some((tokens.get(s)?, tokens.get(s + 1..)?))) {
                     // `{{else if …}}` shares the `end` of what it belongs to.
@@ -373,7 +373,7 @@ impl Parser {
                         return Err(TemplateError { line, what: "unexpected words after else".into() });
                     }
                     None => match self.block(line)? {
-                        (nodes, End::End(_)) => nodes,
+                        (nodes, Ending::End(_)) => nodes,
                         _ => return Err(TemplateError { line, what: "expected end; found {{else}}".into() }),
                     },
                 }

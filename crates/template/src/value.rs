@@ -26,7 +26,34 @@ pub enum Value {
     /// What has certain fields: asking for another is an error.
     Record(Vec<(String, Value)>),
     /// A method that answers for a key: `.Label "name"`.
-    Lookup(Vec<(String, String)>),
+    Lookup(Lookup),
+}
+
+/// A method of one argument.
+#[derive(Clone)]
+pub struct Lookup(std::sync::Arc<dyn Fn(&str) -> String + Send + Sync>);
+
+impl Lookup {
+    /// A method that answers so.
+    pub fn new(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Value {
+        Value::Lookup(Lookup(std::sync::Arc::new(answer)))
+    }
+
+    pub(crate) fn answer(&self, key: &str) -> String {
+        (self.0)(key)
+    }
+}
+
+impl std::fmt::Debug for Lookup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a method")
+    }
+}
+
+impl PartialEq for Lookup {
+    fn eq(&self, other: &Lookup) -> bool {
+        std::sync::Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl Value {

@@ -1,7 +1,7 @@
 //! Templates and what Go gives for them.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use sampan_template::{Template, Value};
+use sampan_template::{Lookup, Template, Value};
 
 const DATA: &str = r#"{
   "Id": "0123456789abcdef", "Name": "/web", "Tty": false, "Pid": 42, "Big": 9007199254740993, "Load": 0.5,
@@ -123,11 +123,13 @@ fn depth_and_length_have_limits() {
 
 #[test]
 fn methods_answer_for_a_key() {
-    let labels = vec![("a.b".to_owned(), "1".to_owned())];
-    let value = Value::record([("ID", Value::from("x")), ("Label", Value::Lookup(labels))]);
+    let label = Lookup::new(|key| if key == "a.b" { "1".to_owned() } else { String::new() });
+    let value = Value::record([("ID", Value::from("x")), ("Label", label)]);
     let show = |t: &str| Template::parse(t).and_then(|t| t.render(&value)).map_err(|e| e.to_string());
     assert_eq!(show("{{.Label \"a.b\"}}{{.Label \"none\"}}").unwrap(), "1");
     assert_eq!(show("{{json .}}").unwrap(), r#"{"ID":"x"}"#);
+    let heading = Template::parse("{{upper .ID}} {{truncate .ID 0}}").unwrap();
+    assert_eq!(heading.render_heading(&value).unwrap(), "x x");
     assert!(show("{{.Label}}").is_err());
     assert!(Template::parse("{{if 1}}{{.Size}}{{end}}").unwrap().names("Size"));
     assert!(!Template::parse("{{.Id}} Size").unwrap().names("Size"));
