@@ -1,6 +1,7 @@
 //! What a container is to be, in plain values: the engine's own words for what Docker's API and the CRI ask for.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,13 @@ pub struct ContainerSpec {
     pub stop_timeout: Option<i64>,
     /// Which network.
     pub network: NetworkMode,
+    /// The network as it was asked for, only shown again; empty: `default`.
+    pub network_word: String,
+    /// Its places in networks, by the network's id (until creation has resolved them, as they were named): its own
+    /// network's, which creation adds if it is missing, and further ones.
+    pub endpoints: BTreeMap<String, EndpointWish>,
+    /// `container:alias`: containers of the default network that it knows by another name (the old `--link`).
+    pub links: Vec<String>,
     /// Name servers, search domains and options for resolv.conf; empty: the host's.
     pub dns: Dns,
     /// `name:address`.
@@ -95,7 +103,7 @@ pub struct ContainerSpec {
 pub struct Port {
     /// 1 to 65535.
     pub number: u16,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
 }
 
@@ -107,6 +115,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl std::fmt::Display for Protocol {
@@ -114,6 +124,7 @@ impl std::fmt::Display for Protocol {
         f.write_str(match self {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
         })
     }
 }
@@ -133,7 +144,7 @@ impl std::str::FromStr for Port {
         let protocol = match protocol {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
-            "sctp" => return Err(format!("port `{text}`: SCTP is not supported")),
+            "sctp" => Protocol::Sctp,
             _ => return Err(format!("invalid port `{text}`: unknown protocol `{protocol}`")),
         };
         match number.parse() {
@@ -170,6 +181,39 @@ pub enum NetworkMode {
     None,
     /// Another container's, by id.
     Container(String),
+    /// A network that somebody has made, by its id (until creation has resolved it, as it was named).
+    Named(String),
+}
+
+impl NetworkMode {
+    /// Whether the container has a network namespace of ours, with links in it.
+    pub fn has_endpoints(&self) -> bool {
+        matches!(self, NetworkMode::Bridge | NetworkMode::Named(_))
+    }
+}
+
+/// How a container is to be in a network.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(default)]
+pub struct EndpointWish {
+    /// The network's name when this was asked for: shown when the network itself can't be asked.
+    pub network: String,
+    /// Further names for it in the network.
+    pub aliases: Vec<String>,
+    /// A fixed address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// A fixed IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Further addresses of its link.
+    pub link_local: Vec<IpAddr>,
+    /// A fixed hardware address.
+    pub mac: Option<String>,
+    /// `container:alias`: names that only it knows containers of this network by.
+    pub links: Vec<String>,
+    /// Options of the network's driver.
+    pub driver_options: BTreeMap<String, String>,
+    /// The network with the highest is the way to everywhere else.
+    pub gateway_priority: i64,
 }
 
 /// A namespace other than the network's.
@@ -378,11 +422,11 @@ mod tests {
 
     #[test]
     fn ports_read_and_write() {
-        for text in ["80/tcp", "53/udp"] {
+        for text in ["80/tcp", "53/udp", "9/sctp"] {
             assert_eq!(text.parse::<Port>().unwrap().to_string(), text);
         }
         assert_eq!("80".parse::<Port>().unwrap().to_string(), "80/tcp");
-        for bad in ["0", "65536", "x", "80/icmp", "80/sctp", ""] {
+        for bad in ["0", "65536", "x", "80/icmp", ""] {
             assert!(bad.parse::<Port>().is_err(), "{bad}");
         }
     }

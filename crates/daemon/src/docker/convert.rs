@@ -57,6 +57,9 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
         stop_signal: config.stop_signal.and_then(text),
         stop_timeout: config.stop_timeout,
         network,
+        network_word: String::new(),
+        endpoints: BTreeMap::new(),
+        links: Vec::new(),
         dns: Dns {
             servers: host.dns.clone(),
             search: host.dns_search.clone(),

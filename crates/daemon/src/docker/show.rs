@@ -160,7 +160,7 @@ fn command_text(args: &[String]) -> String {
 }
 
 fn published(view: &View) -> &[Publish] {
-    let endpoint = view.live.as_ref().and_then(|l| l.endpoint.as_ref());
+    let endpoint = view.live.as_ref().and_then(|l| l.endpoints.first());
     endpoint.map_or(&[], |e| e.published.as_slice())
 }
 
@@ -199,6 +199,7 @@ fn network_word(mode: &NetworkMode) -> String {
         NetworkMode::Host => "host".to_owned(),
         NetworkMode::None => "none".to_owned(),
         NetworkMode::Container(id) => format!("container:{id}"),
+        NetworkMode::Named(id) => id.clone(),
     }
 }
 
@@ -215,9 +216,9 @@ fn network_settings(view: &View) -> NetworkSettings {
         NetworkMode::Bridge => ("bridge", BRIDGE_ID),
         NetworkMode::Host => ("host", HOST_ID),
         NetworkMode::None => ("none", NONE_ID),
-        NetworkMode::Container(_) => return NetworkSettings::default(),
+        NetworkMode::Container(_) | NetworkMode::Named(_) => return NetworkSettings::default(),
     };
-    let endpoint = view.live.as_ref().and_then(|l| l.endpoint.as_ref());
+    let endpoint = view.live.as_ref().and_then(|l| l.endpoints.first());
     let settings = |e: Option<&Endpoint>| EndpointSettings {
         network_id: if view.live.is_some() { id.to_owned() } else { String::new() },
         endpoint_id: e.map(|_| view.record.id.clone()).unwrap_or_default(),
