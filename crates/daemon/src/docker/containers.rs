@@ -158,7 +158,8 @@ fn matches(view: &View, filters: &Filters, ancestors: &[String]) -> bool {
                 || match &m.source {
                     sampan_engine::spec::MountSource::Volume { name, .. } => name == text,
                     sampan_engine::spec::MountSource::Bind { path, .. } => path.to_str() == Some(text),
-                    sampan_engine::spec::MountSource::Tmpfs { .. } => false,
+                    sampan_engine::spec::MountSource::Tmpfs { .. }
+                    | sampan_engine::spec::MountSource::Image { .. } => false,
                 }
         })
     };
