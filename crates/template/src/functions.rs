@@ -9,7 +9,6 @@ use crate::value::float;
 const NAMES: [&str; 26] = [
     "and", "or", "not", "len", "index", "slice", "print", "printf", "println", "eq", "ne", "lt", "le", "gt",
     "ge", "html", "js", "urlquery", "json", "join", "split", "title", "lower", "upper", "pad", "truncate",
-    "table",
 ];
 
 pub(crate) fn exists(name: &str) -> bool {

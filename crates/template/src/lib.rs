@@ -21,7 +21,7 @@ mod render;
 mod syntax;
 pub mod value;
 
-pub use value::{Lookup, Value};
+pub use value::Value;
 
 /// A template that is well formed.
 #[derive(Debug)]

@@ -7,8 +7,9 @@ use crate::{TemplateError, Value};
 /// How much text a template may give: a `range` over a list in a list soon gives more than anyone reads.
 const MAX_TEXT_BYTES: usize = 64 << 20;
 
-pub(crate) fn render(nodes: &[Node], value: &Value) -> Result<String, TemplateError> {
-    let mut state = State { out: String::new(), variables: vec![(String::new(), value.clone())], line: 1 };
+pub(crate) fn render(nodes: &[Node], value: &Value, heading: bool) -> Result<String, TemplateError> {
+    let variables = vec![(String::new(), value.clone())];
+    let mut state = State { out: String::new(), variables, line: 1, heading };
     state.walk(nodes, value)?;
     Ok(state.out)
 }

@@ -34,11 +34,6 @@ pub enum Value {
 pub struct Lookup(std::sync::Arc<dyn Fn(&str) -> String + Send + Sync>);
 
 impl Lookup {
-    /// A method that answers so.
-    pub fn new(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Value {
-        Value::Lookup(Lookup(std::sync::Arc::new(answer)))
-    }
-
     pub(crate) fn answer(&self, key: &str) -> String {
         (self.0)(key)
     }
@@ -57,6 +52,11 @@ impl PartialEq for Lookup {
 }
 
 impl Value {
+    /// A method that answers so.
+    pub fn method(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Value {
+        Value::Lookup(Lookup(std::sync::Arc::new(answer)))
+    }
+
     /// A record of these fields.
     pub fn record<K: Into<String>>(fields: impl IntoIterator<Item = (K, Value)>) -> Value {
         Value::Record(fields.into_iter().map(|(k, v)| (k.into(), v)).collect())

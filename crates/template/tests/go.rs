@@ -1,7 +1,7 @@
 //! Templates and what Go gives for them.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use sampan_template::{Lookup, Template, Value};
+use sampan_template::{Template, Value};
 
 const DATA: &str = r#"{
   "Id": "0123456789abcdef", "Name": "/web", "Tty": false, "Pid": 42, "Big": 9007199254740993, "Load": 0.5,
@@ -123,7 +123,7 @@ fn depth_and_length_have_limits() {
 
 #[test]
 fn methods_answer_for_a_key() {
-    let label = Lookup::new(|key| if key == "a.b" { "1".to_owned() } else { String::new() });
+    let label = Value::method(|key| if key == "a.b" { "1".to_owned() } else { String::new() });
     let value = Value::record([("ID", Value::from("x")), ("Label", label)]);
     let show = |t: &str| Template::parse(t).and_then(|t| t.render(&value)).map_err(|e| e.to_string());
     assert_eq!(show("{{.Label \"a.b\"}}{{.Label \"none\"}}").unwrap(), "1");
