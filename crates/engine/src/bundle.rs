@@ -13,7 +13,7 @@ use sampan_oci::runtime::{
 };
 
 use crate::error::{EngineError, Result};
-use crate::spec::{ContainerSpec, MountSource, NamespaceMode, Resources, SeccompChoice, Security};
+use crate::spec::{ContainerSpec, IpcMode, MountSource, NamespaceMode, Resources, SeccompChoice, Security};
 use crate::user::ResolvedUser;
 
 /// What the host contributes to a container's config.json.
@@ -327,7 +327,7 @@ fn mounts(spec: &ContainerSpec, facts: &Facts) -> Result<Vec<Mount>> {
         let access = if entry.read_only { "ro" } else { "rw" };
         let propagation = if entry.propagation.is_empty() { "rprivate" } else { &entry.propagation };
         list.push(match &entry.source {
-            MountSource::Bind { path, recursive } => {
+            MountSource::Bind { path, recursive, .. } => {
                 let bind = if *recursive { "rbind" } else { "bind" };
                 mount(&entry.target, "bind", path, &[bind, access, propagation])
             }
@@ -337,6 +337,9 @@ fn mounts(spec: &ContainerSpec, facts: &Facts) -> Result<Vec<Mount>> {
                     .get(name)
                     .ok_or_else(|| EngineError::NoSuchVolume { name: name.clone() })?;
                 mount(&entry.target, "bind", path, &["rbind", access, propagation])
+            }
+            MountSource::Image { image, .. } => {
+                return Err(EngineError::Unsupported(format!("image mounts are not supported: {image}")));
             }
             MountSource::Tmpfs { options } => {
                 let mut all = vec!["noexec", "nosuid", "nodev", access];
@@ -361,9 +364,14 @@ pub(crate) fn namespaces(
     let mut share = Vec::new();
     let default = if host_cgroup_default { NamespaceMode::Host } else { NamespaceMode::Private };
     let cgroup = spec.cgroup.clone().unwrap_or(default);
+    let ipc = match &spec.ipc {
+        IpcMode::Host => NamespaceMode::Host,
+        IpcMode::Container(id) => NamespaceMode::Container(id.clone()),
+        IpcMode::Private | IpcMode::Shareable | IpcMode::None => NamespaceMode::Private,
+    };
     let modes = [
         (NamespaceKind::Pid, &spec.pid),
-        (NamespaceKind::Ipc, &spec.ipc),
+        (NamespaceKind::Ipc, &ipc),
         (NamespaceKind::Uts, &spec.uts),
         (NamespaceKind::Cgroup, &cgroup),
     ];
@@ -444,13 +452,8 @@ mod tests {
 
     #[test]
     fn outer_mounts_come_before_inner_ones_and_override_defaults() {
-        let bind = |target: &str| MountSpec {
-            source: MountSource::Bind { path: "/x".into(), recursive: true },
-            target: target.to_owned(),
-            read_only: true,
-            mode: String::new(),
-            propagation: String::new(),
-        };
+        let bind =
+            |target: &str| MountSpec { read_only: true, ..MountSpec::new(MountSource::bind("/x"), target) };
         let spec =
             ContainerSpec { mounts: vec![bind("/a/b"), bind("/a"), bind("/dev/shm")], ..Default::default() };
         let mounts = plan(&spec, &facts()).unwrap().mounts;

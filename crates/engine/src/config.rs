@@ -30,6 +30,30 @@ pub struct EngineConfig {
     pub fallback_dns: Vec<Ipv4Addr>,
     /// What may change while it runs; what is here it begins with.
     pub settings: Settings,
+    /// Containers run in user namespaces, as this user's subordinate ids; `None`: as on the host.
+    pub userns: Option<Remap>,
+}
+
+/// Whose subordinate ids (`/etc/subuid`, `/etc/subgid`) the ids inside containers become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remap {
+    /// A user's name or number.
+    pub user: String,
+    /// A group's.
+    pub group: String,
+}
+
+impl std::str::FromStr for Remap {
+    type Err = String;
+
+    /// Reads `default` (the user and group `sampan`, else `dockremap`, whichever has ids) or `user[:group]`.
+    fn from_str(text: &str) -> Result<Remap, String> {
+        let (user, group) = text.split_once(':').unwrap_or((text, text));
+        if user.is_empty() || group.is_empty() || group.contains(':') {
+            return Err(format!("invalid user to map to: `{text}`: expected `default` or `user[:group]`"));
+        }
+        Ok(Remap { user: user.to_owned(), group: group.to_owned() })
+    }
 }
 
 impl EngineConfig {
@@ -56,6 +80,7 @@ impl EngineConfig {
                 },
                 ..Settings::default()
             },
+            userns: None,
         }
     }
 

@@ -13,7 +13,10 @@ use crate::container::state::Phase;
 use crate::error::{EngineError, Result};
 use crate::images::Image;
 use crate::metadata::{ContainerRecord, Durable};
-use crate::spec::{ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, check_name};
+use crate::spec::{
+    ContainerSpec, IpcMode, MountForm, MountSource, MountSpec, NamespaceMode, NetworkMode, RestartPolicy,
+    check_name,
+};
 use crate::{Engine, Inner, blocking, names, volumes};
 
 /// The least memory that a container may be limited to, in bytes, as in Docker.
@@ -84,7 +87,10 @@ impl Engine {
         if let NetworkMode::Container(other) = &mut spec.network {
             *other = self.inner.find_container(other)?.id.clone();
         }
-        for mode in [&mut spec.pid, &mut spec.ipc, &mut spec.uts] {
+        if let IpcMode::Container(other) = &mut spec.ipc {
+            *other = self.inner.find_container(other)?.id.clone();
+        }
+        for mode in [&mut spec.pid, &mut spec.uts] {
             if let NamespaceMode::Container(other) = mode {
                 *other = self.inner.find_container(other)?.id.clone();
             }
@@ -141,11 +147,8 @@ fn check(spec: &ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
         }
     }
     crate::logs::driver::check(&spec.log)?;
-    if !matches!(spec.restart.as_str(), "" | "no") {
-        return Err(EngineError::Unsupported(format!(
-            "restart policy `{}` is not supported yet: use `no`",
-            spec.restart
-        )));
+    if spec.restart_policy != RestartPolicy::No {
+        return Err(EngineError::Unsupported("restart policies are not supported yet".to_owned()));
     }
     Ok(Vec::new())
 }
@@ -228,17 +231,12 @@ fn make_volumes(inner: &Inner, record: &mut ContainerRecord, image: &Image) -> R
             continue;
         }
         let name = sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?;
-        spec.mounts.push(MountSpec {
-            source: MountSource::Volume { name, anonymous: true, copy_up: true },
-            target: path,
-            read_only: false,
-            mode: String::new(),
-            propagation: String::new(),
-        });
+        let source = MountSource::volume(name, true);
+        spec.mounts.push(MountSpec { form: MountForm::Anonymous, ..MountSpec::new(source, path) });
     }
     for mount in &spec.mounts {
         match &mount.source {
-            MountSource::Volume { name, anonymous, copy_up } => {
+            MountSource::Volume { name, anonymous, copy_up, .. } => {
                 let made_for = anonymous.then_some(record.id.as_str());
                 let (volume, new) = volumes::ensure(inner, name, BTreeMap::new(), *anonymous, made_for)?;
                 if new && *copy_up {
@@ -253,7 +251,7 @@ fn make_volumes(inner: &Inner, record: &mut ContainerRecord, image: &Image) -> R
                     )));
                 }
             }
-            MountSource::Tmpfs { .. } => {}
+            MountSource::Tmpfs { .. } | MountSource::Image { .. } => {}
         }
     }
     Ok(())

@@ -12,9 +12,11 @@ use crate::error::{EngineError, Result};
 use crate::spec::{ContainerSpec, NetworkMode, Port, Protocol, Publish};
 use crate::{EngineConfig, Inner, blocking};
 
-/// A container's place on the default bridge.
+/// A container's place in a network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
+    /// The network's id.
+    pub network: String,
     /// Its address.
     pub address: Ipv4Addr,
     /// Its network's prefix length.
@@ -44,24 +46,26 @@ pub(crate) enum Namespace {
 #[derive(Clone, Debug)]
 pub(crate) struct Attached {
     pub(crate) namespace: Namespace,
-    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) endpoints: Vec<Endpoint>,
 }
 
 /// Gives a container its network. Whatever a failed attempt left is removed by [`detach`].
 pub(crate) async fn attach(inner: &Arc<Inner>, id: &str, spec: &ContainerSpec) -> Result<Attached> {
     match &spec.network {
-        NetworkMode::Host => Ok(Attached { namespace: Namespace::Host, endpoint: None }),
-        NetworkMode::None => Ok(Attached { namespace: Namespace::Fresh, endpoint: None }),
+        NetworkMode::Host => Ok(Attached { namespace: Namespace::Host, endpoints: Vec::new() }),
+        NetworkMode::None => Ok(Attached { namespace: Namespace::Fresh, endpoints: Vec::new() }),
         NetworkMode::Container(other) => {
             let pid = inner.process_of(other)?;
             let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-            Ok(Attached { namespace: Namespace::Own(path), endpoint: None })
+            Ok(Attached { namespace: Namespace::Own(path), endpoints: Vec::new() })
         }
         NetworkMode::Bridge => {
             let (inner, id, wanted) = (Arc::clone(inner), id.to_owned(), published(spec));
             let endpoint = blocking(move || attach_bridge(&inner, &id, &wanted)).await?;
-            Ok(Attached { namespace: Namespace::Own(endpoint.namespace.clone()), endpoint: Some(endpoint) })
+            let namespace = Namespace::Own(endpoint.namespace.clone());
+            Ok(Attached { namespace, endpoints: vec![endpoint] })
         }
+        NetworkMode::Named(name) => Err(EngineError::NoSuchNetwork { name: name.clone() }),
     }
 }
 
@@ -149,6 +153,7 @@ fn mapping(publish: &Publish) -> Result<PortMapping> {
         protocol: match publish.port.protocol {
             Protocol::Tcp => sampan_net::Protocol::Tcp,
             Protocol::Udp => sampan_net::Protocol::Udp,
+            Protocol::Sctp => sampan_net::Protocol::Sctp,
         },
         host_ip,
         host_port: publish.host_port,
@@ -164,6 +169,7 @@ fn endpoint(inner: &Inner, id: &str, attached: sampan_net::Endpoint) -> Result<E
             protocol: match port.protocol {
                 sampan_net::Protocol::Tcp => Protocol::Tcp,
                 sampan_net::Protocol::Udp => Protocol::Udp,
+                sampan_net::Protocol::Sctp => Protocol::Sctp,
             },
         },
         host_ip: if port.host_ip.is_unspecified() { String::new() } else { port.host_ip.to_string() },
@@ -171,6 +177,7 @@ fn endpoint(inner: &Inner, id: &str, attached: sampan_net::Endpoint) -> Result<E
         host_port_end: 0,
     });
     Ok(Endpoint {
+        network: attached.network,
         address: attached.ip,
         prefix: attached.prefix,
         gateway: attached.gateway,
@@ -188,10 +195,9 @@ pub(crate) fn open(config: &EngineConfig) -> Result<Net> {
     Net::open(net).map_err(|e| EngineError::layer(e.class(), "cannot set up the network")(e))
 }
 
-/// The endpoint of a container that runs, as an earlier daemon made it.
-pub(crate) fn find(inner: &Inner, id: &str) -> Option<Endpoint> {
-    let attached = inner.net.endpoints(id).into_iter().next()?;
-    endpoint(inner, id, attached).ok()
+/// The endpoints of a container that runs, as an earlier daemon made it.
+pub(crate) fn find(inner: &Inner, id: &str) -> Vec<Endpoint> {
+    inner.net.endpoints(id).into_iter().filter_map(|attached| endpoint(inner, id, attached).ok()).collect()
 }
 
 /// Removes what belongs to no known container.

@@ -92,8 +92,8 @@ impl Engine {
             _ => Timestamp::now(),
         };
         let (inner, id) = (Arc::clone(&self.inner), record.id.clone());
-        let endpoint = blocking(move || network::find(&inner, &id)).await;
-        Some(Run::watch(task, state.pid, endpoint, started_at))
+        let endpoints = blocking(move || network::find(&inner, &id)).await;
+        Some(Run::watch(task, state.pid, endpoints, started_at))
     }
 
     /// Removes what belongs to no stored container.

@@ -1,6 +1,7 @@
 //! What a container is to be, in plain values: the engine's own words for what Docker's API and the CRI ask for.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,13 @@ pub struct ContainerSpec {
     pub stop_timeout: Option<i64>,
     /// Which network.
     pub network: NetworkMode,
+    /// The network as it was asked for, only shown again; empty: `default`.
+    pub network_word: String,
+    /// Its places in networks, by the network's id (until creation has resolved them, as they were named): its own
+    /// network's, which creation adds if it is missing, and further ones.
+    pub endpoints: BTreeMap<String, EndpointWish>,
+    /// `container:alias`: containers of the default network that it knows by another name (the old `--link`).
+    pub links: Vec<String>,
     /// Name servers, search domains and options for resolv.conf; empty: the host's.
     pub dns: Dns,
     /// `name:address`.
@@ -65,7 +73,7 @@ pub struct ContainerSpec {
     /// Process namespace.
     pub pid: NamespaceMode,
     /// IPC namespace.
-    pub ipc: NamespaceMode,
+    pub ipc: IpcMode,
     /// Host-name namespace.
     pub uts: NamespaceMode,
     /// cgroup namespace; Docker's default is `host` on cgroup v1 and `private` on v2.
@@ -84,10 +92,72 @@ pub struct ContainerSpec {
     pub device_rules: Vec<String>,
     /// Remove the container and its anonymous volumes when it ends.
     pub auto_remove: bool,
-    /// What to do when it ends. Only `no` is carried out so far; creation refuses others.
-    pub restart: String,
+    /// What to do when it ends.
+    pub restart_policy: RestartPolicy,
+    /// How to find out whether it is well, the image's included; `None`: there is no check.
+    pub health: Option<HealthSpec>,
+    /// The health check as it was given, only shown again; `None`: the image's.
+    pub health_given: Option<HealthSpec>,
+    /// A small init is the first process; `None`: it was not said.
+    pub init: Option<bool>,
+    /// Containers whose mounts it got at creation (`id[:mode]`); only shown again.
+    pub volumes_from: Vec<String>,
+    /// The driver of volumes it gave no driver for; empty: `local`.
+    pub volume_driver: String,
+    /// In the host's user namespace, though the daemon maps others.
+    pub userns_host: bool,
+    /// Annotations for the OCI runtime.
+    pub annotations: BTreeMap<String, String>,
+    /// The OCI runtime as it was named; empty: the daemon's.
+    pub runtime: String,
+    /// The size of the creating client's terminal: rows, columns. Only shown again.
+    pub console_size: [u32; 2],
+    /// A file the client wrote the id to; only shown again.
+    pub id_file: String,
+    /// It gets no network; only shown again.
+    pub network_disabled: bool,
+    /// The shell of the image's commands in shell form.
+    pub shell: Option<Vec<String>>,
+    /// Instructions for builds on top of its image; only shown again.
+    pub on_build: Vec<String>,
     /// The log's driver and options.
     pub log: LogSpec,
+}
+
+/// What to do when a container ends.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Nothing.
+    #[default]
+    No,
+    /// Start it again; also when the daemon starts, even if it was stopped by hand.
+    Always,
+    /// Start it again, unless it was stopped by hand.
+    UnlessStopped,
+    /// Start it again if its exit code is not 0.
+    OnFailure {
+        /// So many times at most; 0: without end.
+        max_retries: u32,
+    },
+}
+
+/// How to find out whether a container is well. Times are in nanoseconds, 0 where they were not given.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(default)]
+pub struct HealthSpec {
+    /// `["CMD", …]`, `["CMD-SHELL", command]` or `["NONE"]`; empty: the image's.
+    pub test: Vec<String>,
+    /// From the end of one probe to the next; 30 s.
+    pub interval: i64,
+    /// What one probe may take; 30 s.
+    pub timeout: i64,
+    /// After the start failures do not count for so long; 0 s.
+    pub start_period: i64,
+    /// As `interval`, in the start period; 5 s.
+    pub start_interval: i64,
+    /// So many failures in a row make it unhealthy; 3.
+    pub retries: i64,
 }
 
 /// A port and its protocol.
@@ -95,7 +165,7 @@ pub struct ContainerSpec {
 pub struct Port {
     /// 1 to 65535.
     pub number: u16,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
 }
 
@@ -107,6 +177,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl std::fmt::Display for Protocol {
@@ -114,6 +186,7 @@ impl std::fmt::Display for Protocol {
         f.write_str(match self {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
         })
     }
 }
@@ -133,7 +206,7 @@ impl std::str::FromStr for Port {
         let protocol = match protocol {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
-            "sctp" => return Err(format!("port `{text}`: SCTP is not supported")),
+            "sctp" => Protocol::Sctp,
             _ => return Err(format!("invalid port `{text}`: unknown protocol `{protocol}`")),
         };
         match number.parse() {
@@ -170,6 +243,39 @@ pub enum NetworkMode {
     None,
     /// Another container's, by id.
     Container(String),
+    /// A network that somebody has made, by its id (until creation has resolved it, as it was named).
+    Named(String),
+}
+
+impl NetworkMode {
+    /// Whether the container has a network namespace of ours, with links in it.
+    pub fn has_endpoints(&self) -> bool {
+        matches!(self, NetworkMode::Bridge | NetworkMode::Named(_))
+    }
+}
+
+/// How a container is to be in a network.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(default)]
+pub struct EndpointWish {
+    /// The network's name when this was asked for: shown when the network itself can't be asked.
+    pub network: String,
+    /// Further names for it in the network.
+    pub aliases: Vec<String>,
+    /// A fixed address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// A fixed IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Further addresses of its link.
+    pub link_local: Vec<IpAddr>,
+    /// A fixed hardware address.
+    pub mac: Option<String>,
+    /// `container:alias`: names that only it knows containers of this network by.
+    pub links: Vec<String>,
+    /// Options of the network's driver.
+    pub driver_options: BTreeMap<String, String>,
+    /// The network with the highest is the way to everywhere else.
+    pub gateway_priority: i64,
 }
 
 /// A namespace other than the network's.
@@ -179,6 +285,23 @@ pub enum NamespaceMode {
     /// One of its own.
     #[default]
     Private,
+    /// The host's.
+    Host,
+    /// Another container's, by id.
+    Container(String),
+}
+
+/// An IPC namespace and its /dev/shm.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum IpcMode {
+    /// One of its own.
+    #[default]
+    Private,
+    /// One of its own that other containers may join.
+    Shareable,
+    /// One of its own, without /dev/shm.
+    None,
     /// The host's.
     Host,
     /// Another container's, by id.
@@ -210,6 +333,66 @@ pub struct MountSpec {
     pub mode: String,
     /// `rprivate`, `rslave`, `rshared`, ….
     pub propagation: String,
+    /// How it was asked for.
+    #[serde(default)]
+    pub form: MountForm,
+}
+
+impl MountSpec {
+    /// A mount without options.
+    pub fn new(source: MountSource, target: impl Into<String>) -> MountSpec {
+        MountSpec {
+            source,
+            target: target.into(),
+            read_only: false,
+            mode: String::new(),
+            propagation: String::new(),
+            form: MountForm::Unknown,
+        }
+    }
+}
+
+impl MountSource {
+    /// A path of the host, with what is mounted below it.
+    pub fn bind(path: impl Into<PathBuf>) -> MountSource {
+        MountSource::Bind {
+            path: path.into(),
+            recursive: true,
+            create: false,
+            read_only_below: ReadOnlyBelow::default(),
+        }
+    }
+
+    /// A volume, filled when it is new.
+    pub fn volume(name: impl Into<String>, anonymous: bool) -> MountSource {
+        MountSource::Volume {
+            name: name.into(),
+            anonymous,
+            copy_up: true,
+            subpath: String::new(),
+            labels: BTreeMap::new(),
+            driver: None,
+        }
+    }
+}
+
+/// How a mount was asked for; decides how it is shown again.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum MountForm {
+    /// Not known: a record of an older sampan.
+    #[default]
+    Unknown,
+    /// In the short form, `-v`: the text.
+    Short(String),
+    /// In the long form, `--mount`; its consistency, which has no meaning here.
+    Long(String),
+    /// As `--tmpfs`: the options' text.
+    Tmpfs(String),
+    /// As a path that gets a volume.
+    Anonymous,
+    /// From another container.
+    From,
 }
 
 /// What is mounted.
@@ -222,6 +405,12 @@ pub enum MountSource {
         path: PathBuf,
         /// With what is mounted below it.
         recursive: bool,
+        /// Make the directory on the host if there is none.
+        #[serde(default)]
+        create: bool,
+        /// What read-only means for mounts below it.
+        #[serde(default)]
+        read_only_below: ReadOnlyBelow,
     },
     /// A volume, made when missing.
     Volume {
@@ -231,12 +420,62 @@ pub enum MountSource {
         anonymous: bool,
         /// Fill it, when empty, with what the image has at the target.
         copy_up: bool,
+        /// Only this path in it; empty: all of it.
+        #[serde(default)]
+        subpath: String,
+        /// Labels of it if it is made.
+        #[serde(default)]
+        labels: BTreeMap<String, String>,
+        /// Driver options of it if it is made.
+        #[serde(default)]
+        driver: Option<VolumeDriver>,
+    },
+    /// An image's files, read-only.
+    Image {
+        /// The image as it was asked for.
+        image: String,
+        /// Its id; empty until the container is created.
+        id: String,
+        /// Only this path in it; empty: all of it.
+        subpath: String,
     },
     /// A file system in memory.
     Tmpfs {
         /// Mount options: `size=64m`, `mode=1777`, ….
         options: Vec<String>,
     },
+}
+
+/// What a read-only bind mount does to the mounts below it.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadOnlyBelow {
+    /// They are read-only, too, if the kernel can do that.
+    #[default]
+    IfPossible,
+    /// They stay as they are.
+    No,
+    /// They must be.
+    Force,
+}
+
+/// A volume's driver and its options.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(default)]
+pub struct VolumeDriver {
+    /// `local`, also when empty.
+    pub name: String,
+    /// `type`, `device`, `o`.
+    pub options: BTreeMap<String, String>,
+}
+
+/// A block device and a number: a weight, or bytes or operations a second.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+pub struct DeviceNumber {
+    /// The device's path on the host.
+    pub path: String,
+    /// The number.
+    pub number: u64,
 }
 
 /// Limits. Zero or `None`: none.
@@ -271,6 +510,24 @@ pub struct Resources {
     pub pids: i64,
     /// 10 to 1000.
     pub blkio_weight: u16,
+    /// As `blkio_weight`, by device.
+    pub blkio_weight_device: Vec<DeviceNumber>,
+    /// Bytes a second, by device.
+    pub device_read_bps: Vec<DeviceNumber>,
+    /// Bytes a second, by device.
+    pub device_write_bps: Vec<DeviceNumber>,
+    /// Operations a second, by device.
+    pub device_read_iops: Vec<DeviceNumber>,
+    /// Operations a second, by device.
+    pub device_write_iops: Vec<DeviceNumber>,
+    /// Microseconds (cgroup v1, kernels with real-time groups).
+    pub cpu_rt_period: u64,
+    /// Microseconds.
+    pub cpu_rt_runtime: i64,
+    /// Bytes; cgroup v1's old limit of the kernel's memory. Taken and shown, without effect, as kernels dropped it.
+    pub kernel_memory: i64,
+    /// Bytes of TCP buffers (cgroup v1).
+    pub kernel_memory_tcp: i64,
 }
 
 /// Privileges.
@@ -306,6 +563,8 @@ pub enum SeccompChoice {
     Default,
     /// None.
     Unconfined,
+    /// A profile in Docker's form: its JSON.
+    Profile(String),
 }
 
 /// A resource limit of the process.
@@ -371,11 +630,11 @@ mod tests {
 
     #[test]
     fn ports_read_and_write() {
-        for text in ["80/tcp", "53/udp"] {
+        for text in ["80/tcp", "53/udp", "9/sctp"] {
             assert_eq!(text.parse::<Port>().unwrap().to_string(), text);
         }
         assert_eq!("80".parse::<Port>().unwrap().to_string(), "80/tcp");
-        for bad in ["0", "65536", "x", "80/icmp", "80/sctp", ""] {
+        for bad in ["0", "65536", "x", "80/icmp", ""] {
             assert!(bad.parse::<Port>().is_err(), "{bad}");
         }
     }

@@ -235,9 +235,7 @@ impl StepRunner for Steps {
 
 fn mount(mount: &StepMount) -> MountSpec {
     let (source, target, read_only) = match mount {
-        StepMount::Bind { source, target, read_only } => {
-            (MountSource::Bind { path: source.clone(), recursive: true }, target, *read_only)
-        }
+        StepMount::Bind { source, target, read_only } => (MountSource::bind(source), target, *read_only),
         StepMount::Tmpfs { target, size } => {
             // Programs are built in it: it is for one command, which may run them as well from its layer.
             let options = ["exec".to_owned()].into_iter().chain(size.map(|bytes| format!("size={bytes}")));
@@ -245,7 +243,7 @@ fn mount(mount: &StepMount) -> MountSpec {
             (MountSource::Tmpfs { options }, target, false)
         }
     };
-    MountSpec { source, target: target.clone(), read_only, mode: String::new(), propagation: String::new() }
+    MountSpec { read_only, ..MountSpec::new(source, target) }
 }
 
 fn resources(limits: &Limits) -> Resources {

@@ -329,7 +329,7 @@ impl Inner {
             let (socket, host_port) = ports::reserve(port.protocol, port.host()).map_err(|source| {
                 AttachError::Port { ip, port: port.host_port, protocol: port.protocol, source }
             })?;
-            sockets.push(socket);
+            sockets.extend(socket);
             ports.push(PortMapping { host_port, ..*port });
         }
         Ok((ports, sockets))

@@ -416,7 +416,7 @@ impl Inner {
             let mut sockets = Vec::new();
             for port in &endpoint.ports {
                 match crate::ports::reserve(port.protocol, port.host()) {
-                    Ok((socket, _)) => sockets.push(socket),
+                    Ok((socket, _)) => sockets.extend(socket),
                     Err(error) => self.complaints.push(format!(
                         "{}: published port {}/{} cannot be reserved again: {error}",
                         id.0,

@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, soc
 use crate::spec::Protocol;
 
 /// Binds `host` and returns the socket and the port, which the kernel picks from its range if it was 0.
-pub(crate) fn reserve(protocol: Protocol, host: SocketAddrV4) -> io::Result<(OwnedFd, u16)> {
+pub(crate) fn reserve(protocol: Protocol, host: SocketAddrV4) -> io::Result<(Option<OwnedFd>, u16)> {
     match try_bind(protocol, host, false) {
         // Connections that have ended keep a port for a minute, which is no reason not to publish it: only with
         // this option does the kernel tell them from a socket that is in use.
@@ -26,10 +26,12 @@ pub(crate) fn reserve(protocol: Protocol, host: SocketAddrV4) -> io::Result<(Own
     }
 }
 
-fn try_bind(protocol: Protocol, host: SocketAddrV4, reuse: bool) -> Result<(OwnedFd, u16), Errno> {
+fn try_bind(protocol: Protocol, host: SocketAddrV4, reuse: bool) -> Result<(Option<OwnedFd>, u16), Errno> {
     let kind = match protocol {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
+        // Its packets are translated without this host having such a socket, and most kernels have none.
+        Protocol::Sctp => return Ok((None, host.port())),
     };
     let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
     if reuse {
@@ -37,7 +39,7 @@ fn try_bind(protocol: Protocol, host: SocketAddrV4, reuse: bool) -> Result<(Owne
     }
     bind(&socket, &host)?;
     let bound = SocketAddrV4::try_from(getsockname(&socket)?)?;
-    Ok((socket, bound.port()))
+    Ok((Some(socket), bound.port()))
 }
 
 /// Whether two published addresses meet: the same, or one of them is all.

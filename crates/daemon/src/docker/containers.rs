@@ -150,7 +150,7 @@ fn matches(view: &View, filters: &Filters, ancestors: &[String]) -> bool {
         sampan_engine::spec::NetworkMode::Bridge => matches!(text, "bridge" | show::BRIDGE_ID),
         sampan_engine::spec::NetworkMode::Host => matches!(text, "host" | show::HOST_ID),
         sampan_engine::spec::NetworkMode::None => matches!(text, "none" | show::NONE_ID),
-        sampan_engine::spec::NetworkMode::Container(_) => false,
+        sampan_engine::spec::NetworkMode::Container(_) | sampan_engine::spec::NetworkMode::Named(_) => false,
     };
     let volume = |text: &str| {
         record.spec.mounts.iter().any(|m| {
@@ -158,7 +158,8 @@ fn matches(view: &View, filters: &Filters, ancestors: &[String]) -> bool {
                 || match &m.source {
                     sampan_engine::spec::MountSource::Volume { name, .. } => name == text,
                     sampan_engine::spec::MountSource::Bind { path, .. } => path.to_str() == Some(text),
-                    sampan_engine::spec::MountSource::Tmpfs { .. } => false,
+                    sampan_engine::spec::MountSource::Tmpfs { .. }
+                    | sampan_engine::spec::MountSource::Image { .. } => false,
                 }
         })
     };

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use sampan_docker_api::container::CreateRequest;
-use sampan_docker_api::host_config::{HostConfig, Mount};
+use sampan_docker_api::host_config::{self, HostConfig, Mount};
 use sampan_docker_api::network::PortBinding;
 use sampan_engine::spec::{
-    ContainerSpec, Device, Dns, LogSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, Port, Publish,
-    Resources, SeccompChoice, Security, Ulimit,
+    ContainerSpec, Device, Dns, IpcMode, LogSpec, MountForm, MountSource, MountSpec, NamespaceMode,
+    NetworkMode, Port, Publish, ReadOnlyBelow, Resources, RestartPolicy, SeccompChoice, Security, Ulimit,
 };
 
 use super::error::{Answer, ApiError};
@@ -57,6 +57,9 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
         stop_signal: config.stop_signal.and_then(text),
         stop_timeout: config.stop_timeout,
         network,
+        network_word: String::new(),
+        endpoints: BTreeMap::new(),
+        links: Vec::new(),
         dns: Dns {
             servers: host.dns.clone(),
             search: host.dns_search.clone(),
@@ -69,8 +72,13 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
         security: security(&host)?,
         pid: namespace("PID", &host.pid_mode)?,
         ipc: match host.ipc_mode.as_str() {
-            "shareable" | "none" => NamespaceMode::Private,
-            other => namespace("IPC", other)?,
+            "shareable" => IpcMode::Shareable,
+            "none" => IpcMode::None,
+            other => match namespace("IPC", other)? {
+                NamespaceMode::Private => IpcMode::Private,
+                NamespaceMode::Host => IpcMode::Host,
+                NamespaceMode::Container(id) => IpcMode::Container(id),
+            },
         },
         uts: namespace("UTS", &host.uts_mode)?,
         cgroup: match host.cgroupns_mode.as_str() {
@@ -98,8 +106,9 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
             .collect(),
         device_rules: host.device_cgroup_rules.clone().unwrap_or_default(),
         auto_remove: host.auto_remove,
-        restart: host.restart_policy.name.clone(),
+        restart_policy: restart_policy(&host.restart_policy)?,
         log: LogSpec { driver: host.log_config.kind.clone(), options: host.log_config.config.clone() },
+        ..ContainerSpec::default()
     })
 }
 
@@ -136,6 +145,29 @@ fn refuse_unsupported(host: &HostConfig) -> Answer<()> {
         Some((_, what)) => Err(ApiError::unsupported(format!("not supported yet: {what}"))),
         None => Ok(()),
     }
+}
+
+/// What to do when it ends.
+pub(crate) fn restart_policy(asked: &host_config::RestartPolicy) -> Answer<RestartPolicy> {
+    let retries = asked.maximum_retry_count;
+    let policy = match asked.name.as_str() {
+        "" | "no" => RestartPolicy::No,
+        "always" => RestartPolicy::Always,
+        "unless-stopped" => RestartPolicy::UnlessStopped,
+        "on-failure" => {
+            let max_retries = u32::try_from(retries)
+                .map_err(|_| ApiError::invalid("maximum retry count cannot be negative"))?;
+            return Ok(RestartPolicy::OnFailure { max_retries });
+        }
+        other => return Err(ApiError::invalid(format!("invalid restart policy '{other}'"))),
+    };
+    if retries != 0 && !asked.name.is_empty() {
+        return Err(ApiError::invalid(format!(
+            "maximum retry count cannot be used with restart policy '{}'",
+            asked.name
+        )));
+    }
+    Ok(policy)
 }
 
 fn port(text: &str) -> Answer<Port> {
@@ -213,14 +245,11 @@ fn mounts(host: &HostConfig) -> Answer<Vec<MountSpec>> {
     for mount in host.mounts.iter().flatten() {
         list.push(long_mount(mount)?);
     }
-    for (target, options) in host.tmpfs.iter().flatten() {
-        let options = options.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect();
+    for (target, text) in host.tmpfs.iter().flatten() {
+        let options = text.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect();
         list.push(MountSpec {
-            source: MountSource::Tmpfs { options },
-            target: target.clone(),
-            read_only: false,
-            mode: String::new(),
-            propagation: String::new(),
+            form: MountForm::Tmpfs(text.clone()),
+            ..MountSpec::new(MountSource::Tmpfs { options }, target)
         });
     }
     for (i, mount) in list.iter().enumerate() {
@@ -259,11 +288,23 @@ fn bind(text: &str) -> Answer<MountSpec> {
         }
     }
     let source = if source.starts_with('/') {
-        MountSource::Bind { path: PathBuf::from(source), recursive }
+        MountSource::Bind {
+            path: PathBuf::from(source),
+            recursive,
+            create: true,
+            read_only_below: ReadOnlyBelow::IfPossible,
+        }
     } else if source.is_empty() {
         return Err(invalid("the source is empty"));
     } else {
-        MountSource::Volume { name: source.to_owned(), anonymous: false, copy_up }
+        MountSource::Volume {
+            name: source.to_owned(),
+            anonymous: false,
+            copy_up,
+            subpath: String::new(),
+            labels: BTreeMap::new(),
+            driver: None,
+        }
     };
     Ok(MountSpec {
         source,
@@ -271,6 +312,7 @@ fn bind(text: &str) -> Answer<MountSpec> {
         read_only,
         mode: mode.to_owned(),
         propagation: propagation.to_owned(),
+        form: MountForm::Short(text.to_owned()),
     })
 }
 
@@ -294,7 +336,12 @@ fn long_mount(mount: &Mount) -> Answer<MountSpec> {
                 return Err(invalid(format!("invalid propagation mode: {}", options.propagation)));
             }
             propagation = options.propagation;
-            MountSource::Bind { path: PathBuf::from(&mount.source), recursive: !options.non_recursive }
+            MountSource::Bind {
+                path: PathBuf::from(&mount.source),
+                recursive: !options.non_recursive,
+                create: options.create_mountpoint,
+                read_only_below: ReadOnlyBelow::IfPossible,
+            }
         }
         "volume" if mount.source.is_empty() => {
             return Err(ApiError::unsupported("a volume mount without a source: use VOLUME or `-v TARGET`"));
@@ -303,6 +350,9 @@ fn long_mount(mount: &Mount) -> Answer<MountSpec> {
             name: mount.source.clone(),
             anonymous: false,
             copy_up: !mount.volume_options.as_ref().is_some_and(|o| o.no_copy),
+            subpath: String::new(),
+            labels: BTreeMap::new(),
+            driver: None,
         },
         "tmpfs" => {
             let options = mount.tmpfs_options.clone().unwrap_or_default();
@@ -323,6 +373,7 @@ fn long_mount(mount: &Mount) -> Answer<MountSpec> {
         read_only: mount.read_only,
         mode: String::new(),
         propagation,
+        form: MountForm::Long(String::new()),
     })
 }
 
@@ -352,6 +403,7 @@ fn resources(host: &HostConfig) -> Answer<Resources> {
             .ok_or_else(|| ApiError::invalid("Invalid value for OOM score: the range is [-1000, 1000]"))?,
         pids: host.pids_limit.unwrap_or(0),
         blkio_weight: host.blkio_weight,
+        ..Resources::default()
     })
 }
 
@@ -426,15 +478,21 @@ mod tests {
     #[test]
     fn binds_in_the_short_form() {
         let show = |text: &str| match bind(text) {
-            Ok(m) => format!("{:?} {} ro={} {}", m.source, m.target, m.read_only, m.propagation),
+            Ok(m) => {
+                let source = match m.source {
+                    MountSource::Bind { path, recursive, .. } => {
+                        format!("bind {} {recursive}", path.display())
+                    }
+                    MountSource::Volume { name, copy_up, .. } => format!("volume {name} {copy_up}"),
+                    other => format!("{other:?}"),
+                };
+                format!("{source} at {} ro={} {}", m.target, m.read_only, m.propagation)
+            }
             Err(e) => e.message,
         };
-        assert_eq!(show("/a:/b"), r#"Bind { path: "/a", recursive: true } /b ro=false "#);
-        assert_eq!(show("/a:/b:ro,rslave"), r#"Bind { path: "/a", recursive: true } /b ro=true rslave"#);
-        assert_eq!(
-            show("v:/b:nocopy"),
-            r#"Volume { name: "v", anonymous: false, copy_up: false } /b ro=false "#
-        );
+        assert_eq!(show("/a:/b"), "bind /a true at /b ro=false ");
+        assert_eq!(show("/a:/b:ro,rslave"), "bind /a true at /b ro=true rslave");
+        assert_eq!(show("v:/b:nocopy"), "volume v false at /b ro=false ");
         for bad in ["/a", "/a:b", ":/b", "/a:/b:what", "/a:/b:ro:x"] {
             assert!(show(bad).starts_with("invalid volume specification"), "{bad}");
         }

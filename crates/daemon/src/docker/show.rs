@@ -18,7 +18,9 @@ use sampan_engine::container::View;
 use sampan_engine::container::state::Phase;
 use sampan_engine::events::EventKind;
 use sampan_engine::network::Endpoint;
-use sampan_engine::spec::{ContainerSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, Publish};
+use sampan_engine::spec::{
+    self, ContainerSpec, IpcMode, MountSource, MountSpec, NamespaceMode, NetworkMode, Publish,
+};
 
 /// What Docker writes where there is no time.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
@@ -160,7 +162,7 @@ fn command_text(args: &[String]) -> String {
 }
 
 fn published(view: &View) -> &[Publish] {
-    let endpoint = view.live.as_ref().and_then(|l| l.endpoint.as_ref());
+    let endpoint = view.live.as_ref().and_then(|l| l.endpoints.first());
     endpoint.map_or(&[], |e| e.published.as_slice())
 }
 
@@ -199,6 +201,7 @@ fn network_word(mode: &NetworkMode) -> String {
         NetworkMode::Host => "host".to_owned(),
         NetworkMode::None => "none".to_owned(),
         NetworkMode::Container(id) => format!("container:{id}"),
+        NetworkMode::Named(id) => id.clone(),
     }
 }
 
@@ -215,9 +218,9 @@ fn network_settings(view: &View) -> NetworkSettings {
         NetworkMode::Bridge => ("bridge", BRIDGE_ID),
         NetworkMode::Host => ("host", HOST_ID),
         NetworkMode::None => ("none", NONE_ID),
-        NetworkMode::Container(_) => return NetworkSettings::default(),
+        NetworkMode::Container(_) | NetworkMode::Named(_) => return NetworkSettings::default(),
     };
-    let endpoint = view.live.as_ref().and_then(|l| l.endpoint.as_ref());
+    let endpoint = view.live.as_ref().and_then(|l| l.endpoints.first());
     let settings = |e: Option<&Endpoint>| EndpointSettings {
         network_id: if view.live.is_some() { id.to_owned() } else { String::new() },
         endpoint_id: e.map(|_| view.record.id.clone()).unwrap_or_default(),
@@ -279,7 +282,7 @@ fn mount_point(mount: &MountSpec, volumes: &std::path::Path) -> Option<MountPoin
             ..base
         },
         // Docker lists tmpfs mounts in HostConfig only.
-        MountSource::Tmpfs { .. } => return None,
+        MountSource::Tmpfs { .. } | MountSource::Image { .. } => return None,
     })
 }
 
@@ -339,10 +342,7 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
         },
         network_mode: network_word(&spec.network),
         port_bindings,
-        restart_policy: RestartPolicy {
-            name: if spec.restart.is_empty() { "no".to_owned() } else { spec.restart.clone() },
-            maximum_retry_count: 0,
-        },
+        restart_policy: restart_policy(spec.restart_policy),
         auto_remove: spec.auto_remove,
         cap_add: some(&security.cap_add),
         cap_drop: some(&security.cap_drop),
@@ -355,7 +355,7 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
         dns_search: spec.dns.search.clone(),
         extra_hosts: some(&spec.extra_hosts),
         group_add: some(&spec.group_add),
-        ipc_mode: namespace_word(&spec.ipc, "private"),
+        ipc_mode: ipc_word(&spec.ipc),
         oom_score_adj: i64::from(limits.oom_score_adj),
         pid_mode: namespace_word(&spec.pid, ""),
         privileged: security.privileged,
@@ -417,6 +417,26 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
     }
 }
 
+fn restart_policy(policy: spec::RestartPolicy) -> RestartPolicy {
+    let (name, retries) = match policy {
+        spec::RestartPolicy::No => ("no", 0),
+        spec::RestartPolicy::Always => ("always", 0),
+        spec::RestartPolicy::UnlessStopped => ("unless-stopped", 0),
+        spec::RestartPolicy::OnFailure { max_retries } => ("on-failure", max_retries),
+    };
+    RestartPolicy { name: name.to_owned(), maximum_retry_count: i64::from(retries) }
+}
+
+fn ipc_word(mode: &IpcMode) -> String {
+    match mode {
+        IpcMode::Private => "private".to_owned(),
+        IpcMode::Shareable => "shareable".to_owned(),
+        IpcMode::None => "none".to_owned(),
+        IpcMode::Host => "host".to_owned(),
+        IpcMode::Container(id) => format!("container:{id}"),
+    }
+}
+
 fn default_paths(masked: bool, privileged: bool) -> Vec<String> {
     match (privileged, masked) {
         (true, _) => Vec::new(),
@@ -460,6 +480,7 @@ fn shown_mounts(mounts: &[MountSpec]) -> ShownMounts {
                     ..Mount::default()
                 });
             }
+            MountSource::Image { .. } => {}
             MountSource::Tmpfs { options } => {
                 tmpfs.insert(mount.target.clone(), options.join(","));
             }
@@ -484,6 +505,7 @@ pub(crate) fn image_config(config: &sampan_engine::images::ImageProcess) -> Cont
             timeout: h.timeout,
             retries: h.retries,
             start_period: h.start_period,
+            ..Healthcheck::default()
         }),
         volumes: set(config.volumes.keys().collect()),
         working_dir: config.working_dir.clone(),

@@ -247,7 +247,7 @@ fn all_networks(engine: &Engine) -> Vec<Network> {
         ("com.docker.network.bridge.default_bridge".to_owned(), "true".to_owned()),
     ]);
     for view in engine.containers() {
-        if let Some(endpoint) = view.live.as_ref().and_then(|l| l.endpoint.as_ref()) {
+        if let Some(endpoint) = view.live.as_ref().and_then(|l| l.endpoints.first()) {
             let row = NetworkContainer {
                 name: view.record.name.clone(),
                 endpoint_id: view.record.id.clone(),

@@ -41,8 +41,8 @@ pub struct View {
 pub struct Live {
     /// Its shim.
     pub(crate) task: Task,
-    /// Its place in the network.
-    pub endpoint: Option<Endpoint>,
+    /// Its places in networks, in the order of its interfaces.
+    pub endpoints: Vec<Endpoint>,
 }
 
 /// A container, as the rest of the engine holds it.

@@ -53,7 +53,7 @@ pub(crate) fn spawn(inner: &Arc<Inner>, record: ContainerRecord, run: Option<Run
 }
 
 fn live_of(run: &Run) -> Live {
-    Live { task: run.task.clone(), endpoint: run.endpoint.clone() }
+    Live { task: run.task.clone(), endpoints: run.endpoints.clone() }
 }
 
 impl Owner {

@@ -35,21 +35,21 @@ pub(crate) type WaitingClient = (Streams, oneshot::Sender<std::io::Result<tokio:
 pub(crate) struct Run {
     pub(crate) task: Task,
     pub(crate) pid: u32,
-    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) started_at: Timestamp,
     exit: oneshot::Receiver<std::result::Result<ProcessExit, ShimError>>,
 }
 
 impl Run {
     /// Watches the first process of `task`.
-    pub(crate) fn watch(task: Task, pid: u32, endpoint: Option<Endpoint>, started_at: Timestamp) -> Run {
+    pub(crate) fn watch(task: Task, pid: u32, endpoints: Vec<Endpoint>, started_at: Timestamp) -> Run {
         let (sender, exit) = oneshot::channel();
         let waiting = task.clone();
         tokio::spawn(async move {
             // The owner may have gone, with the whole daemon.
             let _ = sender.send(waiting.wait(None).await);
         });
-        Run { task, pid, endpoint, started_at, exit }
+        Run { task, pid, endpoints, started_at, exit }
     }
 
     /// Until the first process has ended, or the shim is gone.
@@ -118,7 +118,7 @@ async fn try_start(
         Ok::<_, EngineError>((if started == 0 { pid } else { started }, Timestamp::now()))
     }
     .await?;
-    Ok(Run::watch(task, pid, attached.endpoint, started_at))
+    Ok(Run::watch(task, pid, attached.endpoints, started_at))
 }
 
 fn create_request(inner: &Inner, record: &ContainerRecord, bundle: &Path) -> Result<api::CreateTaskRequest> {
@@ -230,7 +230,7 @@ fn write_files(
     directory: &Path,
 ) -> Result<()> {
     let own_network = !matches!(attached.namespace, network::Namespace::Host);
-    let endpoint = attached.endpoint.as_ref();
+    let endpoint = attached.endpoints.first();
     let hosts = if own_network || !spec.extra_hosts.is_empty() {
         let (address, gateway) = (endpoint.map(|e| e.address), endpoint.map(|e| e.gateway));
         files::hosts(address, hostname, spec.domainname.as_deref(), &spec.extra_hosts, gateway)

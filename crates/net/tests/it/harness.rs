@@ -112,7 +112,7 @@ impl Host {
         let bound = self.within(name, || {
             Ok(match protocol {
                 Protocol::Tcp => Bound::Tcp(TcpListener::bind((ANY, port))?),
-                Protocol::Udp => Bound::Udp(UdpSocket::bind((ANY, port))?),
+                Protocol::Udp | Protocol::Sctp => Bound::Udp(UdpSocket::bind((ANY, port))?),
             })
         });
         let bound = bound.unwrap();
@@ -143,7 +143,7 @@ impl Host {
                     stream.set_read_timeout(Some(PATIENCE))?;
                     stream.read(&mut text)?
                 }
-                Protocol::Udp => {
+                Protocol::Udp | Protocol::Sctp => {
                     let socket = UdpSocket::bind((ANY, 0))?;
                     ask_udp(&socket, to, &mut text)?
                 }
