@@ -79,6 +79,9 @@ pub(crate) struct Arguments {
     /// An option of the default log driver; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     log_opt: Vec<String>,
+    /// Run containers in user namespaces, as this user's subordinate ids: `default` or `user[:group]`
+    #[arg(long, value_name = "USER[:GROUP]")]
+    userns_remap: Option<String>,
     /// A label of this engine, shown by `info`; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
@@ -128,6 +131,7 @@ struct File {
     log_level: Option<String>,
     #[serde(default)]
     labels: Vec<String>,
+    userns_remap: Option<String>,
     #[serde(default)]
     log: Log,
     #[serde(default)]
@@ -215,6 +219,9 @@ pub(crate) fn effective(arguments: &Arguments) -> Result<Config> {
     set(&mut engine.table, arguments.table.as_ref(), file.table.as_ref());
     set(&mut engine.runtime, arguments.runtime.as_ref(), file.runtime.as_ref());
     set(&mut engine.shim, arguments.shim.as_ref(), file.shim.as_ref());
+    let remap =
+        arguments.userns_remap.as_ref().or(file.userns_remap.as_ref()).filter(|text| !text.is_empty());
+    engine.userns = remap.map(|text| text.parse().map_err(anyhow::Error::msg)).transpose()?;
     let listen = addresses(arguments, &file, &engine)?;
     let tls = certificates(arguments, &file, &listen)?;
     engine.settings = settings(arguments, &file, std::mem::take(&mut engine.settings))?;
@@ -346,7 +353,8 @@ mod tests {
 
     #[test]
     fn flags_come_before_the_defaults_and_unknown_keys_are_refused() {
-        let config = parse(&["--state", "/s", "--subnet", "10.9.0.0/24", "--log-opt", "max-size=1m"]).unwrap();
+        let config =
+            parse(&["--state", "/s", "--subnet", "10.9.0.0/24", "--log-opt", "max-size=1m"]).unwrap();
         assert_eq!(config.listen, [Address::Unix("/s/docker.sock".into())]);
         assert_eq!(config.engine.subnet.to_string(), "10.9.0.0/24");
         assert_eq!(config.reloadable.settings.log.options["max-size"], "1m");

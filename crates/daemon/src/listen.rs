@@ -110,8 +110,8 @@ pub(crate) fn open(addresses: &[Address], access: &Access) -> Result<Vec<Listene
         match address {
             Address::Unix(path) => listeners.push(Listener::Unix(unix(path, access)?)),
             Address::Tcp(at) => {
-                let socket =
-                    std::net::TcpListener::bind(at).with_context(|| format!("cannot listen on `{address}`"))?;
+                let socket = std::net::TcpListener::bind(at)
+                    .with_context(|| format!("cannot listen on `{address}`"))?;
                 listeners.push(tcp(socket)?);
             }
             Address::Systemd => listeners.extend(from_systemd()?),
@@ -202,7 +202,9 @@ pub(crate) async fn serve(listeners: Vec<Listener>, router: Router, tls: Tls, en
             match config {
                 _ if !tcp => serve(stream).await,
                 Tcp::Plain => serve(stream).await,
-                Tcp::Refused => tracing::warn!("refused a TCP connection: there are no certificates (--tlscacert, …)"),
+                Tcp::Refused => {
+                    tracing::warn!("refused a TCP connection: there are no certificates (--tlscacert, …)")
+                }
                 Tcp::Secure(config) => {
                     match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
                         Ok(Ok(stream)) => serve(Box::new(stream)).await,
@@ -228,16 +230,14 @@ struct Accepted {
     _place: tokio::sync::OwnedSemaphorePermit,
 }
 
-async fn accept_all(
-    listener: Listener,
-    to: tokio::sync::mpsc::Sender<Accepted>,
-    room: Arc<Semaphore>,
-) {
+async fn accept_all(listener: Listener, to: tokio::sync::mpsc::Sender<Accepted>, room: Arc<Semaphore>) {
     loop {
         // The semaphore is never closed.
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         let stream: std::io::Result<(Box<dyn Stream>, bool)> = match &listener {
-            Listener::Unix(socket) => socket.accept().await.map(|(s, _)| (Box::new(s) as Box<dyn Stream>, false)),
+            Listener::Unix(socket) => {
+                socket.accept().await.map(|(s, _)| (Box::new(s) as Box<dyn Stream>, false))
+            }
             Listener::Tcp(socket) => socket.accept().await.map(|(s, _)| {
                 let _ = s.set_nodelay(true); // slower, but right
                 (Box::new(s) as Box<dyn Stream>, true)
@@ -250,7 +250,8 @@ async fn accept_all(
                 }
             }
             // The client has gone before it was served.
-            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot accept a connection");
                 tokio::time::sleep(NO_DESCRIPTOR).await;

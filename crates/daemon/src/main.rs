@@ -41,7 +41,8 @@ fn main() -> Result<()> {
         tls::load(files)?;
     }
     if arguments.validate {
-        println!("the configuration makes sense");
+        use std::io::Write;
+        writeln!(std::io::stdout(), "the configuration makes sense")?;
         return Ok(());
     }
     let (filter, handle) = reload::Layer::new(filter(&config.reloadable.log_level)?);
@@ -91,8 +92,10 @@ async fn run(config: Config, arguments: &Arguments, log: &LogFilter) -> Result<(
     notify(&[NotifyState::Ready]);
     let router = docker::router(engine.clone(), counted);
     let end = until_the_end(&engine, arguments, log, &tls, &listen);
-    listen::serve(listeners, router, Arc::clone(&tls), async { end.await.unwrap_or_else(|e| tracing::error!("{e:#}")) })
-        .await;
+    listen::serve(listeners, router, Arc::clone(&tls), async {
+        end.await.unwrap_or_else(|e| tracing::error!("{e:#}"))
+    })
+    .await;
     engine.close().await;
     for address in &listen {
         if let Address::Unix(path) = address {

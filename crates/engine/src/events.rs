@@ -84,6 +84,11 @@ impl Events {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// How many listen now.
+    pub fn listeners(&self) -> usize {
+        self.live.receiver_count()
+    }
+
     /// The kept past and everything from now on.
     pub fn subscribe(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let past = self.past.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

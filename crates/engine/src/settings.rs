@@ -32,7 +32,12 @@ impl Engine {
         self.inner.access.replace(Access::client(&settings.registries));
         *self.inner.settings.write().unwrap_or_else(std::sync::PoisonError::into_inner) = settings;
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        self.inner.events.publish(EventKind::Daemon, "reload", &name.clone(), [("name".to_owned(), name)].into());
+        self.inner.events.publish(
+            EventKind::Daemon,
+            "reload",
+            &name.clone(),
+            [("name".to_owned(), name)].into(),
+        );
     }
 }
 

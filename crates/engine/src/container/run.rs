@@ -20,11 +20,11 @@ use crate::bundle::{self, Facts};
 use crate::container::files;
 use crate::container::state::StartFailure;
 use crate::error::{EngineError, Result};
+use crate::logs::driver;
 use crate::metadata::ContainerRecord;
 use crate::network::{self, Endpoint};
 use crate::shim::{self, ProcessExit, ShimError, Task};
 use crate::spec::{ContainerSpec, NetworkMode};
-use crate::logs::driver;
 use crate::{Inner, blocking, user, volumes};
 
 /// A client that attached before the start.

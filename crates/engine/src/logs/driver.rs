@@ -385,7 +385,10 @@ mod tests {
             args: Vec::new(),
             spec: ContainerSpec {
                 image: "img:1".to_owned(),
-                labels: BTreeMap::from([("app.a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())]),
+                labels: BTreeMap::from([
+                    ("app.a".to_owned(), "1".to_owned()),
+                    ("b".to_owned(), "2".to_owned()),
+                ]),
                 env: vec!["E=3".to_owned()],
                 log,
                 ..ContainerSpec::default()
@@ -400,10 +403,18 @@ mod tests {
             ("json-file", &[("max-size", "1m")][..], ""),
             ("local", &[("compress", "x")], ""),
             ("syslog", &[("syslog-address", "udp://h:1"), ("tag", "x"), ("cache-disabled", "1")], ""),
-            ("foo", &[], "error looking up logging plugin foo: plugin \"foo\" not found (there are journald, json-file, local, none, syslog)"),
+            (
+                "foo",
+                &[],
+                "error looking up logging plugin foo: plugin \"foo\" not found (there are journald, json-file, local, none, syslog)",
+            ),
             ("json-file", &[("foo", "1")], "unknown log opt 'foo' for json-file log driver"),
             ("json-file", &[("mode", "x")], "logger: logging mode not supported: x"),
-            ("local", &[("max-buffer-size", "1m")], "logger: max-buffer-size option is only supported with 'mode=non-blocking'"),
+            (
+                "local",
+                &[("max-buffer-size", "1m")],
+                "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
+            ),
             ("syslog", &[("syslog-facility", "zz")], "invalid syslog facility"),
             ("syslog", &[("syslog-format", "q")], "Invalid syslog format"),
         ] {
@@ -417,7 +428,16 @@ mod tests {
         let plan = |driver: &str, options: &[(&str, &str)]| {
             plan(&record(spec(driver, options)), Path::new("/d")).map_err(|e| e.to_string())
         };
-        let json = plan("json-file", &[("max-size", "10m"), ("max-file", "3"), ("labels-regex", "^app"), ("env", "E,F"), ("tag", "{{.Name}}/{{.ID}}")]);
+        let json = plan(
+            "json-file",
+            &[
+                ("max-size", "10m"),
+                ("max-file", "3"),
+                ("labels-regex", "^app"),
+                ("env", "E,F"),
+                ("tag", "{{.Name}}/{{.ID}}"),
+            ],
+        );
         let json = json.unwrap().kept.unwrap();
         assert_eq!((json.max_size, json.max_files, json.compress), (Some(10_000_000), 3, false));
         let text: Vec<_> = json.attributes.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -426,15 +446,23 @@ mod tests {
         assert_eq!((local.max_size, local.max_files, local.compress), (Some(1024), 5, true));
         let syslog = plan("syslog", &[("syslog-address", "udp://127.0.0.1"), ("syslog-facility", "local7")]);
         let syslog = syslog.unwrap();
-        assert!(matches!(syslog.sent, Some(SentLog::Syslog { to: SyslogAddress::Udp(a), facility: 23, .. }) if a.port() == 514));
+        assert!(
+            matches!(syslog.sent, Some(SentLog::Syslog { to: SyslogAddress::Udp(a), facility: 23, .. }) if a.port() == 514)
+        );
         assert!(syslog.kept.is_some());
         assert_eq!(plan("none", &[]).unwrap(), LogConfig::default());
         for (options, expected) in [
             (&[("max-size", "xx")][..], "invalid size: 'xx'"),
             (&[("max-file", "0")], "max-file cannot be less than 1"),
-            (&[("compress", "true")], "compress cannot be true when max-file is less than 2 or max-size is not set"),
+            (
+                &[("compress", "true")],
+                "compress cannot be true when max-file is less than 2 or max-size is not set",
+            ),
         ] {
-            assert_eq!(plan("json-file", options).unwrap_err(), format!("failed to initialize logging driver: {expected}"));
+            assert_eq!(
+                plan("json-file", options).unwrap_err(),
+                format!("failed to initialize logging driver: {expected}")
+            );
         }
     }
 
@@ -446,7 +474,10 @@ mod tests {
             settle(&mut log, &default);
             log
         };
-        assert_eq!(settled("", &[("max-file", "9")]), spec("local", &[("max-size", "1m"), ("max-file", "9")]));
+        assert_eq!(
+            settled("", &[("max-file", "9")]),
+            spec("local", &[("max-size", "1m"), ("max-file", "9")])
+        );
         assert_eq!(settled("json-file", &[]), spec("json-file", &[]));
     }
 }

@@ -322,7 +322,9 @@ mod tests {
         // The last entry is being written.
         std::fs::write(&path, [entries(6..8), entry(9)[..5].to_vec()].concat()).unwrap();
         assert_eq!(read(&path, None), "0 1 2 3 4 5 6 7");
-        for (tail, expected) in [(1, "7"), (2, "6 7"), (3, "5 6 7"), (7, "1 2 3 4 5 6 7"), (99, "0 1 2 3 4 5 6 7")] {
+        for (tail, expected) in
+            [(1, "7"), (2, "6 7"), (3, "5 6 7"), (7, "1 2 3 4 5 6 7"), (99, "0 1 2 3 4 5 6 7")]
+        {
             assert_eq!(read(&path, Some(tail)), expected, "tail {tail}");
         }
     }

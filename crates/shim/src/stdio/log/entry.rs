@@ -81,7 +81,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("l");
         let half = bytes.len() / 2;
-        for (torn, expected) in [(0, 0), (3, 0), (half - 1, 0), (half, half), (half + 7, half), (2 * half, 2 * half)] {
+        for (torn, expected) in
+            [(0, 0), (3, 0), (half - 1, 0), (half, half), (half + 7, half), (2 * half, 2 * half)]
+        {
             std::fs::write(&path, &bytes[..torn]).unwrap();
             let file = File::options().append(true).open(&path).unwrap();
             cut_torn_end(&path, &file).unwrap();
