@@ -17,7 +17,7 @@ mod bundle;
 pub mod care;
 pub mod config;
 pub mod container;
-mod create;
+pub(crate) mod create;
 mod devices;
 pub mod error;
 pub mod events;
