@@ -9,7 +9,7 @@
 //! * [`stats`]: what containers use.
 //! * [`store`]: what sampan has beside Docker's routes.
 //! * [`stream`]: how attached output is framed; [`detach`]: keys that leave a stream;
-//!   [`units`]: durations and sizes for people.
+//!   [`units`]: durations and sizes for people; [`written`]: how people write such things.
 
 pub mod build;
 pub mod container;
@@ -24,6 +24,7 @@ pub mod stream;
 pub mod system;
 pub mod units;
 pub mod volume;
+pub mod written;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
