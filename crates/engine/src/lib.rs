@@ -17,6 +17,7 @@ mod bundle;
 pub mod care;
 pub mod config;
 pub mod container;
+pub mod copy;
 pub(crate) mod create;
 mod devices;
 pub mod error;
@@ -31,10 +32,12 @@ mod names;
 pub mod network;
 pub mod registry;
 mod restore;
+mod rootfs;
 pub mod shim;
 pub mod spec;
 mod step;
 mod user;
+mod userns;
 pub mod volumes;
 
 use std::sync::{Arc, Mutex};
@@ -70,6 +73,8 @@ pub(crate) struct Inner {
     pub(crate) net: sampan_net::Net,
     pub(crate) events: events::Events,
     pub(crate) execs: exec::Execs,
+    /// File systems of containers that are looked into from outside.
+    pub(crate) borrowed: rootfs::Borrowed,
     containers: Mutex<Registry>,
 }
 
@@ -165,6 +170,7 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         net,
         events: events::Events::default(),
         execs: exec::Execs::default(),
+        borrowed: rootfs::Borrowed::default(),
         containers: Mutex::default(),
         config,
     })

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use sampan_base::Timestamp;
 
+use crate::container::health::Health;
 use crate::container::run::{self, Run};
 use crate::container::state::{Exit, Phase};
 use crate::container::{Handle, Request, owner, restart};
@@ -64,6 +65,9 @@ impl Engine {
                     } else {
                         Phase::Running { pid, started_at }
                     };
+                    if owner::is_probed(&record) && record.health.is_none() {
+                        record.health = Some(Health::begin(None));
+                    }
                     tracing::info!(container = record.id, pid, "found a running container again");
                 }
                 None => {
@@ -146,6 +150,7 @@ impl Engine {
         }
         let (shared, known) = (Arc::clone(inner), known.clone());
         blocking(move || {
+            crate::rootfs::reconcile(&shared)?;
             network::reconcile(&shared, &known)?;
             volumes::remove_unowned(&shared, &known)?;
             for id in shared.images.snapshot_keys()? {

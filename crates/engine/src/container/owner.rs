@@ -14,7 +14,7 @@ use crate::attach;
 use crate::container::health::{self, Health, HealthStatus, Monitor, ProbeResult, Watched};
 use crate::container::restart::{self, Backoff};
 use crate::container::run::{self, Run, WaitingClient};
-use crate::container::state::{Exit, Phase, Verb};
+use crate::container::state::{Denial, Exit, Phase, Verb};
 use crate::container::update::Update;
 use crate::container::{Handle, Live, Request, View};
 use crate::error::{EngineError, Result};
@@ -199,13 +199,23 @@ impl Owner {
         self.view.send_modify(|view| view.starting = true);
         let result = self.run(record, None).await;
         self.view.send_modify(|view| view.starting = false);
-        if let Err(error) = result {
-            let id = &self.view.borrow().record.id;
-            tracing::error!(
-                container = id,
-                error = sampan_base::chain(&error),
-                "cannot restart the container"
-            );
+        let Err(error) = result else { return };
+        let mut record = self.record();
+        tracing::error!(
+            container = record.id,
+            error = sampan_base::chain(&error),
+            "cannot restart the container"
+        );
+        // A container that it shares namespaces with may be restarting, too: that one comes first.
+        if let (EngineError::Denied(Denial::NotRunning { .. }), Phase::Exited(exit)) = (&error, &record.phase)
+            && restart::is_wanted(record.spec.restart_policy, exit.code, record.restart_count, false)
+        {
+            record.phase = Phase::Restarting(exit.clone());
+            record.restart_count += 1;
+            self.restart_at = Some(Instant::now() + self.backoff.next(Duration::ZERO));
+            if let Err(error) = self.store(record, Durable::No).await {
+                tracing::warn!(error = sampan_base::chain(&error), "cannot note that it is to be restarted");
+            }
         }
     }
 
@@ -213,7 +223,7 @@ impl Owner {
         match run::start(&self.inner, &record, console, &mut self.waiting).await {
             Ok(run) => {
                 record.phase = Phase::Running { pid: run.pid, started_at: run.started_at };
-                if health_command(&record).is_some() {
+                if is_probed(&record) {
                     record.health = Some(Health::begin(record.health));
                 }
                 let live = live_of(&run);
@@ -409,7 +419,7 @@ impl Owner {
         run.task.resume().await.map_err(run::shim_failed("cannot resume the container"))?;
         let mut record = self.record();
         record.phase = Phase::Running { pid: run.pid, started_at: run.started_at };
-        if health_command(&record).is_some() {
+        if is_probed(&record) {
             record.health = Some(Health::begin(record.health));
         }
         self.store(record, Durable::No).await?;
@@ -489,6 +499,11 @@ async fn at(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether it is to be probed while it runs.
+pub(crate) fn is_probed(record: &ContainerRecord) -> bool {
+    health_command(record).is_some()
 }
 
 fn health_command(record: &ContainerRecord) -> Option<Vec<String>> {

@@ -112,7 +112,11 @@ impl Engine {
         let mut resources = update.resources.clone();
         let warnings = crate::create::limits::check(&mut resources, &self.inner.host, true)?;
         let update = Update { resources, ..update };
-        handle.ask(|reply| Request::Update { update: Box::new(update), reply }).await?;
+        let id = handle.id.clone();
+        let updated = handle.ask(|reply| Request::Update { update: Box::new(update), reply }).await;
+        updated.map_err(|error| {
+            EngineError::layer(error.class(), format!("Cannot update container {id}"))(error)
+        })?;
         Ok(warnings)
     }
 }
