@@ -41,6 +41,7 @@ impl Engine {
             check_name(name).map_err(EngineError::Invalid)?;
         }
         let mut spec = spec;
+        crate::logs::driver::settle(&mut spec.log, &self.inner.settings().log);
         let warnings = check(&mut spec, &self.inner)?;
         self.resolve_containers(&mut spec)?;
         let id = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
@@ -148,12 +149,7 @@ fn check(spec: &mut ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
             _ => {}
         }
     }
-    if !matches!(spec.log.driver.as_str(), "" | "json-file" | "none") {
-        return Err(EngineError::Unsupported(format!(
-            "log driver `{}` is not supported: use json-file or none",
-            spec.log.driver
-        )));
-    }
+    crate::logs::driver::check(&spec.log)?;
     Ok(warnings)
 }
 

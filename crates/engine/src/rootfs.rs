@@ -135,14 +135,14 @@ fn borrow(inner: &Arc<Inner>, record: &ContainerRecord) -> Result<FileSystem> {
     let at = place(inner, &record.id);
     let mut borrowed = inner.borrowed.lock();
     let count = borrowed.entry(record.id.clone()).or_default();
-    if *count == 0 {
-        if let Err(error) = mount_borrowed(inner, record, &at) {
-            borrowed.remove(&record.id);
-            // What is mounted goes; what is not is no error.
-            let _ = inner.images.unmount_snapshot(&at);
-            let _ = std::fs::remove_dir(&at);
-            return Err(error);
-        }
+    if *count == 0
+        && let Err(error) = mount_borrowed(inner, record, &at)
+    {
+        borrowed.remove(&record.id);
+        // What is mounted goes; what is not is no error.
+        let _ = inner.images.unmount_snapshot(&at);
+        let _ = std::fs::remove_dir(&at);
+        return Err(error);
     }
     if let Some(count) = borrowed.get_mut(&record.id) {
         *count += 1;

@@ -5,6 +5,7 @@
 //! * `network`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
 //! * `restart`, `health`, `copy`: what is done with containers.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
+//! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
@@ -22,10 +23,12 @@ mod docker_images;
 mod health;
 mod image_care;
 mod limits;
+mod logs;
 mod network;
 mod registry;
 mod restart;
 mod sampan;
+mod serving;
 mod terminal;
 
 use std::path::Path;
@@ -121,9 +124,11 @@ fn main() {
         ("docker_images", docker_images::CASES),
         ("image_care", image_care::CASES),
         ("limits", limits::CASES),
+        ("logs", logs::CASES),
         ("network", network::CASES),
         ("registry", registry::CASES),
         ("sampan", sampan::CASES),
+        ("serving", serving::CASES),
         ("terminal", terminal::CASES),
     ];
     let mut trials = Vec::new();
