@@ -65,7 +65,7 @@ mod tests {
         let file = dir.path().join("env");
         std::fs::write(&file, "# a note\n\n  A=1 # kept\nSAMPAN_NOT_SET\nB=\"quoted\"\nPATH\n").unwrap();
         let file = file.to_str().unwrap().to_owned();
-        let read = environment(&["A=2".into()], &[file.clone()]).unwrap();
+        let read = environment(&["A=2".into()], std::slice::from_ref(&file)).unwrap();
         let path = format!("PATH={}", std::env::var("PATH").unwrap());
         assert_eq!(read, ["A=1 # kept", "B=\"quoted\"", &path, "A=2"]);
         let read = labels(&["A=3".into(), "alone".into()], &[file]).unwrap();
