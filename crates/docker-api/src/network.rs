@@ -84,6 +84,13 @@ pub struct EndpointSettings {
     pub mac_address: String,
     /// Options of the network's driver.
     pub driver_opts: Option<BTreeMap<String, String>>,
+    /// The network of the highest number has the default gateway.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub gw_priority: i64,
+}
+
+fn is_zero(n: &i64) -> bool {
+    *n == 0
 }
 
 /// A network as `GET /networks` shows it.
@@ -100,6 +107,9 @@ pub struct Network {
     pub scope: String,
     /// `bridge`, `host`, `null`.
     pub driver: String,
+    /// It has IPv4 addresses; daemons before API 1.48 do not say.
+    #[serde(rename = "EnableIPv4", skip_serializing_if = "Option::is_none")]
+    pub enable_ipv4: Option<bool>,
     /// It has IPv6 addresses.
     #[serde(rename = "EnableIPv6")]
     pub enable_ipv6: bool,

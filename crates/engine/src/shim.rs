@@ -255,7 +255,12 @@ impl Task {
 
     /// The process's id and, if it has ended, how.
     pub async fn state(&self) -> Result<api::StateResponse, ShimError> {
-        let (id, exec_id) = self.process(None);
+        self.state_of(None).await
+    }
+
+    /// As [`Task::state`], of a process made by [`Task::exec`].
+    pub async fn state_of(&self, exec: Option<&str>) -> Result<api::StateResponse, ShimError> {
+        let (id, exec_id) = self.process(exec);
         self.call("State", &api::StateRequest { id, exec_id }).await
     }
 
@@ -273,6 +278,19 @@ impl Task {
     /// Thaws all processes.
     pub async fn resume(&self) -> Result<(), ShimError> {
         self.call::<()>("Resume", &api::ResumeRequest { id: self.id.clone() }).await
+    }
+
+    /// Gives the container other limits.
+    pub async fn update(&self, resources: &sampan_oci::runtime::Resources) -> Result<(), ShimError> {
+        let value = serde_json::to_vec(resources).map_err(|error| {
+            ShimError::Remote(Failure { code: Code::Internal, message: error.to_string() })
+        })?;
+        let resources = Some(sampan_rpc::Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".to_owned(),
+            value,
+        });
+        let request = api::UpdateTaskRequest { id: self.id.clone(), resources, ..Default::default() };
+        self.call::<()>("Update", &request).await
     }
 
     /// Sets a terminal's size.

@@ -20,7 +20,7 @@ pub struct Volume {
     pub directory: PathBuf,
 }
 
-fn directory(inner: &Inner, name: &str) -> PathBuf {
+pub(crate) fn directory(inner: &Inner, name: &str) -> PathBuf {
     inner.config.volumes().join(name).join("_data")
 }
 

@@ -87,8 +87,8 @@ async fn try_start(
     let directories = rootfs.clone();
     blocking(move || disk::create_directories(&directories, 0o711)).await.map_err(EngineError::file)?;
     let mount = {
-        let (inner, id, at) = (Arc::clone(inner), record.id.clone(), rootfs.clone());
-        blocking(move || inner.images.mount_snapshot(&id, &at))
+        let (inner, record, at) = (Arc::clone(inner), record.clone(), rootfs.clone());
+        blocking(move || crate::rootfs::mount(&inner, &record, &at))
     };
     let (mounted, endpoint, task) = tokio::join!(
         mount,
