@@ -29,7 +29,7 @@ def event_filters(it):
     it.finished("true", name="c1", labels={"a": "1"}).remove()
     time.sleep(0.3)
     actions = lambda **filters: [e["Action"] for e in it.api.events(since=before, until=int(time.time()) + 1, decode=True, filters=filters)]
-    return {"by event": actions(event=["die", "create"], container="c1"), "by label": actions(label="a=1", event="start"), "by type": actions(type="container", container="c1"), "by image": actions(image="busybox", event="start"), "nobody": actions(container="nope"), "bad json": it.raw("GET", "/events?until=1&since=0&filters=nope"), "bad time": it.raw("GET", "/events?since=nope")}
+    return {"by event": actions(event=["die", "create"], container="c1"), "by label": actions(label="a=1", event="start"), "by type": actions(type="container", container="c1"), "by image": actions(image="busybox", event="start", label="a=1"), "nobody": actions(container="nope"), "bad json": it.raw("GET", "/events?until=1&since=0&filters=nope"), "bad time": it.raw("GET", "/events?since=nope")}
 
 
 @scenario

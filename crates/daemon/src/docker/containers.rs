@@ -27,7 +27,7 @@ use super::show::{self, Paths};
 use super::{Query, convert, is_on, time};
 
 /// How many pieces of an answer wait for a slow client.
-const WAITING_PIECES: usize = 16;
+pub(crate) const WAITING_PIECES: usize = 16;
 
 /// A streaming body: what is sent into the channel goes to the client.
 pub(crate) fn channel_body() -> (mpsc::Sender<Bytes>, Body) {
