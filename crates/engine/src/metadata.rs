@@ -190,8 +190,8 @@ impl Metadata {
     ///
     /// # Errors
     /// If it can't be written.
-    pub fn remove_container(&self, id: &str) -> Result<()> {
-        self.remove(CONTAINERS, id)
+    pub fn remove_container(&self, id: &str, durable: Durable) -> Result<()> {
+        self.remove(CONTAINERS, id, durable)
     }
 
     /// Stores a volume.
@@ -207,7 +207,7 @@ impl Metadata {
     /// # Errors
     /// If it can't be written.
     pub fn remove_volume(&self, name: &str) -> Result<()> {
-        self.remove(VOLUMES, name)
+        self.remove(VOLUMES, name, Durable::Yes)
     }
 
     fn all<T: DeserializeOwned>(
@@ -252,8 +252,11 @@ impl Metadata {
         write.commit().map_err(failed("write"))
     }
 
-    fn remove(&self, table: TableDefinition<'_, &str, &[u8]>, key: &str) -> Result<()> {
-        let write = self.database.begin_write().map_err(failed("write"))?;
+    fn remove(&self, table: TableDefinition<'_, &str, &[u8]>, key: &str, durable: Durable) -> Result<()> {
+        let mut write = self.database.begin_write().map_err(failed("write"))?;
+        if durable == Durable::No {
+            write.set_durability(Durability::None).map_err(failed("write"))?;
+        }
         write.open_table(table).map_err(failed("write"))?.remove(key).map_err(failed("write"))?;
         write.commit().map_err(failed("write"))
     }
@@ -299,7 +302,7 @@ mod tests {
         assert_eq!((found[0].id.as_str(), found[0].name.as_str()), ("a", "web"));
         assert!(found[0].unreadable.is_some());
         assert!(metadata.put_container(&found[0], Durable::Yes).is_err());
-        metadata.remove_container("a").unwrap();
+        metadata.remove_container("a", Durable::Yes).unwrap();
         assert!(metadata.containers().unwrap().is_empty());
     }
 
@@ -310,7 +313,7 @@ mod tests {
         let (a, b) = (record("a"), record("b"));
         metadata.put_container(&a, Durable::No).unwrap();
         metadata.put_container(&b, Durable::Yes).unwrap();
-        metadata.remove_container("b").unwrap();
+        metadata.remove_container("b", Durable::Yes).unwrap();
         drop(metadata);
         assert_eq!(Metadata::open(dir.path()).unwrap().containers().unwrap(), [a]);
     }

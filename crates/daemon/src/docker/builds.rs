@@ -100,7 +100,8 @@ pub(crate) async fn build(
             return Err(ApiError { status: super::error::status(failure.class), message: failure.message });
         }
     };
-    let rest = futures_util::stream::unfold(lines, |mut lines| async move { Some((lines.recv().await?, lines)) });
+    let rest =
+        futures_util::stream::unfold(lines, |mut lines| async move { Some((lines.recv().await?, lines)) });
     let all = futures_util::StreamExt::chain(futures_util::stream::iter(first), rest);
     Ok(json_lines(Body::from_stream(futures_util::StreamExt::map(all, Ok::<_, std::io::Error>))))
 }

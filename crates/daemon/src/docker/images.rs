@@ -112,7 +112,13 @@ pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<J
         // Only the names that were asked for are shown.
         if filters.has("reference") {
             let asked = |name: &&ImageRef| filters.any("reference", |p| matches_reference(name, p));
-            tags = image.names.iter().filter(|n| n.tag().is_some()).filter(asked).map(ImageRef::familiar).collect();
+            tags = image
+                .names
+                .iter()
+                .filter(|n| n.tag().is_some())
+                .filter(asked)
+                .map(ImageRef::familiar)
+                .collect();
         }
         if tags.is_empty() && digests.is_empty() {
             tags.push("<none>:<none>".to_owned());

@@ -22,7 +22,7 @@ use crate::events::EventKind;
 use crate::metadata::{ContainerRecord, Durable};
 use crate::shim::{ProcessExit, ShimError};
 use crate::spec::RestartPolicy;
-use crate::{Inner, blocking, volumes};
+use crate::{Inner, blocking, network, volumes};
 
 /// How many requests may wait for a container's owner.
 const REQUESTS: usize = 64;
@@ -376,6 +376,9 @@ impl Owner {
         } else {
             Phase::Exited(exit)
         };
+        if record.spec.auto_remove && !restarts && !volumes::has_anonymous(&record.spec) {
+            return self.vanish(record, run, oom_killed).await;
+        }
         // On disk before the shim, which remembers it too, is told to forget it.
         if let Err(error) = self.store(record.clone(), durable_unless(record.spec.auto_remove)).await {
             tracing::error!(
@@ -399,6 +402,45 @@ impl Owner {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
+    }
+
+    /// The end of a container that removes itself: whoever waits for it is told as soon as its name, its addresses and
+    /// ports, and its record are free; the rest goes behind the answer. Of a crash in between the next daemon finds
+    /// things without a record, which it removes, or the record of a container without a process, which it removes, too.
+    async fn vanish(&mut self, record: ContainerRecord, run: Run, oom_killed: bool) -> ControlFlow<()> {
+        let (id, code) = (record.id.clone(), crate::lifecycle::exit_code(&record.phase));
+        self.view.send_modify(|view| view.record = record);
+        if oom_killed {
+            self.event("oom", []);
+        }
+        self.event("die", [("exitCode", code.to_string())]);
+        self.alive.send_replace(false);
+        self.inner.execs.forget_container(&id);
+        network::detach(&self.inner, &id).await;
+        let forgotten = {
+            let (inner, id) = (Arc::clone(&self.inner), id.clone());
+            blocking(move || inner.metadata.remove_container(&id, Durable::No)).await
+        };
+        let gone = forgotten.is_ok();
+        if let Err(error) = forgotten {
+            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the record");
+        }
+        if gone {
+            self.inner.containers().remove(&id);
+            self.event("destroy", []);
+        }
+        self.view.send_modify(|view| {
+            view.live = None;
+            view.ended_runs += 1;
+            view.removed = gone;
+        });
+        run::tear_down(&self.inner, &id, Some(&run.task)).await;
+        if !gone {
+            return ControlFlow::Continue(());
+        }
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.forget_on_disk(&id)).await;
+        ControlFlow::Break(())
     }
 
     async fn pause(&mut self) -> Result<()> {
@@ -464,7 +506,7 @@ impl Owner {
             let (inner, record) = (Arc::clone(&inner), record.clone());
             move || -> Result<()> {
                 volumes::keep_anonymous(&inner, &record.id, !with_volumes)?;
-                inner.metadata.remove_container(&record.id)?;
+                inner.metadata.remove_container(&record.id, Durable::Yes)?;
                 inner.forget_on_disk(&record.id);
                 if with_volumes {
                     volumes::remove_anonymous(&inner, &record.id, &record.spec);
