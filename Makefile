@@ -7,7 +7,7 @@ BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
 PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
 PREFIX ?= /usr/local
 
-.PHONY: build release demo test test-vm lint conformance-oci conformance-build conformance-docker fuzz bench bench-image install clean
+.PHONY: build release demo test test-vm lint conformance-oci conformance-build conformance-docker fuzz bench bench-engine bench-image install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -66,6 +66,11 @@ bench-image: release
 	@scripts/install-packages docker.io docker-registry containerd podman buildah skopeo runc curl busybox-static gzip
 	cargo build -q --release -p sampan-registry --example limit
 	@python3 benches/images.py $(TARGET)/release $(TARGET)/release/examples/limit $(or $(ROUNDS),5)
+
+# The engine beside docker and podman. ROUNDS=9 for more; ONLY=run,exec for a part.
+bench-engine: release
+	@scripts/install-packages docker.io podman crun busybox-static iproute2 iptables
+	@python3 benches/engine.py $(TARGET)/release $(or $(ROUNDS),7) $(ONLY)
 
 bench-runtime: packages-build
 	@scripts/install-packages runc crun busybox-static strace time util-linux
