@@ -61,6 +61,9 @@ pub struct ContainerConfig {
     /// The command that `cmd` is given to.
     #[serde(deserialize_with = "string_or_list")]
     pub entrypoint: Option<Vec<String>>,
+    /// Its hardware address in the first network (API before 1.44).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac_address: Option<String>,
     /// The container gets no network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_disabled: Option<bool>,
@@ -92,6 +95,9 @@ pub struct Healthcheck {
     /// Time one check may take.
     #[serde(skip_serializing_if = "is_zero")]
     pub timeout: i64,
+    /// Time between checks in the start period.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_interval: i64,
     /// Failures in a row until the container counts as unhealthy.
     #[serde(skip_serializing_if = "is_zero")]
     pub retries: i64,

@@ -179,6 +179,9 @@ pub struct HostConfig {
     /// Run a small init as process 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
+    /// Words for the OCI runtime.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<BTreeMap<String, String>>,
     /// Windows only.
     #[serde(deserialize_with = "null_default")]
     pub cpu_count: i64,
@@ -261,6 +264,12 @@ pub struct BindOptions {
     /// Make the source if it is missing.
     #[serde(deserialize_with = "null_default")]
     pub create_mountpoint: bool,
+    /// A read-only mount leaves the mounts below the source writable.
+    #[serde(deserialize_with = "null_default")]
+    pub read_only_non_recursive: bool,
+    /// A read-only mount fails where the mounts below the source can't be read-only, too.
+    #[serde(deserialize_with = "null_default")]
+    pub read_only_force_recursive: bool,
 }
 
 /// Options of a volume mount.
@@ -273,6 +282,24 @@ pub struct VolumeOptions {
     /// Labels of a new volume.
     #[serde(deserialize_with = "null_default")]
     pub labels: BTreeMap<String, String>,
+    /// The directory of the volume that is mounted; empty: all of it.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub subpath: String,
+    /// The driver of a new volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_config: Option<VolumeDriver>,
+}
+
+/// The driver of a new volume.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VolumeDriver {
+    /// `local`, ….
+    #[serde(deserialize_with = "null_default")]
+    pub name: String,
+    /// Its options.
+    #[serde(deserialize_with = "null_default")]
+    pub options: BTreeMap<String, String>,
 }
 
 /// Options of a tmpfs mount.

@@ -8,7 +8,7 @@
 //! * [`exec`], [`image`], [`network`], [`volume`], [`system`], [`build`]: the other groups.
 //! * [`store`]: what sampan has beside Docker's routes.
 //! * [`stream`]: how attached output is framed; [`detach`]: keys that leave a stream;
-//!   [`units`]: durations and sizes for people.
+//!   [`units`]: durations and sizes for people; [`written`]: how people write such things.
 
 pub mod build;
 pub mod container;
@@ -22,6 +22,7 @@ pub mod stream;
 pub mod system;
 pub mod units;
 pub mod volume;
+pub mod written;
 
 use serde::{Deserialize, Deserializer, Serialize};
 

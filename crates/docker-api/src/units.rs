@@ -19,8 +19,13 @@ pub fn human_duration(seconds: i64) -> String {
     }
 }
 
-/// A size in decimal units with at most four significant digits: `0B`, `1.98MB`, `72.8MB`.
+/// A size in decimal units with at most three significant digits: `0B`, `1.98MB`, `72.8MB`.
 pub fn human_size(bytes: u64) -> String {
+    human_size_digits(bytes, 3)
+}
+
+/// As [`human_size`], with this many significant digits.
+pub fn human_size_digits(bytes: u64, digits: usize) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     // Sizes are far below 2^53, where f64 stops being exact, until they are shown in EB.
     #[allow(clippy::cast_precision_loss)]
@@ -30,12 +35,28 @@ pub fn human_size(bytes: u64) -> String {
         size /= 1000.0;
         unit += 1;
     }
-    format!("{}{}", significant(size, 3), UNITS[unit])
+    format!("{}{}", significant(size, digits), UNITS[unit])
+}
+
+/// A size in binary units: `0B`, `512KiB`, `1.952GiB`.
+pub fn human_binary_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    // As above.
+    #[allow(clippy::cast_precision_loss)]
+    let mut size = bytes as f64;
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{}{}", significant(size, 4), UNITS[unit])
 }
 
 /// A number with `digits` significant digits and no zeros behind them (printf's `%g`).
 fn significant(number: f64, digits: usize) -> String {
-    let before = if number >= 100.0 {
+    let before = if number >= 1000.0 {
+        4
+    } else if number >= 100.0 {
         3
     } else if number >= 10.0 {
         2

@@ -505,6 +505,7 @@ pub(crate) fn image_config(config: &sampan_engine::images::ImageProcess) -> Cont
             timeout: h.timeout,
             retries: h.retries,
             start_period: h.start_period,
+            ..Healthcheck::default()
         }),
         volumes: set(config.volumes.keys().collect()),
         working_dir: config.working_dir.clone(),
