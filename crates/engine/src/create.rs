@@ -43,6 +43,7 @@ impl Engine {
         let mut spec = spec;
         let warnings = check(&spec, &self.inner)?;
         self.resolve_containers(&mut spec)?;
+        crate::network::resolve(&self.inner, &mut spec)?;
         let id = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
         let name = self.claim_name(name, &id)?;
         let inner = Arc::clone(&self.inner);
@@ -133,7 +134,7 @@ fn check(spec: &ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
             return invalid("invalid specification: destination can't be '/'".to_owned());
         }
     }
-    if !spec.publish.is_empty() && spec.network != NetworkMode::Bridge {
+    if !spec.publish.is_empty() && !spec.network.has_endpoints() {
         match spec.network {
             NetworkMode::Host | NetworkMode::None => {
                 return Ok(vec!["Published ports are discarded when using host network mode".to_owned()]);

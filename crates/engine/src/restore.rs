@@ -41,6 +41,7 @@ impl Engine {
     async fn restore_container(&self, mut record: ContainerRecord) -> Result<()> {
         let inner = &self.inner;
         let bundle = inner.config.bundle(&record.id);
+        network::normalise(inner, &mut record.spec);
         let mut run = None;
         if bundle.exists() || record.phase.is_alive() {
             run = self.find_run(&record).await;

@@ -331,6 +331,14 @@ impl Inner {
         let (mut ports, mut sockets) = (Vec::new(), Vec::new());
         for port in wanted {
             let ip = port.host_ip;
+            // The port that was picked for all IPv4 addresses is to be that of all IPv6 ones, too.
+            let twin = ports.iter().find(|other: &&PortMapping| {
+                let one = |p: &PortMapping| (p.protocol, p.container_port);
+                one(other) == one(port) && other.host_ip.is_unspecified() && other.host_ip != ip
+            });
+            let picked =
+                twin.filter(|_| port.host_port == 0 && ip.is_unspecified()).map(|other| other.host_port);
+            let port = &PortMapping { host_port: picked.unwrap_or(port.host_port), ..*port };
             let meets = |other: &PortMapping| {
                 other.protocol == port.protocol
                     && other.host_port == port.host_port

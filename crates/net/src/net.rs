@@ -213,6 +213,7 @@ impl Net {
             match inner.admit_network(network) {
                 Ok(()) if has_names => names.zones().open(&name, &title),
                 Ok(()) => {}
+                Err(error) if name == crate::spec::DEFAULT_NETWORK => return Err(error),
                 // One network that can't be had must not take the others away.
                 Err(error) => inner.complain(sampan_base::chain(&error)),
             }

@@ -16,7 +16,7 @@ use crate::error::{EngineError, Result};
 use crate::events::EventKind;
 use crate::metadata::{ContainerRecord, Durable};
 use crate::shim::{ProcessExit, ShimError};
-use crate::{Inner, blocking, volumes};
+use crate::{Inner, blocking, network, volumes};
 
 /// How many requests may wait for a container's owner.
 const REQUESTS: usize = 64;
@@ -109,11 +109,13 @@ impl Owner {
                 let mut record = self.record();
                 let old = std::mem::replace(&mut record.name, name);
                 let stored = self.store(record, Durable::Yes).await;
+                self.note_name();
                 if stored.is_ok() {
                     self.event("rename", [("oldName", format!("/{old}"))]);
                 }
                 let _ = reply.send(stored);
             }
+            Some(Request::Networks { change, reply }) => drop(reply.send(self.change_networks(change).await)),
             Some(Request::Attach { streams, reply }) => match (&self.run, &self.view.borrow().record.phase) {
                 (Some(_), _) => {
                     let bundle = self.inner.config.bundle(&self.view.borrow().record.id);
@@ -210,6 +212,33 @@ impl Owner {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
+    }
+
+    /// Connects or disconnects it, and stores what has become of it.
+    async fn change_networks(&mut self, change: network::Change) -> Result<()> {
+        let live = self.run.as_ref().map(|run| run.endpoints.clone());
+        let changed = network::change(&self.inner, self.record(), live, change).await?;
+        self.note_endpoints(changed.endpoints);
+        self.store(changed.record, Durable::Yes).await
+    }
+
+    fn note_endpoints(&mut self, endpoints: Vec<network::Endpoint>) {
+        if let Some(run) = &mut self.run {
+            run.endpoints.clone_from(&endpoints);
+            self.view.send_modify(|view| {
+                if let Some(live) = &mut view.live {
+                    live.endpoints = endpoints;
+                }
+            });
+        }
+    }
+
+    /// It has another name: so it has in its networks.
+    fn note_name(&mut self) {
+        let record = self.record();
+        let Some(mut endpoints) = self.run.as_ref().map(|run| run.endpoints.clone()) else { return };
+        network::renamed(&self.inner, &record, &mut endpoints);
+        self.note_endpoints(endpoints);
     }
 
     async fn pause(&mut self) -> Result<()> {
