@@ -66,6 +66,7 @@ bench-runtime: packages-build
 
 install: release
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/release/,$(BINARIES))
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system dist/sampand.service dist/sampand.socket
 
 clean:
 	cargo clean

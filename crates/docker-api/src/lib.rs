@@ -27,7 +27,7 @@ pub mod written;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// The version of the API that these types describe.
-pub const API_VERSION: &str = "1.43";
+pub const API_VERSION: &str = "1.50";
 /// The oldest version that the daemon answers.
 pub const MIN_API_VERSION: &str = "1.24";
 

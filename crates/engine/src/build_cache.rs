@@ -166,7 +166,7 @@ impl Inner {
     }
 
     fn bound(&self) -> Result<()> {
-        let bounds = self.config.build_cache;
+        let bounds = self.settings().build_cache;
         let bytes = match bounds.bytes {
             Some(bytes) => bytes,
             None => {

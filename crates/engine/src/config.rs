@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use sampan_registry::RegistryConfig;
 
-use crate::build_cache::CacheBounds;
+use crate::settings::Settings;
+use crate::spec::LogSpec;
 
 /// An engine's configuration. Two engines may run side by side if `root`, `state`, `bridge`, `subnet` and `table` differ.
 #[derive(Clone, Debug)]
@@ -29,10 +30,8 @@ pub struct EngineConfig {
     pub shim: PathBuf,
     /// Name servers for containers that ask for none, where the host's are of no use to them.
     pub fallback_dns: Vec<Ipv4Addr>,
-    /// How registries are reached.
-    pub registries: RegistryConfig,
-    /// How much builds leave at most.
-    pub build_cache: CacheBounds,
+    /// What may change while it runs; what is here it begins with.
+    pub settings: Settings,
     /// Containers run in user namespaces, as this user's subordinate ids; `None`: as on the host.
     pub userns: Option<Remap>,
 }
@@ -76,11 +75,14 @@ impl EngineConfig {
             runtime: program("sampan-runtime"),
             shim: program("containerd-shim-sampan-v2"),
             fallback_dns: vec![Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(8, 8, 4, 4)],
-            registries: RegistryConfig {
-                certificates: vec!["/etc/sampan/certs.d".into(), "/etc/docker/certs.d".into()],
-                ..RegistryConfig::default()
+            settings: Settings {
+                log: LogSpec { driver: "json-file".to_owned(), ..LogSpec::default() },
+                registries: RegistryConfig {
+                    certificates: vec!["/etc/sampan/certs.d".into(), "/etc/docker/certs.d".into()],
+                    ..RegistryConfig::default()
+                },
+                ..Settings::default()
             },
-            build_cache: CacheBounds::default(),
             userns: None,
         }
     }

@@ -41,6 +41,7 @@ impl Engine {
             check_name(name).map_err(EngineError::Invalid)?;
         }
         let mut spec = spec;
+        crate::logs::driver::settle(&mut spec.log, &self.inner.settings().log);
         let warnings = check(&spec, &self.inner)?;
         self.resolve_containers(&mut spec)?;
         crate::network::resolve(&self.inner, &mut spec)?;
@@ -146,12 +147,7 @@ fn check(spec: &ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
             }
         }
     }
-    if !matches!(spec.log.driver.as_str(), "" | "json-file" | "none") {
-        return Err(EngineError::Unsupported(format!(
-            "log driver `{}` is not supported: use json-file or none",
-            spec.log.driver
-        )));
-    }
+    crate::logs::driver::check(&spec.log)?;
     if spec.restart_policy != RestartPolicy::No {
         return Err(EngineError::Unsupported("restart policies are not supported yet".to_owned()));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sampan_base::Timestamp;
 use tokio::sync::broadcast;
@@ -39,18 +40,21 @@ pub enum EventKind {
     Network,
     /// The build cache.
     Builder,
+    /// The daemon itself.
+    Daemon,
 }
 
 /// The engine's events.
 #[derive(Debug)]
 pub struct Events {
     past: Mutex<VecDeque<Event>>,
+    count: AtomicU64,
     live: broadcast::Sender<Event>,
 }
 
 impl Default for Events {
     fn default() -> Events {
-        Events { past: Mutex::default(), live: broadcast::Sender::new(BEHIND) }
+        Events { past: Mutex::default(), count: AtomicU64::new(0), live: broadcast::Sender::new(BEHIND) }
     }
 }
 
@@ -66,12 +70,23 @@ impl Events {
         let event =
             Event { at: Timestamp::now(), kind, action: action.into(), id: id.to_owned(), attributes };
         let mut past = self.past.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.count.fetch_add(1, Ordering::Relaxed);
         if past.len() == PAST {
             past.pop_front();
         }
         past.push_back(event.clone());
         // Sent under the lock, so that `subscribe` sees each event exactly once. No listener is no error.
         let _ = self.live.send(event);
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// How many listen now.
+    pub fn listeners(&self) -> usize {
+        self.live.receiver_count()
     }
 
     /// The kept past and everything from now on.

@@ -31,13 +31,14 @@ mod names;
 pub mod network;
 pub mod registry;
 mod restore;
+pub mod settings;
 pub mod shim;
 pub mod spec;
 mod step;
 mod user;
 pub mod volumes;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 pub use blocking::{blocking, long_blocking};
 pub use config::EngineConfig;
@@ -57,6 +58,7 @@ pub struct Engine {
 /// What all parts of the engine share.
 #[derive(Debug)]
 pub(crate) struct Inner {
+    id: String,
     pub(crate) config: EngineConfig,
     pub(crate) host: HostFacts,
     pub(crate) metadata: metadata::Metadata,
@@ -75,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) events: events::Events,
     pub(crate) execs: exec::Execs,
     containers: Mutex<Registry>,
+    settings: RwLock<settings::Settings>,
 }
 
 impl Inner {
@@ -137,6 +140,11 @@ impl Engine {
         .await;
     }
 
+    /// What tells it from all other engines, for as long as its root directory lives.
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
     /// Its configuration.
     pub fn config(&self) -> &EngineConfig {
         &self.inner.config
@@ -165,19 +173,37 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
     let networks = network::manage::load(&metadata, &config)?;
     let net = network::open(&config, &networks)?;
     Ok(Inner {
+        id: engine_id(&config.root)?,
         solver: Inner::open_solver(&config, &images)?,
         digests: Arc::default(),
         cache_bounded: Mutex::default(),
         host: HostFacts::probe(),
         metadata,
         images,
-        access: registry::Access::new(&config.registries),
+        access: registry::Access::new(&config.settings.registries),
         net,
         networks: Mutex::new(network::Networks::new(networks)),
         network_turn: Mutex::default(),
         events: events::Events::default(),
         execs: exec::Execs::default(),
         containers: Mutex::default(),
+        settings: RwLock::new(config.settings.clone()),
         config,
     })
+}
+
+/// The engine's id: made at the first start, then read from `<root>/engine-id`.
+fn engine_id(root: &std::path::Path) -> Result<String> {
+    let path = root.join("engine-id");
+    match sampan_base::files::read_limited(&path, 100) {
+        Ok(bytes) => return Ok(String::from_utf8_lossy(&bytes).trim().to_owned()),
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(EngineError::file(error)),
+    }
+    let random = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
+    // Written as a UUID, as Docker's is since 23.0.
+    let parts = [&random[..8], &random[8..12], &random[12..16], &random[16..20], &random[20..32]];
+    let id = parts.join("-");
+    sampan_base::files::write_atomic(&path, id.as_bytes(), 0o600).map_err(EngineError::file)?;
+    Ok(id)
 }

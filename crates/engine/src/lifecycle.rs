@@ -285,15 +285,19 @@ impl Engine {
     pub async fn logs(&self, text: &str, query: LogQuery) -> Result<LogReader> {
         let handle = self.inner.find_container(text)?;
         let spec = handle.snapshot().record.spec;
-        if !spec.log.is_kept() {
+        let directory = self.inner.config.container_directory(&handle.id);
+        let Some((path, format)) = logs::driver::kept(&spec.log, &directory, &handle.id) else {
             return Err(logs::unreadable(&spec.log.driver));
-        }
-        LogReader::open(&run::log_path(&self.inner, &handle.id), query, handle.alive.clone()).await
+        };
+        LogReader::open(&path, format, query, handle.alive.clone()).await
     }
 
-    /// The file that a container's log is in.
-    pub fn log_path(&self, id: &str) -> std::path::PathBuf {
-        run::log_path(&self.inner, id)
+    /// The file that a container's log is in; none if it is in none that others can read.
+    pub fn log_path(&self, id: &str) -> Option<std::path::PathBuf> {
+        let log = self.inner.find_container(id).ok()?.snapshot().record.spec.log;
+        let directory = self.inner.config.container_directory(id);
+        let (path, format) = logs::driver::kept(&log, &directory, id)?;
+        (format == sampan_rpc::log::LogFormat::JsonFile).then_some(path)
     }
 
     /// The processes of a container, as the host sees them.

@@ -593,17 +593,10 @@ pub struct Device {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[serde(default)]
 pub struct LogSpec {
-    /// `json-file` (also when empty) or `none`.
+    /// One of [`crate::logs::driver::DRIVERS`]; empty: the default one.
     pub driver: String,
-    /// `max-size`, `max-file`.
+    /// `max-size`, `max-file`, …: each driver has its own.
     pub options: BTreeMap<String, String>,
-}
-
-impl LogSpec {
-    /// Whether there is a log to read.
-    pub fn is_kept(&self) -> bool {
-        self.driver != "none"
-    }
 }
 
 /// The paths that are hidden inside unless a spec says otherwise.

@@ -12,11 +12,13 @@
 //! * [`capabilities`]: sets of capabilities by their names, and changing the process's own.
 //! * [`seccomp`]: filters of system calls, compiled from rules by name and loaded.
 //! * [`cgroup`]: where the control group hierarchies are, and files in them.
+//! * [`clock`]: the host's time zone.
 //! * [`devices`]: device rules of cgroup v2, compiled to eBPF and attached.
 
 pub mod beneath;
 pub mod capabilities;
 pub mod cgroup;
+pub mod clock;
 pub mod devices;
 pub mod entry;
 pub mod inherit;

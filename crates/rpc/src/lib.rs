@@ -6,10 +6,12 @@
 //! * [`runc`]: options for runtimes with runc's command line.
 //! * [`cgroup1`], [`cgroup2`]: what a container uses.
 //! * [`ttrpc`]: frames, requests, responses.
+//! * [`log`]: where our shim logs output to, and the entries of a `local` log.
 //!
 //! The .proto files in `proto/` are written from the protocol's facts; `cargo xtask codegen` makes
 //! `src/generated` from them, and a test in xtask fails if the two differ.
 
+pub mod log;
 pub mod ttrpc;
 
 /// What prost-build made; reached through the modules below.

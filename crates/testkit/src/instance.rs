@@ -23,6 +23,7 @@ const SHOWN_LOG_LINES: usize = 60;
 #[derive(Debug)]
 pub struct Instance {
     directory: tempfile::TempDir,
+    arguments: Vec<String>,
     root: PathBuf,
     bridge: String,
     table: String,
@@ -39,6 +40,7 @@ pub struct Builder {
     root: Option<PathBuf>,
     bare: bool,
     config: String,
+    arguments: Vec<String>,
 }
 
 impl Builder {
@@ -63,6 +65,13 @@ impl Builder {
         self
     }
 
+    /// Is started with these arguments, too; `{socket}` stands for the path of its usual socket.
+    #[must_use]
+    pub fn arguments(mut self, words: &[&str]) -> Builder {
+        self.arguments = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Starts it.
     ///
     /// # Panics
@@ -78,17 +87,18 @@ impl Builder {
         inotify::add_watch(&bundles, state.join("bundles"), inotify::WatchFlags::CREATE).unwrap();
         // 10.64.0.0/10 has 16,384 networks of 256 addresses; a clash needs two test processes at once with bad luck.
         let network = (pid.wrapping_mul(61).wrapping_add(count)) % 16_384;
-        std::fs::write(directory.path().join("config.toml"), &self.config).unwrap();
         let instance = Instance {
             root: self.root.unwrap_or_else(|| directory.path().join("root")),
             bridge: format!("it{:x}b{count:x}", pid & 0xf_ffff),
             table: format!("sampan_it_{pid}_{count}"),
             subnet: format!("10.{}.{}.0/24", 64 + network / 256, network % 256),
             directory,
+            arguments: self.arguments,
             daemon: Mutex::new(None),
             bundles,
             seen: Mutex::default(),
         };
+        instance.write_config(&self.config);
         instance.start();
         if !self.bare {
             instance
@@ -167,7 +177,19 @@ impl Instance {
         Command::new(executable("sampand")).args(self.daemon_arguments())
     }
 
-    fn daemon_arguments(&self) -> Vec<String> {
+    /// Writes the configuration file that the daemon reads when it starts, or reloads.
+    ///
+    /// # Panics
+    /// If it can't be written.
+    pub fn write_config(&self, toml: &str) {
+        std::fs::write(self.directory.path().join("config.toml"), toml).unwrap();
+    }
+
+    /// The arguments that the daemon is started with.
+    ///
+    /// # Panics
+    /// If a path is not UTF-8.
+    pub fn daemon_arguments(&self) -> Vec<String> {
         let (state, config) = (self.state(), self.directory.path().join("config.toml"));
         let mut arguments = vec!["--log-level".to_owned(), "info".to_owned()];
         for (name, value) in [
@@ -180,6 +202,9 @@ impl Instance {
         ] {
             arguments.extend([name.to_owned(), value.to_owned()]);
         }
+        let socket = self.socket();
+        arguments
+            .extend(self.arguments.iter().map(|word| word.replace("{socket}", socket.to_str().unwrap())));
         arguments
     }
 

@@ -19,7 +19,6 @@ crate::cases! {
     bind_mounts_and_tmpfs_show_up_inside [Docker],
     a_client_that_is_killed_leaves_its_container_running [Docker],
     signals_to_the_client_reach_the_container [Docker],
-    what_is_not_there_yet_is_said_so [Docker],
 }
 
 fn run_prints_what_the_container_prints_and_passes_exit_codes_on() {
@@ -305,28 +304,5 @@ fn signals_to_the_client_reach_the_container() {
         client.wait_for_output("ready");
         client.signal(rustix::process::Signal::TERM);
         client.wait().code(11).says("got term");
-    }
-}
-
-fn what_is_not_there_yet_is_said_so() {
-    let it = Instance::new();
-    it.docker(["run", "-d", "--name", "c1", "busybox", "sleep", "1000"]).ok();
-    let scratch = it.scratch();
-    let copied = scratch.join("copied");
-    let table: [&[&str]; 6] = [
-        &["cp", "c1:/etc/passwd", copied.to_str().unwrap()],
-        &["stats", "--no-stream", "c1"],
-        &["update", "--memory", "32m", "c1"],
-        &["network", "create", "mine"],
-        &["swarm", "init"],
-        &["run", "-d", "--restart", "always", "busybox", "true"],
-    ];
-    for arguments in table {
-        let output = it.docker(arguments);
-        let said = ["not supported", "does not support", "no swarm mode"]
-            .iter()
-            .any(|words| output.stderr.contains(words));
-        // One that has learned it by now is fine, but an answer that is not understood is not.
-        assert!(output.code == 0 || said, "{output}");
     }
 }

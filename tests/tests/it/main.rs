@@ -4,6 +4,7 @@
 //! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
 //! * `network`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
+//! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
@@ -19,9 +20,11 @@ mod docker;
 mod docker_images;
 mod image_care;
 mod limits;
+mod logs;
 mod network;
 mod registry;
 mod sampan;
+mod serving;
 mod terminal;
 
 use std::path::Path;
@@ -114,9 +117,11 @@ fn main() {
         ("docker_images", docker_images::CASES),
         ("image_care", image_care::CASES),
         ("limits", limits::CASES),
+        ("logs", logs::CASES),
         ("network", network::CASES),
         ("registry", registry::CASES),
         ("sampan", sampan::CASES),
+        ("serving", serving::CASES),
         ("terminal", terminal::CASES),
     ];
     let mut trials = Vec::new();

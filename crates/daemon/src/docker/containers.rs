@@ -326,12 +326,16 @@ pub(crate) async fn logs(
         tail: query.get("tail").and_then(|t| t.parse().ok()),
         follow: is_on(query.get("follow")),
     };
-    let timestamps = is_on(query.get("timestamps"));
-    let terminal = view.record.spec.tty;
+    let beside = Beside {
+        timestamps: is_on(query.get("timestamps")),
+        details: is_on(query.get("details")),
+        terminal: view.record.spec.tty,
+    };
+    let terminal = beside.terminal;
     let reader = engine.logs(&id, log_query).await?;
     let (sender, body) = channel_body();
     tokio::spawn(async move {
-        if let Err(error) = copy_log(reader, &sender, terminal, timestamps).await {
+        if let Err(error) = copy_log(reader, &sender, beside).await {
             tracing::warn!(container = id, error = sampan_base::chain(&error), "reading a log failed");
         }
     });
@@ -346,8 +350,7 @@ pub(crate) async fn logs(
 async fn copy_log(
     mut reader: LogReader,
     to: &mpsc::Sender<Bytes>,
-    terminal: bool,
-    timestamps: bool,
+    beside: Beside,
 ) -> sampan_engine::Result<()> {
     loop {
         let lines;
@@ -356,25 +359,44 @@ async fn copy_log(
             // The client has gone; a follower would wait for a line for ever.
             () = to.closed() => return Ok(()),
         };
-        if lines.is_empty() || to.send(log_bytes(&lines, terminal, timestamps)).await.is_err() {
+        if lines.is_empty() || to.send(log_bytes(&lines, beside)).await.is_err() {
             return Ok(());
         }
     }
 }
 
-fn log_bytes(lines: &[LogLine], terminal: bool, timestamps: bool) -> Bytes {
+/// What stands beside the lines of a log.
+#[derive(Clone, Copy, Default)]
+struct Beside {
+    timestamps: bool,
+    /// What the log's options chose.
+    details: bool,
+    /// No frames.
+    terminal: bool,
+}
+
+fn log_bytes(lines: &[LogLine], beside: Beside) -> Bytes {
     let mut bytes = Vec::new();
     for line in lines {
-        let stamp = if timestamps { line.at.fixed_width() + " " } else { String::new() };
-        if !terminal {
+        let mut before = if beside.timestamps { line.at.fixed_width() + " " } else { String::new() };
+        if beside.details {
+            let pairs: Vec<_> = line.attributes.iter().map(|(k, v)| escaped(k) + "=" + &escaped(v)).collect();
+            before += &(pairs.join(",") + " ");
+        }
+        if !beside.terminal {
             let stream = if line.stderr { stream::STDERR } else { stream::STDOUT };
-            let length = u32::try_from(stamp.len() + line.text.len()).unwrap_or(u32::MAX);
+            let length = u32::try_from(before.len() + line.text.len()).unwrap_or(u32::MAX);
             bytes.extend(stream::header(stream, length));
         }
-        bytes.extend(stamp.as_bytes());
+        bytes.extend(before.as_bytes());
         bytes.extend(line.text.as_bytes());
     }
     bytes.into()
+}
+
+/// As in a query string, which is how details are written.
+fn escaped(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
 pub(crate) async fn attach(
@@ -399,7 +421,7 @@ pub(crate) async fn attach(
             if lines.is_empty() {
                 break;
             }
-            prelude.extend_from_slice(&log_bytes(&lines, terminal, false));
+            prelude.extend_from_slice(&log_bytes(&lines, Beside { terminal, ..Beside::default() }));
         }
     }
     if !is_on(query.get("stream")) {

@@ -5,12 +5,21 @@
 //! gets the same bytes as the body of a 200 answer, and can't send.
 
 use axum::body::Body;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use futures_util::SinkExt;
 use http::{HeaderMap, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use sampan_docker_api::detach::DetachScanner;
+use sampan_docker_api::stream::Demultiplexer;
+use sampan_engine::Engine;
+use sampan_engine::attach::Streams;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
+
+use super::error::Answer;
+use super::{Query, is_on};
 
 /// How a stream is served.
 #[derive(Clone, Debug)]
@@ -130,6 +139,69 @@ where
         // The end of its input is not the end of the client: it still reads.
         let _ = to_process.shutdown().await;
         std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = output => {}
+        () = input => {}
+    }
+}
+
+/// `attach/ws`: the stream in messages of a WebSocket, standard output and error without frames, as Docker sends them;
+/// what the client sends is standard input.
+pub(crate) async fn web_socket(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    query: Query,
+    upgrade: WebSocketUpgrade,
+) -> Answer<Response> {
+    let view = engine.container(&id)?;
+    // Without any, docker's own tools mean all of them.
+    let named = ["stdin", "stdout", "stderr"].iter().any(|key| query.contains_key(*key));
+    let on = |key: &str| !named || is_on(query.get(key));
+    let streams =
+        Streams { stdin: on("stdin"), stdout: on("stdout"), stderr: on("stderr"), stdin_once: false };
+    let stream = engine.attach(&id, streams).await?;
+    let framed = !view.record.spec.tty;
+    Ok(upgrade.on_upgrade(async move |socket| {
+        if let Some(process) = stream.await.ok().and_then(Result::ok) {
+            relay_messages(socket, process, framed).await;
+        }
+    }))
+}
+
+async fn relay_messages(socket: WebSocket, process: UnixStream, framed: bool) {
+    let (mut to_client, mut from_client) = futures_util::StreamExt::split(socket);
+    let (mut from_process, mut to_process) = process.into_split();
+    let output = async {
+        let mut frames = Demultiplexer::default();
+        let mut buffer = vec![0u8; 32 << 10];
+        while let Ok(n @ 1..) = from_process.read(&mut buffer).await {
+            let mut text = Vec::new();
+            if !framed {
+                text.extend_from_slice(&buffer[..n]);
+            } else if frames.push(&buffer[..n], |_, part| text.extend_from_slice(part)).is_err() {
+                break;
+            }
+            if !text.is_empty() && to_client.send(Message::Binary(text.into())).await.is_err() {
+                return;
+            }
+        }
+        // The client may have gone.
+        let _ = to_client.send(Message::Close(None)).await;
+    };
+    let input = async {
+        while let Some(Ok(message)) = futures_util::StreamExt::next(&mut from_client).await {
+            let bytes = match message {
+                Message::Text(text) => text.into(),
+                Message::Binary(bytes) => bytes,
+                Message::Close(_) => return,
+                Message::Ping(_) | Message::Pong(_) => continue,
+            };
+            if to_process.write_all(&bytes).await.is_err() {
+                // The process takes no more; its output goes on.
+                std::future::pending::<()>().await;
+            }
+        }
     };
     tokio::select! {
         () = output => {}

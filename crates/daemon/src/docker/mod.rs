@@ -1,7 +1,7 @@
 //! Docker's Engine API as a skin over the engine: it translates and decides nothing.
 //!
 //! * [`convert`], [`show`]: from Docker's words to the engine's, and back.
-//! * [`containers`], [`execs`], [`images`], [`registry`], [`builds`], [`volumes`], [`system`]: the routes.
+//! * [`containers`], [`execs`], [`images`], [`registry`], [`builds`], [`volumes`], [`system`], [`info`], [`swarm`]: the routes.
 //! * [`hijack`]: attach and exec streams. [`filters`], [`error`]: what all routes share.
 //!
 //! A path may begin with a version, `/v1.43/…`; it is taken off before the routes see it. Versions from 1.24 on are
@@ -15,9 +15,11 @@ mod execs;
 mod filters;
 mod hijack;
 mod images;
+mod info;
 mod registry;
 mod show;
 mod store;
+mod swarm;
 mod system;
 mod volumes;
 
@@ -30,18 +32,21 @@ use sampan_base::Timestamp;
 use sampan_docker_api::{API_VERSION, MIN_API_VERSION};
 use sampan_engine::Engine;
 
+use crate::metrics::Metrics;
 use error::ApiError;
 
+/// Begins the path that a request of a version that is not answered is led to; the rest says why, with `/` for spaces.
+const WRONG_VERSION: &str = "/wrong-version/";
 /// The longest JSON body that is read.
 const MAX_BODY_BYTES: usize = 8 << 20;
 
 /// All routes, without versions in their paths.
-pub(crate) fn router(engine: Engine) -> Router {
+pub(crate) fn router(engine: Engine, metrics: Metrics) -> Router {
     Router::new()
         .route("/_ping", get(system::ping))
         .route("/_ping", head(system::ping))
-        .route("/version", get(system::version))
-        .route("/info", get(system::info))
+        .route("/version", get(info::version))
+        .route("/info", get(info::info))
         .route("/events", get(system::events))
         .route("/system/df", get(system::disk_usage))
         .route("/auth", post(registry::auth))
@@ -60,6 +65,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/containers/{id}/wait", post(containers::wait))
         .route("/containers/{id}/logs", get(containers::logs))
         .route("/containers/{id}/attach", post(containers::attach))
+        .route("/containers/{id}/attach/ws", get(hijack::web_socket))
         .route("/containers/{id}/resize", post(containers::resize))
         .route("/containers/{id}/top", get(containers::top))
         .route("/containers/{id}/changes", get(containers::changes))
@@ -88,30 +94,25 @@ pub(crate) fn router(engine: Engine) -> Router {
         .route("/sampan/squash", post(store::squash))
         .route("/networks", get(system::networks))
         .route("/networks/{name}", get(system::network))
+        .merge(swarm::router())
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::map_response(add_headers))
+        .layer(axum::middleware::from_fn_with_state(metrics, crate::metrics::record))
         .with_state(engine)
 }
 
 async fn not_found(method: http::Method, uri: Uri) -> Response {
-    // What Docker has and this daemon does not yet is told apart from what nobody has.
-    const KNOWN: [&str; 8] =
-        ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs", "/plugins", "/session"];
     let path = uri.path();
-    if ["/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs"].iter().any(|p| path.starts_with(p))
-    {
-        return ApiError {
-            status: http::StatusCode::SERVICE_UNAVAILABLE,
-            message: "This node is not a swarm manager. sampan has no swarm mode.".to_owned(),
-        }
-        .into_response();
+    if let Some(message) = path.strip_prefix(WRONG_VERSION) {
+        return ApiError::invalid(message.replace('/', " ")).into_response();
     }
-    // `docker inspect` tries everything that there could be, and takes this for a no.
-    if let Some(name) = path.strip_prefix("/plugins/").and_then(|p| p.strip_suffix("/json")) {
-        let message = format!("plugin \"{name}\" not found");
-        return ApiError { status: http::StatusCode::NOT_FOUND, message }.into_response();
+    if ["/session", "/grpc"].contains(&path) {
+        return ApiError::unsupported(
+            "BuildKit's protocol is not supported: set DOCKER_BUILDKIT=0, or use `sampan build`",
+        )
+        .into_response();
     }
     // The names of images have slashes, those of containers and networks have not: `inspect` asks for all of them.
     for (kind, suffix, sentence) in
@@ -122,12 +123,6 @@ async fn not_found(method: http::Method, uri: Uri) -> Response {
             let message = format!("{sentence}{name}");
             return ApiError { status: http::StatusCode::NOT_FOUND, message }.into_response();
         }
-    }
-    if KNOWN.iter().any(|p| path.starts_with(p))
-        || path.starts_with("/containers/")
-        || path.starts_with("/networks/")
-    {
-        return ApiError::unsupported(format!("sampand does not support {path} yet")).into_response();
     }
     ApiError::no_page().into_response()
 }
@@ -150,10 +145,21 @@ pub(crate) fn strip_version(mut request: Request<Body>) -> Request<Body> {
     let Some((version, rest)) = uri.path().strip_prefix("/v").and_then(|p| p.split_once('/')) else {
         return request;
     };
-    let Some(minor) = version.strip_prefix("1.").and_then(|n| n.parse::<u32>().ok()) else { return request };
-    let least = MIN_API_VERSION.strip_prefix("1.").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let minor = |version: &str| version.strip_prefix("1.").and_then(|n| n.parse::<u32>().ok());
+    let Some(asked) = minor(version) else { return request };
     let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
-    let path = if minor < least { "/too-old".to_owned() } else { format!("/{rest}{query}") };
+    let path = if asked < minor(MIN_API_VERSION).unwrap_or(0) {
+        format!(
+            "{WRONG_VERSION}client/version/{version}/is/too/old./Minimum/supported/API/version/is/{MIN_API_VERSION},/\
+             please/upgrade/your/client/to/a/newer/version"
+        )
+    } else if asked > minor(API_VERSION).unwrap_or(u32::MAX) {
+        format!(
+            "{WRONG_VERSION}client/version/{version}/is/too/new./Maximum/supported/API/version/is/{API_VERSION}"
+        )
+    } else {
+        format!("/{rest}{query}")
+    };
     if let Ok(stripped) = path.parse::<Uri>() {
         *request.uri_mut() = stripped;
     }
@@ -189,7 +195,14 @@ mod tests {
         for (path, expected) in [
             ("/v1.43/containers/json?all=1", "/containers/json?all=1"),
             ("/containers/json", "/containers/json"),
-            ("/v1.12/info", "/too-old"),
+            (
+                "/v1.12/info",
+                "/wrong-version/client/version/1.12/is/too/old./Minimum/supported/API/version/is/1.24,/please/upgrade/your/client/to/a/newer/version",
+            ),
+            (
+                "/v1.99/x",
+                "/wrong-version/client/version/1.99/is/too/new./Maximum/supported/API/version/is/1.50",
+            ),
             ("/v2/x", "/v2/x"),
             ("/version", "/version"),
         ] {

@@ -35,7 +35,7 @@ pub(crate) const NONE_ID: &str = "090e000000000000000000000000000000000000000000
 #[derive(Debug, Default)]
 pub(crate) struct Paths {
     pub(crate) directory: std::path::PathBuf,
-    pub(crate) log: std::path::PathBuf,
+    pub(crate) log: Option<std::path::PathBuf>,
     pub(crate) volumes: std::path::PathBuf,
     /// By role: LowerDir, UpperDir, ….
     pub(crate) layers: BTreeMap<String, String>,
@@ -64,7 +64,7 @@ pub(crate) fn inspect(
         resolv_conf_path: file("resolv.conf"),
         hostname_path: file("hostname"),
         hosts_path: file("hosts"),
-        log_path: if record.spec.log.is_kept() { paths.log.display().to_string() } else { String::new() },
+        log_path: paths.log.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         name: format!("/{}", record.name),
         driver: "overlay2".to_owned(),
         platform: "linux".to_owned(),
@@ -526,6 +526,7 @@ pub(crate) fn event(event: &sampan_engine::events::Event) -> Event {
         EventKind::Volume => "volume",
         EventKind::Network => "network",
         EventKind::Builder => "builder",
+        EventKind::Daemon => "daemon",
     };
     // Old clients read containers' and images' events by these fields.
     let old = matches!(event.kind, EventKind::Container | EventKind::Image);

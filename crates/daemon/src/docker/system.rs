@@ -10,10 +10,7 @@ use http::{StatusCode, header};
 use sampan_base::Timestamp;
 use sampan_docker_api::container::ContainerSummary;
 use sampan_docker_api::network::{Ipam, IpamPool, Network, NetworkContainer};
-use sampan_docker_api::system::{Component, Version};
-use sampan_docker_api::{API_VERSION, MIN_API_VERSION};
 use sampan_engine::Engine;
-use sampan_engine::container::state::Phase;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -21,8 +18,6 @@ use super::containers::channel_body;
 use super::error::{Answer, ApiError};
 use super::filters::Filters;
 use super::{Query, show, time};
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(crate) async fn ping() -> Response {
     let headers = [
@@ -33,101 +28,6 @@ pub(crate) async fn ping() -> Response {
         (header::HeaderName::from_static("builder-version"), "1"),
     ];
     (headers, "OK").into_response()
-}
-
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-fn kernel() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
-}
-
-pub(crate) async fn version() -> Json<Version> {
-    let details = BTreeMap::from([
-        ("ApiVersion".to_owned(), API_VERSION.to_owned()),
-        ("MinAPIVersion".to_owned(), MIN_API_VERSION.to_owned()),
-        ("Os".to_owned(), "linux".to_owned()),
-        ("Arch".to_owned(), architecture().to_owned()),
-        ("KernelVersion".to_owned(), kernel()),
-    ]);
-    Json(Version {
-        platform: sampan_docker_api::system::Platform { name: "sampan".to_owned() },
-        components: vec![Component { name: "Engine".to_owned(), version: VERSION.to_owned(), details }],
-        version: VERSION.to_owned(),
-        api_version: API_VERSION.to_owned(),
-        min_api_version: MIN_API_VERSION.to_owned(),
-        os: "linux".to_owned(),
-        arch: architecture().to_owned(),
-        kernel_version: kernel(),
-        ..Version::default()
-    })
-}
-
-fn os_release(key: &str) -> String {
-    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-    value.unwrap_or_default().trim_matches('"').to_owned()
-}
-
-pub(crate) async fn info(State(engine): State<Engine>) -> Answer<Json<Value>> {
-    let views = engine.containers();
-    let count = |wanted: fn(&Phase) -> bool| views.iter().filter(|v| wanted(&v.record.phase)).count();
-    let host = engine.host();
-    let images = engine.images().await?.len();
-    let uname = rustix::system::uname();
-    Ok(Json(json!({
-        "ID": "",
-        "Containers": views.len(),
-        "ContainersRunning": count(|p| matches!(p, Phase::Running { .. })),
-        "ContainersPaused": count(|p| matches!(p, Phase::Paused { .. })),
-        "ContainersStopped": count(|p| !p.is_alive()),
-        "Images": images,
-        "Driver": "overlay2",
-        "DriverStatus": [["Native Overlay Diff", "true"]],
-        "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "none"]},
-        "MemoryLimit": true,
-        "SwapLimit": true,
-        "CpuCfsPeriod": true,
-        "CpuCfsQuota": true,
-        "CPUShares": true,
-        "CPUSet": true,
-        "PidsLimit": true,
-        "OomKillDisable": host.cgroup_v1,
-        "IPv4Forwarding": true,
-        "Debug": false,
-        "SystemTime": Timestamp::now().to_string(),
-        "LoggingDriver": "json-file",
-        "CgroupDriver": "cgroupfs",
-        "CgroupVersion": if host.cgroup_v1 { "1" } else { "2" },
-        "KernelVersion": kernel(),
-        "OperatingSystem": os_release("PRETTY_NAME"),
-        "OSVersion": os_release("VERSION_ID"),
-        "OSType": "linux",
-        "Architecture": uname.machine().to_string_lossy(),
-        "IndexServerAddress": "",
-        "RegistryConfig": {"IndexConfigs": {}, "InsecureRegistryCIDRs": ["127.0.0.0/8"], "Mirrors": []},
-        "NCPU": host.cpus,
-        "MemTotal": host.memory,
-        "DockerRootDir": engine.config().root,
-        "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
-        "Name": uname.nodename().to_string_lossy(),
-        "Labels": [],
-        "ExperimentalBuild": false,
-        "ServerVersion": VERSION,
-        "Runtimes": {"sampan-runtime": {"path": engine.config().runtime}},
-        "DefaultRuntime": "sampan-runtime",
-        "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null},
-        "LiveRestoreEnabled": true,
-        "Isolation": "",
-        "InitBinary": "",
-        "SecurityOptions": ["name=seccomp,profile=builtin"],
-        "Warnings": null,
-    })))
 }
 
 pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Value>> {

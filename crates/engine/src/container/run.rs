@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sampan_base::{Class, Timestamp, files as disk};
+use sampan_rpc::log::attach_address;
 use sampan_rpc::{runc, task as api};
 use tokio::sync::oneshot;
 
@@ -19,6 +20,7 @@ use crate::bundle::{self, Facts};
 use crate::container::files;
 use crate::container::state::StartFailure;
 use crate::error::{EngineError, Result};
+use crate::logs::driver;
 use crate::metadata::ContainerRecord;
 use crate::network::{self, Endpoint};
 use crate::shim::{self, ProcessExit, ShimError, Task};
@@ -102,11 +104,11 @@ async fn try_start(
         blocking(move || {
             let mut facts = facts(&inner, &record, &attached, &rootfs)?;
             facts.console = console;
-            write_bundle(&bundle, &record.spec, &facts)
+            write_bundle(&bundle, &record.spec, &facts)?;
+            create_request(&inner, &record, &bundle)
         })
     };
-    facts.await?;
-    let pid = task.create(create_request(inner, record, &bundle)).await.map_err(start_failed)?;
+    let pid = task.create(facts.await?).await.map_err(start_failed)?;
     let (pid, started_at) = async {
         for (streams, client) in waiting.drain(..) {
             // A client that has gone meanwhile is no reason not to start.
@@ -119,19 +121,12 @@ async fn try_start(
     Ok(Run::watch(task, pid, attached.endpoints, started_at))
 }
 
-fn create_request(inner: &Inner, record: &ContainerRecord, bundle: &Path) -> api::CreateTaskRequest {
+fn create_request(inner: &Inner, record: &ContainerRecord, bundle: &Path) -> Result<api::CreateTaskRequest> {
     let spec = &record.spec;
-    let mut stdout = format!("attach://{}", bundle.display());
-    if spec.log.is_kept() {
-        let log = log_path(inner, &record.id);
-        stdout += &format!("?log={}", log.display());
-        for key in ["max-size", "max-file"] {
-            if let Some(value) = spec.log.options.get(key) {
-                stdout += &format!("&{key}={value}");
-            }
-        }
-    }
-    api::CreateTaskRequest {
+    let log = driver::plan(record, &inner.config.container_directory(&record.id))?;
+    let stdout = attach_address(bundle, Some(&log))
+        .map_err(EngineError::layer(Class::Internal, "cannot tell the shim where to log"))?;
+    Ok(api::CreateTaskRequest {
         id: record.id.clone(),
         bundle: bundle.display().to_string(),
         terminal: spec.tty,
@@ -139,7 +134,7 @@ fn create_request(inner: &Inner, record: &ContainerRecord, bundle: &Path) -> api
         stdout,
         options: Some(sampan_rpc::pack(&runtime_options(inner))),
         ..Default::default()
-    }
+    })
 }
 
 /// How shims of this engine call the OCI runtime.
@@ -149,10 +144,6 @@ pub(crate) fn runtime_options(inner: &Inner) -> runc::Options {
         root: inner.config.runtime_root().display().to_string(),
         ..Default::default()
     }
-}
-
-pub(crate) fn log_path(inner: &Inner, id: &str) -> std::path::PathBuf {
-    inner.config.container_directory(id).join(format!("{id}-json.log"))
 }
 
 /// Gathers what the host contributes, and writes the files that are bound into the container.

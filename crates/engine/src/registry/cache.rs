@@ -25,7 +25,7 @@ impl RegistryCache {
         credentials: &Credentials,
         cancel: &Cancel,
     ) -> Result<RegistryCache> {
-        let repository = inner.access.registries.repository(name, credentials, cancel);
+        let repository = inner.access.registries().repository(name, credentials, cancel);
         let repository = repository.map_err(failed(name, format!("cannot reach the build cache {name}")))?;
         Ok(RegistryCache { repository, which: Which::of(name) })
     }

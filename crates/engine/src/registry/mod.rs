@@ -9,7 +9,7 @@ pub mod pull;
 pub mod push;
 
 use std::collections::HashSet;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 use sampan_base::{Class, Digest, ImageRef};
 use sampan_oci::image::{Descriptor, Index, Platform, media};
@@ -24,14 +24,28 @@ use crate::{Engine, long_blocking};
 /// What the engine needs to speak to registries.
 #[derive(Debug)]
 pub(crate) struct Access {
-    pub(crate) registries: Registries,
+    client: RwLock<Arc<Registries>>,
     /// Images that are being pulled: a second pull of one waits for the first and then finds its layers.
     pub(crate) pulls: Turns,
 }
 
 impl Access {
     pub(crate) fn new(config: &RegistryConfig) -> Access {
-        Access { registries: Registries::new(config.clone()), pulls: Turns::default() }
+        Access { client: RwLock::new(Access::client(config)), pulls: Turns::default() }
+    }
+
+    pub(crate) fn client(config: &RegistryConfig) -> Arc<Registries> {
+        Arc::new(Registries::new(config.clone()))
+    }
+
+    /// The client that holds now.
+    pub(crate) fn registries(&self) -> Arc<Registries> {
+        Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Uses another client from now on.
+    pub(crate) fn replace(&self, client: Arc<Registries>) {
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
     }
 }
 
@@ -107,7 +121,7 @@ impl Engine {
     pub async fn login(&self, registry: &str, credentials: Credentials) -> Result<Option<Secret>> {
         let (inner, registry) = (self.inner.clone(), registry.to_owned());
         long_blocking(move || {
-            let logged_in = inner.access.registries.login(&registry, &credentials, &Cancel::default());
+            let logged_in = inner.access.registries().login(&registry, &credentials, &Cancel::default());
             logged_in.map_err(|e| EngineError::layer(e.class(), format!("cannot log in to {registry}"))(e))
         })
         .await
@@ -122,7 +136,7 @@ impl Engine {
         long_blocking(move || {
             let tags = inner
                 .access
-                .registries
+                .registries()
                 .repository(&name, &credentials, &Cancel::default())
                 .and_then(|repository| repository.tags());
             tags.map_err(failed(&name, format!("cannot list the tags of {}", name.familiar_repository())))
@@ -144,7 +158,7 @@ impl Engine {
         long_blocking(move || {
             let ask = || {
                 let repository =
-                    inner.access.registries.repository(&name, &credentials, &Cancel::default())?;
+                    inner.access.registries().repository(&name, &credentials, &Cancel::default())?;
                 let digest: Digest = match name.digest() {
                     Some(digest) => digest.clone(),
                     None => repository.document(&Which::of(&name))?.descriptor.digest,
@@ -165,7 +179,7 @@ impl Engine {
         long_blocking(move || {
             let ask = || {
                 let repository =
-                    inner.access.registries.repository(&name, &credentials, &Cancel::default())?;
+                    inner.access.registries().repository(&name, &credentials, &Cancel::default())?;
                 let document = repository.document(&Which::of(&name))?;
                 if media::is_index(&document.descriptor.media_type)
                     && let Ok(index) = serde_json::from_slice::<Index>(&document.bytes)

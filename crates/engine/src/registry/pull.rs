@@ -72,7 +72,7 @@ impl Inner {
         let _turn = self.access.pulls.take(format!("{} {wanted}", name.canonical()));
         let repository = self
             .access
-            .registries
+            .registries()
             .repository(name, &request.credentials, cancel)
             .map_err(failed(name, pull()))?;
         let which = Which::of(name);

@@ -84,7 +84,7 @@ impl Inner {
         let store = &self.images.store;
         let named = store.named(name).map_err(|e| EngineError::layer(e.class(), cannot_push(name))(e))?;
         let image = named.ok_or_else(|| self.nothing_to_push(name))?;
-        let repository = self.access.registries.repository(name, credentials, cancel);
+        let repository = self.access.registries().repository(name, credentials, cancel);
         let repository = repository.map_err(|e| EngineError::layer(e.class(), cannot_push(name))(e))?;
         let pushed = self.push_image(name, &image, Some(name), &repository, cancel, events)?;
         let noted = store.set_repo_digest(name, &pushed.digest);
@@ -113,7 +113,7 @@ impl Inner {
         if let Some(twice) = platforms.windows(2).find(|w| w[0] == w[1]) {
             return Err(EngineError::Invalid(format!("cannot push {name}: two images are for {}", twice[0])));
         }
-        let repository = self.access.registries.repository(name, credentials, cancel);
+        let repository = self.access.registries().repository(name, credentials, cancel);
         let repository = repository.map_err(|e| EngineError::layer(e.class(), cannot_push(name))(e))?;
         let mut manifests = Vec::new();
         for image in &images {

@@ -1,9 +1,11 @@
-//! `attach:` addresses: `attach:///dir?log=/path&max-size=10m&max-file=3`, each part percent-encoded where needed.
+//! `attach:` addresses: `attach:///dir?log={…}`, each part percent-encoded where needed. What is logged where is a
+//! [`LogConfig`] in JSON.
 
 use std::path::PathBuf;
 
+use sampan_rpc::log::LogConfig;
+
 use super::StdioError;
-use super::jsonlog::LogConfig;
 
 /// An `attach:` address, understood.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,47 +23,22 @@ impl Address {
         if !directory.is_absolute() {
             return Err(bad("it must be attach:// and an absolute directory".into()));
         }
-        let (mut path, mut max_size, mut max_files) = (None, None, 1);
+        let mut log = None;
         for pair in query.split('&').filter(|p| !p.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_decoded(value);
-            let number = |what: &str| bad(format!("`{value}` is no {what}"));
-            match key {
-                "log" if value.is_empty() => {}
-                "log" => path = Some(PathBuf::from(value)),
-                "max-size" => max_size = parse_size(&value).ok_or_else(|| number("size"))?,
-                "max-file" => {
-                    max_files =
-                        value.parse().ok().filter(|n| *n > 0).ok_or_else(|| number("number of files"))?;
+            match pair.split_once('=') {
+                Some(("log", json)) => {
+                    let config: LogConfig = serde_json::from_str(&percent_decoded(json))
+                        .map_err(|e| bad(format!("its log makes no sense: {e}")))?;
+                    if config.kept.as_ref().is_some_and(|kept| !kept.path.is_absolute()) {
+                        return Err(bad("the log's path must be absolute".into()));
+                    }
+                    log = Some(config);
                 }
-                _ => return Err(bad(format!("unknown option `{key}`"))),
+                _ => return Err(bad(format!("unknown option `{pair}`"))),
             }
         }
-        let log = match path {
-            Some(path) if !path.is_absolute() => return Err(bad("log= must be an absolute path".into())),
-            Some(path) => Some(LogConfig { path, max_size, max_files }),
-            None => None,
-        };
         Ok(Address { directory, log })
     }
-}
-
-/// A size as Docker writes it: a number and `b`, `k`, `m` or `g`, of 1024; `-1` is no limit.
-fn parse_size(text: &str) -> Option<Option<u64>> {
-    if text == "-1" {
-        return Some(None);
-    }
-    let lower = text.to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match lower[digits.len()..].trim_end_matches("ib").trim_end_matches('b') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        _ => return None,
-    };
-    let number: u64 = digits.parse().ok().filter(|n| *n > 0)?;
-    number.checked_mul(1 << shift).map(Some)
 }
 
 /// `%41` and the like replaced; a `%` that is not followed by two hex digits stays.
@@ -91,25 +68,15 @@ mod tests {
 
     #[test]
     fn reads_addresses() {
-        let full = Address::parse("attach:///run/a%20b?log=/l/x%3dy.log&max-size=10m&max-file=3").unwrap();
-        let log = LogConfig { path: "/l/x=y.log".into(), max_size: Some(10 << 20), max_files: 3 };
-        assert_eq!(full, Address { directory: "/run/a b".into(), log: Some(log) });
+        let text = r#"attach:///run/a%20b?log={"kept":{"path":"/l/x%26y.log","format":"json-file","max_size":9,"max_files":3,"compress":true,"attributes":{}}}"#;
+        let full = Address::parse(text).unwrap();
+        let kept = full.log.unwrap().kept.unwrap();
+        assert_eq!(full.directory, PathBuf::from("/run/a b"));
+        assert_eq!((kept.path, kept.max_size, kept.max_files), ("/l/x&y.log".into(), Some(9), 3));
         assert_eq!(Address::parse("attach:///d").unwrap().log, None);
-        for bad in
-            ["attach:", "attach://d", "attach:///d?log=x", "attach:///d?max-size=ten", "attach:///d?mode=x"]
-        {
+        let relative = text.replace("/l/x", "x");
+        for bad in ["attach:", "attach://d", "attach:///d?log=x", "attach:///d?mode=x", &relative] {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn reads_sizes() {
-        let size = |t: &str| parse_size(t);
-        assert_eq!(size("1"), Some(Some(1)));
-        assert_eq!(
-            (size("2k"), size("2KB"), size("2KiB")),
-            (Some(Some(2048)), Some(Some(2048)), Some(Some(2048)))
-        );
-        assert_eq!((size("-1"), size("0"), size("k"), size("5x")), (Some(None), None, None, None));
     }
 }

@@ -25,7 +25,7 @@ use rustix::event::PollFlags;
 use sampan_base::Timestamp;
 
 use super::address::Address;
-use super::jsonlog::{JsonLog, Stream};
+use super::log::{Log, Stream};
 use super::{Got, Interest, Owner, Slot, StdioError, Wanted, make, nonblocking, read, write};
 
 /// How much output waits for one client before the process has to wait as well.
@@ -44,7 +44,7 @@ pub(super) struct Attached {
     listener: UnixListener,
     clients: Vec<Client>,
     next_client: u32,
-    log: Option<JsonLog>,
+    log: Option<Log>,
     terminal: bool,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
@@ -101,7 +101,7 @@ impl Attached {
             Some(exec) => format!("attach-{exec}.sock"),
             None => "attach.sock".to_owned(),
         };
-        let log = address.log.map(JsonLog::open).transpose().map_err(make("the container's log"))?;
+        let log = address.log.map(Log::open).transpose().map_err(StdioError::log)?;
         let path = address.directory.join(name);
         // One of a shim that died may be left; a living one is not possible: the bundle is this shim's.
         let _ = std::fs::remove_file(&path);
@@ -169,6 +169,9 @@ impl Attached {
         {
             out.push((sink.as_fd(), PollFlags::OUT, Slot::Stdin));
         }
+        if let Some((service, events)) = self.log.as_ref().and_then(Log::interest) {
+            out.push((service, events, Slot::Log));
+        }
         let room = self.stdin.backlog.len() < MAX_INPUT_BACKLOG_BYTES;
         for client in &self.clients {
             let mut events = PollFlags::empty();
@@ -193,6 +196,11 @@ impl Attached {
             Slot::Stdin => self.feed(),
             Slot::Listener => self.accept_all(),
             Slot::Client(id) => self.client_ready(id, events, buffer),
+            Slot::Log => {
+                if let Some(log) = &mut self.log {
+                    log.ready();
+                }
+            }
             Slot::Input | Slot::Output => {}
         }
     }
@@ -262,7 +270,7 @@ impl Attached {
             return true; // from one that has outlived the process
         }
         if let Some(log) = &mut self.log {
-            log.write(stream, bytes, Timestamp::now);
+            log.write(stream, bytes, Timestamp::now());
         }
         let wants =
             |c: &Client| c.hello.is_some_and(|h| if stream == Stream::Stdout { h.stdout } else { h.stderr });

@@ -8,7 +8,7 @@
 //! | `file:///path` | the file, appending | nothing |
 //! | `binary:///path?k=v` | a pipe to that program | starts and reaps the program |
 //! | any of these and a terminal | a pty | copies between the pty and them ([`relay`]) |
-//! | `attach:///dir?log=…` | pipes or a pty | writes Docker's log and serves the attach socket ([`attach`]) |
+//! | `attach:///dir?log=…` | pipes or a pty | writes the log ([`log`]) and serves the attach socket ([`attach`]) |
 //!
 //! Nothing here blocks: a full log reader or a slow client holds its own container back, never the shim.
 
@@ -26,7 +26,7 @@ use rustix::termios::Winsize;
 mod address;
 pub mod attach;
 pub mod console;
-pub mod jsonlog;
+pub mod log;
 mod logger;
 mod relay;
 
@@ -90,6 +90,12 @@ pub enum StdioError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The log's file can't be opened, or the service that it goes to can't be reached.
+    #[error("failed to initialize logging driver")]
+    Log {
+        /// Why.
+        source: io::Error,
+    },
     /// The attach socket, a pipe or the logger could not be made.
     #[error("cannot make {what}")]
     Make {
@@ -101,13 +107,17 @@ pub enum StdioError {
 }
 
 impl StdioError {
+    fn log(source: io::Error) -> StdioError {
+        StdioError::Log { source }
+    }
+
     /// The class to report.
     pub fn class(&self) -> sampan_base::Class {
         use sampan_base::Class;
         match self {
-            StdioError::Open { source, .. } | StdioError::Make { source, .. } => {
-                sampan_base::error::class_of_io(source)
-            }
+            StdioError::Open { source, .. }
+            | StdioError::Log { source }
+            | StdioError::Make { source, .. } => sampan_base::error::class_of_io(source),
             StdioError::Scheme { .. } | StdioError::Attach { .. } => Class::Invalid,
         }
     }
@@ -126,6 +136,8 @@ pub enum Slot {
     Input,
     /// Room in the relayed output.
     Output,
+    /// The service that the log goes to takes more.
+    Log,
     /// A new attach client.
     Listener,
     /// An attach client.

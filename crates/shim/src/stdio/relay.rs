@@ -94,7 +94,7 @@ impl Relay {
                 }
             }
             Slot::Stdin => self.feed(),
-            Slot::Stderr | Slot::Listener | Slot::Client(_) => {}
+            Slot::Stderr | Slot::Listener | Slot::Client(_) | Slot::Log => {}
         }
     }
 

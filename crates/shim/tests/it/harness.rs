@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use prost_types::Any;
+use sampan_rpc::log::{KeptLog, LogConfig, LogFormat, attach_address};
 use sampan_rpc::{pack, runc, task};
 use sampan_shim::client::{CallError, Client};
 use serde_json::{Value, json};
@@ -107,8 +108,7 @@ impl Shim {
     }
 
     pub(crate) fn attach_address(&self) -> String {
-        let dir = self.dir.path().to_string_lossy();
-        format!("attach://{dir}?log={dir}/container-json.log")
+        logged(self.dir.path(), "container-json.log")
     }
 
     pub(crate) fn create(&mut self, terminal: bool, stdin: &str, stdout: &str, stderr: &str) -> u32 {
@@ -280,4 +280,17 @@ pub(crate) fn demultiplex(mut bytes: &[u8]) -> (String, String) {
     }
     assert!(bytes.is_empty());
     (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+/// An attach address in `directory`, with a JSON log there.
+pub(crate) fn logged(directory: &Path, name: &str) -> String {
+    let kept = KeptLog {
+        path: directory.join(name),
+        format: LogFormat::JsonFile,
+        max_size: None,
+        max_files: 1,
+        compress: false,
+        attributes: Default::default(),
+    };
+    attach_address(directory, Some(&LogConfig { kept: Some(kept), sent: None })).unwrap()
 }

@@ -332,7 +332,7 @@ pub(crate) fn many_execs_at_once_keep_their_statuses_and_outputs() {
             let request = task::ExecProcessRequest {
                 id: id.clone(),
                 exec_id: exec.clone(),
-                stdout: format!("attach://{}?log={}/{exec}.log", dir.display(), dir.display()),
+                stdout: crate::harness::logged(&dir, &format!("{exec}.log")),
                 spec: Some(prost_types::Any {
                     type_url: String::new(),
                     value: spec.to_string().into_bytes(),

@@ -1,27 +1,24 @@
-//! Reading a container's json-file log: from a point in the past, and on while the container runs.
+//! Containers' logs: which drivers there are ([`driver`]), and reading what was kept ([`files`]): from a point in the past,
+//! and on while the container runs.
 //!
-//! The shim writes the log, one JSON object a line (`log`, `stream`, `time`: Docker's json-file format), and rotates it to
-//! `….1`, `….2`. The reader goes from the oldest file to the newest; a follower sleeps on inotify(7) until the file grows,
-//! is rotated, or the container ends.
+//! The shim writes the log and rotates it to `….1`, `….2`. The reader goes from the oldest file to the newest; a follower
+//! sleeps on inotify(7) until the file grows, is rotated, or the container ends.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+pub mod driver;
+mod files;
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use rustix::fs::inotify;
 use sampan_base::{Class, Timestamp};
-use serde::Deserialize;
+use sampan_rpc::log::LogFormat;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::blocking;
 use crate::error::{EngineError, Result};
-
-/// The most lines that one batch holds, and so the most that are in memory.
-const BATCH_LINES: usize = 256;
-/// The longest line of the file that is believed: 16 KiB of text, each byte of it escaped, and the frame.
-const MAX_LINE_BYTES: u64 = 256 << 10;
+use files::Position;
 
 /// Which part of a log to read.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +46,8 @@ pub struct LogLine {
     pub stderr: bool,
     /// The text, with its newline if it has one.
     pub text: String,
+    /// What the log's options chose to stand beside it.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// A log being read.
@@ -66,40 +65,21 @@ struct Follow {
     ended: bool,
 }
 
-/// Where the reader is: the one file that is open, the rotated ones that come after it (the next one last), and then
-/// the file at `path`.
-#[derive(Debug)]
-struct Position {
-    path: PathBuf,
-    older: Vec<PathBuf>,
-    open: Option<Open>,
-}
-
-#[derive(Debug)]
-struct Open {
-    inode: u64,
-    reader: BufReader<File>,
-    /// A line that has begun but not ended.
-    part: Vec<u8>,
-}
-
-#[derive(Deserialize)]
-struct Line {
-    log: String,
-    stream: String,
-    time: Timestamp,
-}
-
 impl LogReader {
     /// Opens the log at `path`. `alive` says whether the container runs: a follower ends when it does not.
     ///
     /// # Errors
     /// If the log can't be read or watched.
-    pub async fn open(path: &Path, query: LogQuery, alive: watch::Receiver<bool>) -> Result<LogReader> {
+    pub(crate) async fn open(
+        path: &Path,
+        format: LogFormat,
+        query: LogQuery,
+        alive: watch::Receiver<bool>,
+    ) -> Result<LogReader> {
         // Watched first: what is written between the watch and the first read is then seen by one of them.
         let follow = if query.follow { Some(follow(path, alive)?) } else { None };
         let (path, tail) = (path.to_owned(), query.tail);
-        let position = blocking(move || Position::start(&path, tail)).await?;
+        let position = blocking(move || Position::start(&path, format, tail)).await?;
         Ok(LogReader { position, query, follow })
     }
 
@@ -176,141 +156,6 @@ impl Follow {
     }
 }
 
-/// The rotated files of the log at `path`, the oldest first.
-fn rotated(path: &Path) -> Vec<PathBuf> {
-    let numbered = |n: u32| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{n}"));
-        PathBuf::from(name)
-    };
-    let mut files: Vec<_> = (1..).map(numbered).take_while(|p| p.exists()).collect();
-    files.reverse();
-    files
-}
-
-impl Position {
-    fn start(path: &Path, tail: Option<u64>) -> Result<Position> {
-        let failed = |e| EngineError::io(format!("cannot read the log `{}`", path.display()))(e);
-        let mut position = Position { path: path.to_owned(), older: rotated(path), open: None };
-        let Some(mut wanted) = tail else {
-            position.older.reverse();
-            return Ok(position);
-        };
-        // From the newest file back to the one that holds the first wanted line.
-        let mut newer = Vec::new();
-        let mut candidates: Vec<PathBuf> = position.older.drain(..).collect();
-        candidates.push(path.to_owned());
-        while let Some(candidate) = candidates.pop() {
-            let mut file = match File::open(&candidate) {
-                Ok(file) => file,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(failed(e)),
-            };
-            let offset = tail_offset(&mut file, &mut wanted).map_err(failed)?;
-            if let Some(offset) = offset {
-                file.seek(SeekFrom::Start(offset)).map_err(failed)?;
-                position.open = Some(Open::new(file).map_err(failed)?);
-                break;
-            }
-            if candidate != path {
-                newer.push(candidate);
-            }
-        }
-        // The newest first, as they were met: they are popped from the end.
-        position.older = newer;
-        Ok(position)
-    }
-
-    /// Up to [`BATCH_LINES`] lines, and whether the end of what is there was reached.
-    fn read(&mut self) -> Result<(Vec<LogLine>, bool)> {
-        let failed = |path: &Path| EngineError::io(format!("cannot read the log `{}`", path.display()));
-        let mut lines = Vec::new();
-        loop {
-            if self.open.is_none() {
-                let next = self.older.pop().unwrap_or_else(|| self.path.clone());
-                match File::open(&next) {
-                    Ok(file) => self.open = Some(Open::new(file).map_err(failed(&next))?),
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok((lines, true)),
-                    Err(e) => return Err(failed(&next)(e)),
-                }
-            }
-            let Some(open) = &mut self.open else { continue };
-            while lines.len() < BATCH_LINES {
-                match open.line().map_err(failed(&self.path))? {
-                    Some(bytes) => lines.extend(parse(&bytes)),
-                    None => break,
-                }
-            }
-            if lines.len() == BATCH_LINES {
-                return Ok((lines, false));
-            }
-            // At the end of this file: it is the last one if the name still stands for it.
-            let current = std::fs::metadata(&self.path).map(|m| m.ino());
-            if self.older.is_empty() && current.is_ok_and(|inode| inode == open.inode) {
-                return Ok((lines, true));
-            }
-            self.open = None;
-        }
-    }
-}
-
-impl Open {
-    fn new(file: File) -> std::io::Result<Open> {
-        Ok(Open { inode: file.metadata()?.ino(), reader: BufReader::new(file), part: Vec::new() })
-    }
-
-    /// The next whole line, if there is one yet.
-    fn line(&mut self) -> std::io::Result<Option<Vec<u8>>> {
-        let room = MAX_LINE_BYTES.saturating_sub(self.part.len() as u64);
-        (&mut self.reader).take(room).read_until(b'\n', &mut self.part)?;
-        if self.part.ends_with(b"\n") || self.part.len() as u64 >= MAX_LINE_BYTES {
-            return Ok(Some(std::mem::take(&mut self.part)));
-        }
-        Ok(None)
-    }
-}
-
-/// A line of the file; one that is no log line (cut off in a crash) is left out.
-fn parse(bytes: &[u8]) -> Option<LogLine> {
-    let line: Line = serde_json::from_slice(bytes).ok()?;
-    Some(LogLine { at: line.time, stderr: line.stream == "stderr", text: line.log })
-}
-
-/// Where in `file` the last `wanted` lines begin; `None`, and `wanted` less by the file's lines, if it has fewer.
-fn tail_offset(file: &mut File, wanted: &mut u64) -> std::io::Result<Option<u64>> {
-    const BLOCK: usize = 64 << 10;
-    let end = file.seek(SeekFrom::End(0))?;
-    if *wanted == 0 {
-        return Ok(Some(end));
-    }
-    let mut newlines = 0u64;
-    let mut block = vec![0u8; BLOCK];
-    let mut before = end;
-    while before > 0 {
-        let length = BLOCK.min(usize::try_from(before).unwrap_or(BLOCK));
-        before -= length as u64;
-        file.seek(SeekFrom::Start(before))?;
-        file.read_exact(&mut block[..length])?;
-        for (i, _) in block[..length].iter().enumerate().rev().filter(|(_, b)| **b == b'\n') {
-            let at = before + i as u64 + 1;
-            // The newline that ends the last line starts no line.
-            if at == end {
-                continue;
-            }
-            newlines += 1;
-            if newlines == *wanted {
-                return Ok(Some(at));
-            }
-        }
-    }
-    let lines = newlines + u64::from(end > 0);
-    if lines >= *wanted {
-        return Ok(Some(0));
-    }
-    *wanted -= lines;
-    Ok(None)
-}
-
 /// The error for a container whose log driver keeps nothing to read.
 pub(crate) fn unreadable(driver: &str) -> EngineError {
     EngineError::layer(
@@ -336,7 +181,7 @@ mod tests {
 
     async fn read(path: &Path, query: LogQuery) -> String {
         let (_keep, alive) = watch::channel(false);
-        let mut reader = LogReader::open(path, query, alive).await.unwrap();
+        let mut reader = LogReader::open(path, LogFormat::JsonFile, query, alive).await.unwrap();
         let mut text = String::new();
         loop {
             let (next, lines) = reader.next().await.unwrap();
@@ -388,7 +233,7 @@ mod tests {
         std::fs::write(&path, lines(0..1)).unwrap();
         let (ended, alive) = watch::channel(true);
         let query = LogQuery { follow: true, ..both() };
-        let reader = LogReader::open(&path, query, alive).await.unwrap();
+        let reader = LogReader::open(&path, LogFormat::JsonFile, query, alive).await.unwrap();
         let (reader, got) = reader.next().await.unwrap();
         assert_eq!(got[0].text, "0\n");
         let writer = path.clone();
