@@ -108,6 +108,9 @@ pub enum EngineError {
     /// Something that is asked for by name is not there.
     #[error("{0}")]
     NotFound(String),
+    /// It could not be done.
+    #[error("{0}")]
+    Failed(String),
     /// The command can't be started.
     #[error("{message}")]
     Command {
@@ -156,6 +159,7 @@ impl EngineError {
             EngineError::Exhausted(_) => Class::Exhausted,
             EngineError::Unavailable(_) => Class::Unavailable,
             EngineError::NotFound(_) => Class::NotFound,
+            EngineError::Failed(_) => Class::Internal,
             EngineError::Command { exit_code: 127, .. } => Class::CommandNotFound,
             EngineError::Command { .. } => Class::CommandNotExecutable,
             EngineError::Gone { .. } => Class::Unavailable,

@@ -139,6 +139,7 @@ impl Owner {
     async fn start(&mut self, console: Option<(u32, u32)>) -> Result<()> {
         self.allows(Verb::Start)?;
         let mut record = self.record();
+        network::normalise(&self.inner, &mut record.spec);
         match run::start(&self.inner, &record, console, &mut self.waiting).await {
             Ok(run) => {
                 record.phase = Phase::Running { pid: run.pid, started_at: run.started_at };

@@ -161,7 +161,6 @@ fn facts(
         network::Namespace::Own(path) => {
             join.insert(sampan_oci::runtime::NamespaceKind::Network, path.clone());
         }
-        network::Namespace::Fresh => {}
         network::Namespace::Host => share.push(sampan_oci::runtime::NamespaceKind::Network),
     }
     let own_uts = spec.uts == crate::spec::NamespaceMode::Private;

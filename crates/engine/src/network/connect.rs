@@ -95,9 +95,6 @@ fn connect(
     wishes::check(&network, &wish)?;
     let wish = EndpointWish { network: network.name.clone(), ..wish };
     let Some(before) = live else {
-        if record.spec.network == NetworkMode::None {
-            none_becomes(&mut record, &network);
-        }
         record.spec.endpoints.insert(network.id.clone(), wish);
         inner.network_event("connect", &network, [("container", &record.id)]);
         return Ok(Changed { record, endpoints: Vec::new() });
@@ -161,35 +158,22 @@ fn disconnect(
 
 fn not_connected(record: &ContainerRecord, network: &NetworkRecord, the: bool) -> EngineError {
     let the = if the { "the " } else { "" };
-    let text = format!("container {} is not connected to {the}network {}", record.id, network.name);
-    EngineError::layer(sampan_base::Class::Internal, text)("it has no endpoint there")
-}
-
-/// A container without networks gets some: from then on it is one of those that have.
-fn none_becomes(record: &mut ContainerRecord, network: &NetworkRecord) {
-    record.spec.endpoints.clear();
-    record.spec.network =
-        if network.is_default() { NetworkMode::Bridge } else { NetworkMode::Named(network.id.clone()) };
+    EngineError::Failed(format!("container {} is not connected to {the}network {}", record.id, network.name))
 }
 
 fn may_change(record: &ContainerRecord, network: &NetworkRecord) -> Result<()> {
-    let forbidden = |text: &str| Err(EngineError::Forbidden(text.to_owned()));
+    let invalid = |text: &str| Err(EngineError::Invalid(text.to_owned()));
     match record.spec.network {
-        NetworkMode::Container(_) => forbidden(
+        NetworkMode::Container(_) | NetworkMode::Host => invalid(
             "container sharing network namespace with another container or host cannot be connected to any other network",
         ),
-        NetworkMode::Host => {
-            forbidden("container cannot be disconnected from host network or connected to host network")
-        }
         _ if network.driver == "host" => {
-            forbidden("container cannot be disconnected from host network or connected to host network")
+            invalid("container cannot be disconnected from host network or connected to host network")
         }
-        NetworkMode::None | NetworkMode::Bridge | NetworkMode::Named(_) if network.driver == "null" => {
-            forbidden(
-                "container cannot be connected to multiple networks with one of the networks in private (none) mode",
-            )
-        }
-        _ => Ok(()),
+        NetworkMode::Bridge | NetworkMode::Named(_) if network.driver != "null" => Ok(()),
+        _ => invalid(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode",
+        ),
     }
 }
 

@@ -24,7 +24,7 @@ pub struct AddressPool {
 }
 
 /// Docker's pools.
-pub fn default_pools() -> Vec<AddressPool> {
+pub(crate) fn default_pools() -> Vec<AddressPool> {
     let pool = |a, b, length, size| AddressPool {
         base: Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), length),
         size,
@@ -59,10 +59,7 @@ pub(crate) fn decide(
         "default".clone_into(&mut ipam.driver);
     }
     if ipam.driver != "default" {
-        return Err(EngineError::Unsupported(format!(
-            "IPAM driver `{}` is not supported: use `default`",
-            ipam.driver
-        )));
+        return Err(EngineError::NotFound(format!("plugin \"{}\" not found", ipam.driver)));
     }
     let (mut v4, mut v6) = (None, None);
     for pool in &ipam.pools {
@@ -123,7 +120,7 @@ pub(crate) fn decide(
 
 fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
     text.parse()
-        .map_err(|_| EngineError::Invalid(format!("invalid {what} {text}: invalid CIDR address: {text}")))
+        .map_err(|_| EngineError::Invalid(format!("Invalid {what} {text} : invalid CIDR address: {text}")))
 }
 
 fn address<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
@@ -283,7 +280,7 @@ mod tests {
                 pool("10.1.0.0/31", "", "", ""),
                 "subnet 10.1.0.0/31 is too small: it has no room for containers",
             ),
-            (pool("x", "", "", ""), "invalid subnet x: invalid CIDR address: x"),
+            (pool("x", "", "", ""), "Invalid subnet x : invalid CIDR address: x"),
             (pool("", "", "10.2.0.1", ""), "every ip-range or gateway must have a corresponding subnet"),
             (pool("10.9.9.0/24", "", "", ""), "Pool overlaps with other one on this address space"),
         ] {

@@ -241,14 +241,14 @@ fn refused(error: sampan_net::OpenError) -> EngineError {
 fn check(request: &NetworkRequest) -> Result<()> {
     let name = request.name.trim();
     if name.is_empty() {
-        return Err(EngineError::Invalid("invalid name: name is empty".to_owned()));
+        return Err(EngineError::Invalid(format!("invalid name: {name}")));
     }
     if request.name.len() > MAX_NAME_BYTES {
         return Err(EngineError::Invalid(format!("invalid name: longer than {MAX_NAME_BYTES} bytes")));
     }
     if matches!(name, "bridge" | "host" | "none" | "default") || name.starts_with("container:") {
         return Err(EngineError::Forbidden(format!(
-            "operation is not permitted on predefined {name} network"
+            "operation is not permitted on predefined {name} network "
         )));
     }
     if request.config_only {
@@ -288,13 +288,14 @@ fn check(request: &NetworkRequest) -> Result<()> {
             )
         {
             let what = format!("strconv.ParseBool: parsing \"{value}\": invalid syntax");
-            return Err(EngineError::Invalid(format!("failed to parse \"{value}\" value: {what}")));
+            return Err(EngineError::Invalid(format!("failed to parse {option} value: {value} ({what})")));
         }
     }
     if let Some(value) = request.options.get(OPTION_MTU)
         && value.parse::<u32>().ok().is_none_or(|mtu| mtu > 65_535)
     {
-        return Err(EngineError::Invalid(format!("failed to parse \"{value}\" as an MTU")));
+        let what = format!("strconv.Atoi: parsing \"{value}\": invalid syntax");
+        return Err(EngineError::Invalid(format!("failed to parse {OPTION_MTU} value: {value} ({what})")));
     }
     Ok(())
 }

@@ -88,8 +88,6 @@ pub struct Member {
 pub(crate) enum Namespace {
     /// The one at this path.
     Own(PathBuf),
-    /// A new one that the runtime makes, with only a loopback device.
-    Fresh,
     /// The host's.
     Host,
 }
@@ -142,8 +140,12 @@ impl crate::Engine {
 /// Gives a container its network. Whatever a failed attempt left is removed by [`detach`].
 pub(crate) async fn attach(inner: &Arc<Inner>, record: &ContainerRecord) -> Result<Attached> {
     match &record.spec.network {
-        NetworkMode::Host => Ok(Attached { namespace: Namespace::Host, endpoints: Vec::new() }),
+        NetworkMode::Host => {
+            bare_event(inner, record, "connect");
+            Ok(Attached { namespace: Namespace::Host, endpoints: Vec::new() })
+        }
         NetworkMode::None => {
+            bare_event(inner, record, "connect");
             let namespace = own_namespace(inner, record).await?;
             Ok(Attached { namespace: Namespace::Own(namespace), endpoints: Vec::new() })
         }
@@ -155,6 +157,19 @@ pub(crate) async fn attach(inner: &Arc<Inner>, record: &ContainerRecord) -> Resu
         NetworkMode::Bridge | NetworkMode::Named(_) => {
             let (inner, record) = (Arc::clone(inner), record.clone());
             blocking(move || attach_all(&inner, &record)).await
+        }
+    }
+}
+
+/// Tells of a container that comes or goes without an endpoint: it has the host's network, or none.
+fn bare_event(inner: &Inner, record: &ContainerRecord, action: &str) {
+    if !matches!(record.spec.network, NetworkMode::Host | NetworkMode::None) {
+        return;
+    }
+    for id in record.spec.endpoints.keys() {
+        let network = inner.networks().get(id).cloned();
+        if let Some(network) = network {
+            inner.network_event(action, &network, [("container", &record.id)]);
         }
     }
 }
@@ -295,8 +310,12 @@ fn name_servers(inner: &Inner, spec: &ContainerSpec, endpoints: &[Endpoint]) -> 
 pub(crate) async fn detach(inner: &Arc<Inner>, id: &str) {
     let (inner, id) = (Arc::clone(inner), id.to_owned());
     blocking(move || {
+        if let Ok(handle) = inner.find_container(&id) {
+            bare_event(&inner, &handle.snapshot().record, "disconnect");
+        }
         for endpoint in inner.net.endpoints(&id) {
-            let network = inner.networks().get(&inner.network_id(&endpoint.network)).cloned();
+            let network_id = inner.network_id(&endpoint.network);
+            let network = inner.networks().get(&network_id).cloned();
             if let Some(network) = network {
                 inner.network_event("disconnect", &network, [("container", id.as_str())]);
             }

@@ -6,7 +6,7 @@
 //! Crash argument: the record is stored last when a network is made and removed first when it goes, each in one durable
 //! transaction; bridges without a record are removed by the next daemon, records without a bridge get one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -189,11 +189,6 @@ impl Networks {
             ([], many) => Err(ambiguous(many.len(), "ID prefix")),
             (many, _) => Err(ambiguous(many.len(), "name")),
         }
-    }
-
-    /// The ids of all.
-    pub(crate) fn ids(&self) -> BTreeSet<String> {
-        self.0.keys().cloned().collect()
     }
 }
 

@@ -14,20 +14,29 @@ const MAX_NETWORKS: usize = 64;
 /// How many names it may have in one.
 const MAX_ALIASES: usize = 256;
 
-/// Puts ids in place of names. Each endpoint that the container will have is there afterwards.
+/// Puts ids in place of names. Each endpoint that the container will have is there afterwards. A network that is not
+/// there yet keeps its name: it must be there when the container starts, as with Docker.
 ///
 /// # Errors
-/// If there is no such network, or what is asked for makes no sense there.
+/// If what is asked for makes no sense, or names more than one network.
 pub(crate) fn resolve(inner: &Inner, spec: &mut ContainerSpec) -> Result<()> {
-    // Not `NoSuchNetwork`, which clients take for a missing image when a container is created, and pull it.
-    let find = |text: &str| {
-        inner.networks().find(text).cloned().map_err(|error| EngineError::Invalid(error.to_string()))
+    let find = |text: &str| match inner.networks().find(text) {
+        Ok(network) => Ok(Some(network.clone())),
+        Err(EngineError::NoSuchNetwork { .. }) => Ok(None),
+        Err(error) => Err(error),
     };
     let mut wishes = BTreeMap::new();
     for (name, wish) in std::mem::take(&mut spec.endpoints) {
-        let network = find(if name == "default" { "bridge" } else { &name })?;
-        check(&network, &wish)?;
-        wishes.insert(network.id.clone(), EndpointWish { network: network.name, ..wish });
+        match find(if name == "default" { "bridge" } else { &name })? {
+            Some(network) => {
+                check(&network, &wish)?;
+                wishes.insert(network.id.clone(), EndpointWish { network: network.name, ..wish });
+            }
+            None => {
+                let network = if wish.network.is_empty() { name.clone() } else { wish.network.clone() };
+                wishes.insert(name, EndpointWish { network, ..wish });
+            }
+        }
     }
     if wishes.len() > MAX_NETWORKS {
         return Err(EngineError::Invalid(format!("a container can be in {MAX_NETWORKS} networks at most")));
@@ -45,6 +54,14 @@ pub(crate) fn resolve(inner: &Inner, spec: &mut ContainerSpec) -> Result<()> {
         NetworkMode::Bridge => find("bridge")?,
         NetworkMode::Host => find("host")?,
         NetworkMode::None => find("none")?,
+    };
+    let Some(own) = own else {
+        if let NetworkMode::Named(name) = &spec.network {
+            let wish = EndpointWish { network: name.clone(), ..EndpointWish::default() };
+            wishes.entry(name.clone()).or_insert(wish);
+        }
+        spec.endpoints = wishes;
+        return Ok(());
     };
     spec.network = match own.driver.as_str() {
         "host" => NetworkMode::Host,
@@ -113,12 +130,13 @@ pub(super) fn check(network: &NetworkRecord, wish: &EndpointWish) -> Result<()> 
     Ok(())
 }
 
-/// Records of earlier versions say nothing of endpoints; networks that are gone stay as they were.
+/// Records of earlier versions say nothing of endpoints, and networks may have been made since; those that are gone stay
+/// as they were.
 pub(crate) fn normalise(inner: &Inner, spec: &mut ContainerSpec) {
-    if spec.endpoints.is_empty() {
+    let unresolved = spec.endpoints.keys().any(|id| inner.networks().get(id).is_none());
+    if spec.endpoints.is_empty() || unresolved {
         // What can't be resolved is told of when it is started.
         let _ = resolve(inner, spec);
-        return;
     }
     let networks = inner.networks();
     for (id, wish) in &mut spec.endpoints {
