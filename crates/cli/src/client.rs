@@ -137,6 +137,12 @@ impl Client {
         read_json(self.request(Method::POST, path, body, "application/json").await?).await
     }
 
+    /// Posts JSON and takes no answer.
+    pub(crate) async fn post_without_answer(&self, path: &str, body: &impl Serialize) -> Result<()> {
+        let body = full(serde_json::to_vec(body)?);
+        self.request(Method::POST, path, body, "application/json").await.map(drop)
+    }
+
     /// Posts without a body and takes no answer.
     pub(crate) async fn post(&self, path: &str) -> Result<()> {
         self.request(Method::POST, path, full(""), "application/json").await.map(drop)

@@ -4,6 +4,8 @@ mod attached;
 mod client;
 mod commands;
 mod daemon;
+mod listing;
+mod settings;
 mod table;
 mod terminal;
 
@@ -11,14 +13,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{container, exec, image, registry, run, system, volume};
+use commands::{container, exec, image, inspect, network, registry, run, system, volume};
 
 /// Containers, images and builds.
 #[derive(Parser)]
 #[command(name = "sampan", version, disable_help_subcommand = true, max_term_width = 110)]
 struct Arguments {
     /// The daemon's address [default: $SAMPAN_HOST, else unix:///run/sampan/docker.sock]
-    #[arg(short = 'H', long, global = true, value_name = "unix://PATH")]
+    #[arg(short = 'H', long, value_name = "unix://PATH")]
     host: Option<String>,
     #[command(subcommand)]
     command: Command,
@@ -27,55 +29,63 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Create a container and run a command in it
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Create a container without starting it
-    Create(run::Create),
+    Create(Box<run::Create>),
     /// Run a command in a running container
     Exec(exec::Exec),
     /// List containers
-    Ps(container::List),
+    Ps(container::list::List),
     /// Start stopped containers
-    Start(container::Start),
+    Start(container::attach::Start),
     /// Stop running containers
-    Stop(container::Stop),
+    Stop(container::lifecycle::Stop),
     /// Restart containers
-    Restart(container::Stop),
+    Restart(container::lifecycle::Stop),
     /// Send a signal to running containers
-    Kill(container::Kill),
+    Kill(container::lifecycle::Kill),
     /// Freeze the processes of containers
     Pause(container::Names),
     /// Thaw the processes of containers
     Unpause(container::Names),
     /// Remove containers
-    Rm(container::Remove),
+    Rm(container::lifecycle::Remove),
     /// Rename a container
-    Rename(container::Rename),
+    Rename(container::lifecycle::Rename),
+    /// Change the limits of containers
+    Update(container::update::Update),
     /// Wait until containers stop, then print their exit codes
     Wait(container::Names),
     /// Show a container's output
-    Logs(container::Logs),
+    Logs(container::logs::Logs),
     /// Attach to a running container's input and output
-    Attach(container::Attach),
+    Attach(container::attach::Attach),
+    /// Copy files between a container and here
+    Cp(container::copy::Copy),
     /// Show the processes of a container
-    Top(container::Top),
+    Top(container::look::Top),
+    /// Show where a container's ports are published
+    Port(container::look::Port),
+    /// Show what containers use
+    Stats(container::stats::Stats),
     /// Show what a container changed of its image
-    Diff(container::Diff),
+    Diff(container::look::Diff),
     /// Make an image of a container's changes
-    Commit(container::Commit),
+    Commit(container::keep::Commit),
     /// Write a container's file system to a tar
-    Export(container::Export),
-    /// Show containers, images or volumes as JSON
-    Inspect(system::Inspect),
+    Export(container::keep::Export),
+    /// Show all about containers, images, networks or volumes
+    Inspect(inspect::Inspect),
     /// Build an image from a Dockerfile
     Build(Box<commands::build::Build>),
     /// List images
-    Images(image::List),
+    Images(image::list::List),
     /// Remove images
     Rmi(image::Remove),
     /// Give an image another name
     Tag(image::Tag),
     /// Show how an image was made
-    History(image::History),
+    History(image::list::History),
     /// Get an image from its registry
     Pull(registry::Pull),
     /// Send an image to its registry
@@ -85,11 +95,11 @@ enum Command {
     /// Forget a registry's user name and password
     Logout(registry::Logout),
     /// Make an image of a root file system's tar
-    Import(image::Import),
+    Import(image::archive::Import),
     /// Take in images from an archive
-    Load(image::Load),
+    Load(image::archive::Load),
     /// Write images to an archive
-    Save(image::Save),
+    Save(image::archive::Save),
     /// Manage containers
     #[command(subcommand)]
     Container(container::Group),
@@ -102,18 +112,18 @@ enum Command {
     /// Manage volumes
     #[command(subcommand)]
     Volume(volume::Group),
-    /// Show networks
+    /// Manage networks
     #[command(subcommand)]
-    Network(system::Network),
+    Network(network::Group),
     /// Manage the engine and its space
     #[command(subcommand)]
     System(commands::store::Group),
     /// Show what happens in the engine
     Events(system::Events),
     /// Show what the engine is and has
-    Info,
+    Info(system::Formatted),
     /// Show the versions of this program and the daemon
-    Version,
+    Version(system::Formatted),
 }
 
 fn main() -> ExitCode {
@@ -139,6 +149,10 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let host = arguments.host.as_deref();
     let client = match daemon::connect(host).await {
         Ok(client) => client,
+        Err(error) if matches!(arguments.command, Command::Version(_)) => {
+            let Command::Version(command) = arguments.command else { return Err(error) };
+            return system::version(Err(error), command).await;
+        }
         // `run` tells its own failures (125) from the command's.
         Err(error) if matches!(arguments.command, Command::Run(_)) => {
             return Ok(commands::fail_with(&error, 125));
@@ -147,46 +161,50 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     let client = &client;
     match arguments.command {
-        Command::Run(command) => run::run(client, command).await,
-        Command::Create(command) => run::create(client, command).await,
+        Command::Run(command) => run::run(client, *command).await,
+        Command::Create(command) => run::create(client, *command).await,
         Command::Exec(command) => exec::exec(client, command).await,
-        Command::Ps(command) => container::list(client, command).await,
-        Command::Start(command) => container::start(client, command).await,
-        Command::Stop(command) => container::stop(client, command, "stop").await,
-        Command::Restart(command) => container::stop(client, command, "restart").await,
-        Command::Kill(command) => container::kill(client, command).await,
-        Command::Pause(command) => container::each(client, command, "pause").await,
-        Command::Unpause(command) => container::each(client, command, "unpause").await,
-        Command::Rm(command) => container::remove(client, command).await,
-        Command::Rename(command) => container::rename(client, command).await,
-        Command::Wait(command) => container::wait(client, command).await,
-        Command::Logs(command) => container::logs(client, command).await,
-        Command::Attach(command) => container::attach(client, command).await,
-        Command::Top(command) => container::top(client, command).await,
-        Command::Diff(command) => container::diff(client, command).await,
-        Command::Commit(command) => container::commit(client, command).await,
-        Command::Export(command) => container::export(client, command).await,
-        Command::Inspect(command) => system::inspect(client, command).await,
+        Command::Ps(command) => container::list::list(client, command).await,
+        Command::Start(command) => container::attach::start(client, command).await,
+        Command::Stop(command) => container::lifecycle::stop(client, command, "stop").await,
+        Command::Restart(command) => container::lifecycle::stop(client, command, "restart").await,
+        Command::Kill(command) => container::lifecycle::kill(client, command).await,
+        Command::Pause(command) => container::lifecycle::each(client, command, "pause").await,
+        Command::Unpause(command) => container::lifecycle::each(client, command, "unpause").await,
+        Command::Rm(command) => container::lifecycle::remove(client, command).await,
+        Command::Rename(command) => container::lifecycle::rename(client, command).await,
+        Command::Update(command) => container::update::update(client, command).await,
+        Command::Wait(command) => container::lifecycle::wait(client, command).await,
+        Command::Logs(command) => container::logs::logs(client, command).await,
+        Command::Attach(command) => container::attach::attach(client, command).await,
+        Command::Cp(command) => container::copy::copy(client, command).await,
+        Command::Top(command) => container::look::top(client, command).await,
+        Command::Port(command) => container::look::port(client, command).await,
+        Command::Stats(command) => container::stats::stats(client, command).await,
+        Command::Diff(command) => container::look::diff(client, command).await,
+        Command::Commit(command) => container::keep::commit(client, command).await,
+        Command::Export(command) => container::keep::export(client, command).await,
+        Command::Inspect(command) => inspect::inspect(client, command).await,
         Command::Build(command) => commands::build::build(client, *command).await,
-        Command::Images(command) => image::list(client, command).await,
+        Command::Images(command) => image::list::list(client, command).await,
         Command::Rmi(command) => image::remove(client, command).await,
         Command::Tag(command) => image::tag(client, command).await,
-        Command::History(command) => image::history(client, command).await,
+        Command::History(command) => image::list::history(client, command).await,
         Command::Pull(command) => registry::pull(client, command).await,
         Command::Push(command) => registry::push(client, command).await,
         Command::Login(command) => registry::login(client, command).await,
         Command::Logout(command) => registry::logout(&command),
-        Command::Import(command) => image::import(client, command).await,
-        Command::Load(command) => image::load(client, command).await,
-        Command::Save(command) => image::save(client, command).await,
+        Command::Import(command) => image::archive::import(client, command).await,
+        Command::Load(command) => image::archive::load(client, command).await,
+        Command::Save(command) => image::archive::save(client, command).await,
         Command::Container(group) => container::group(client, group).await,
         Command::Image(group) => image::group(client, group).await,
         Command::Builder(group) => commands::builder::group(client, group).await,
         Command::Volume(group) => volume::group(client, group).await,
-        Command::Network(group) => system::network(client, group).await,
+        Command::Network(group) => network::group(client, group).await,
         Command::System(group) => commands::store::group(client, group).await,
         Command::Events(command) => system::events(client, command).await,
-        Command::Info => system::info(client).await,
-        Command::Version => system::version(client).await,
+        Command::Info(command) => system::info(client, command).await,
+        Command::Version(command) => system::version(Ok(client.clone()), command).await,
     }
 }

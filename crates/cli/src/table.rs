@@ -4,26 +4,41 @@ use std::io::{self, Write};
 
 /// Prints rows under a header.
 pub(crate) fn print(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
-    io::stdout().lock().write_all(format(header, rows).as_bytes())
+    print_wide(header, rows, NARROWEST)
 }
 
-fn format(header: &[&str], rows: &[Vec<String>]) -> String {
-    let header: Vec<String> = header.iter().map(|h| (*h).to_owned()).collect();
-    let all: Vec<&Vec<String>> = std::iter::once(&header).chain(rows).collect();
+/// As [`print`], with columns at least this wide.
+pub(crate) fn print_wide(header: &[&str], rows: &[Vec<String>], narrowest: usize) -> io::Result<()> {
+    let mut lines = vec![header.join("\t")];
+    lines.extend(rows.iter().map(|row| row.join("\t")));
+    io::stdout().lock().write_all(align_wide(&lines, narrowest).as_bytes())
+}
+
+/// Docker's columns are at least this wide, the gap of three included.
+const NARROWEST: usize = 10;
+
+/// Lines whose cells are parted by tabs, with columns as wide as their widest cell.
+pub(crate) fn align(lines: &[String]) -> String {
+    align_wide(lines, NARROWEST)
+}
+
+fn align_wide(lines: &[String], narrowest: usize) -> String {
+    let cells: Vec<Vec<&str>> =
+        lines.iter().flat_map(|l| l.split('\n')).map(|l| l.split('\t').collect()).collect();
+    let columns = cells.iter().map(Vec::len).max().unwrap_or(0);
+    // The last cell of a line is no column: nothing is behind it.
     let width = |column: usize| {
-        all.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0)
+        let of_column = cells.iter().filter(|line| column + 1 < line.len()).map(|line| line[column]);
+        (of_column.map(|c| c.chars().count()).max().unwrap_or(0) + 3).max(narrowest)
     };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in all {
-        for (column, cell) in row.iter().enumerate() {
-            // The last column is not padded, the others always are: an empty last cell leaves spaces, as in Docker.
-            if column + 1 == row.len() {
+    for line in &cells {
+        for (column, cell) in line.iter().enumerate() {
+            if column + 1 == line.len() {
                 text += cell;
             } else {
-                // Docker's columns are at least ten wide, the gap of three included.
-                let width = (widths[column] + 3).max(10);
-                text += &format!("{cell:<width$}");
+                text += &format!("{cell:<width$}", width = widths[column]);
             }
         }
         text.push('\n');
@@ -37,10 +52,10 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = vec![vec!["a".to_owned(), "long one".to_owned(), "x".to_owned()]];
+        let lines = ["ID\tNAME\tLAST", "a\tlong one\tx", "b\t\t"].map(str::to_owned);
         assert_eq!(
-            format(&["ID", "NAME", "LAST"], &rows),
-            "ID        NAME       LAST\na         long one   x\n"
+            align(&lines),
+            "ID        NAME       LAST\na         long one   x\nb                    \n"
         );
     }
 }

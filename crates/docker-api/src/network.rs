@@ -50,7 +50,7 @@ pub struct NetworkingConfig {
 pub struct EndpointSettings {
     /// Addresses that were asked for.
     #[serde(rename = "IPAMConfig")]
-    pub ipam_config: Option<EndpointIpam>,
+    pub ipam_config: Option<serde_json::Value>,
     /// `container:alias`: names that only this container knows others by.
     pub links: Option<Vec<String>>,
     /// Further names in the network's DNS.
@@ -85,11 +85,15 @@ pub struct EndpointSettings {
     /// Options of the network's driver.
     pub driver_opts: Option<BTreeMap<String, String>>,
     /// The network with the highest is the way to everywhere else.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(skip_serializing_if = "is_zero", deserialize_with = "null_default")]
     pub gw_priority: i64,
     /// All its names in the network's DNS.
-    #[serde(rename = "DNSNames")]
+    #[serde(rename = "DNSNames", skip_serializing_if = "Option::is_none")]
     pub dns_names: Option<Vec<String>>,
+}
+
+fn is_zero(n: &i64) -> bool {
+    *n == 0
 }
 
 /// Addresses that are asked for.
@@ -217,9 +221,9 @@ pub struct Network {
     pub scope: String,
     /// `bridge`, `host`, `null`.
     pub driver: String,
-    /// It has IPv4 addresses.
-    #[serde(rename = "EnableIPv4")]
-    pub enable_ipv4: bool,
+    /// It has IPv4 addresses; daemons before API 1.48 do not say.
+    #[serde(rename = "EnableIPv4", skip_serializing_if = "Option::is_none")]
+    pub enable_ipv4: Option<bool>,
     /// It has IPv6 addresses.
     #[serde(rename = "EnableIPv6")]
     pub enable_ipv6: bool,

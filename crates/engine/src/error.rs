@@ -27,6 +27,14 @@ pub enum EngineError {
         id: String,
     },
     /// No volume has this name.
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchPath {
+        /// The path.
+        path: String,
+        /// The container as it was asked for.
+        container: String,
+    },
+    /// There is no such volume.
     #[error("get {name}: no such volume")]
     NoSuchVolume {
         /// As it was asked for.
@@ -145,6 +153,7 @@ impl EngineError {
             | EngineError::NoSuchImage { .. }
             | EngineError::NoSuchExec { .. }
             | EngineError::NoSuchVolume { .. }
+            | EngineError::NoSuchPath { .. }
             | EngineError::NoSuchNetwork { .. }
             | EngineError::NotToPush { .. }
             | EngineError::NoSuchTag { .. }

@@ -17,7 +17,8 @@ mod bundle;
 pub mod care;
 pub mod config;
 pub mod container;
-mod create;
+pub mod copy;
+pub(crate) mod create;
 mod devices;
 pub mod error;
 pub mod events;
@@ -31,11 +32,13 @@ mod names;
 pub mod network;
 pub mod registry;
 mod restore;
+mod rootfs;
 pub mod settings;
 pub mod shim;
 pub mod spec;
 mod step;
 mod user;
+mod userns;
 pub mod volumes;
 
 use std::sync::{Arc, Mutex, RwLock};
@@ -76,6 +79,8 @@ pub(crate) struct Inner {
     pub(crate) network_turn: Mutex<()>,
     pub(crate) events: events::Events,
     pub(crate) execs: exec::Execs,
+    /// File systems of containers that are looked into from outside.
+    pub(crate) borrowed: rootfs::Borrowed,
     containers: Mutex<Registry>,
     settings: RwLock<settings::Settings>,
 }
@@ -186,6 +191,7 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         network_turn: Mutex::default(),
         events: events::Events::default(),
         execs: exec::Execs::default(),
+        borrowed: rootfs::Borrowed::default(),
         containers: Mutex::default(),
         settings: RwLock::new(config.settings.clone()),
         config,

@@ -342,10 +342,11 @@ impl Net {
         }
     }
 
-    /// The endpoints of `key`, in each network that it is attached to.
+    /// The endpoints of `key`, in each network that it is attached to and is not leaving.
     pub fn endpoints(&self, key: &str) -> Vec<Endpoint> {
         let inner = self.shared.lock();
-        inner.records.of_key(key).iter().filter_map(|id| inner.records.get(id)).cloned().collect()
+        let ids = inner.records.of_key(key).into_iter().filter(|id| !inner.leaving.contains(id));
+        ids.filter_map(|id| inner.records.get(&id)).cloned().collect()
     }
 
     pub(crate) fn namespaces(&self) -> PathBuf {

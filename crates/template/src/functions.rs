@@ -39,7 +39,7 @@ pub(crate) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             [Value::List(items)] => Ok(Value::Int(items.len() as i128)),
             [Value::Map(fields) | Value::Record(fields)] => Ok(Value::Int(fields.len() as i128)),
             // A list or map of Go's that is nil has no elements.
-            [Value::Nil] => Ok(Value::Int(0)),
+            [Value::Nil | Value::None(_)] => Ok(Value::Int(0)),
             [value] => Err(format!("len of type {}", value.kind())),
             _ => wrong(),
         },
@@ -125,7 +125,7 @@ pub(crate) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             [Value::List(items), Value::Text(between)] => {
                 Ok(Value::Text(items.iter().map(inner).collect::<Vec<_>>().join(between)))
             }
-            [Value::Nil, Value::Text(_)] => Ok(Value::Text(String::new())),
+            [Value::Nil | Value::None(_), Value::Text(_)] => Ok(Value::Text(String::new())),
             [value, _] => Err(format!("expected a list of strings, got {}", value.kind())),
             _ => wrong(),
         },
@@ -223,8 +223,8 @@ fn index(value: &Value, key: &Value) -> Result<Value, String> {
             let missing = if texts { Value::Text(String::new()) } else { Value::Nil };
             Ok(value.get(key).cloned().unwrap_or(missing))
         }
-        (Value::Nil, Value::Text(_)) => Ok(Value::Text(String::new())),
-        (Value::Nil, _) => Err("index of untyped nil".to_owned()),
+        (Value::Nil | Value::None(_), Value::Text(_)) => Ok(Value::Text(String::new())),
+        (Value::Nil | Value::None(_), _) => Err("index of untyped nil".to_owned()),
         (value, key) => Err(format!("cannot index {} with {}", value.kind(), key.kind())),
     }
 }
@@ -261,7 +261,9 @@ fn slice(arguments: &[Value]) -> Result<Value, String> {
 
 fn equal(a: &Value, b: &Value) -> Result<bool, String> {
     match (a, b) {
-        (Value::Nil, _) | (_, Value::Nil) | (Value::Bool(_), Value::Bool(_)) => Ok(a == b),
+        (Value::Nil | Value::None(_), Value::Nil | Value::None(_)) => Ok(true),
+        (Value::Nil | Value::None(_), _) | (_, Value::Nil | Value::None(_)) => Ok(false),
+        (Value::Bool(a), Value::Bool(b)) => Ok(a == b),
         (Value::Text(a), Value::Text(b)) => Ok(a == b),
         (Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => {
             compare(a, b).map(|order| order == Ordering::Equal)

@@ -98,7 +98,7 @@ impl State {
             Value::Int(number @ 0..=1_000_000) => {
                 (0..*number).map(|n| (Value::Int(n), Value::Int(n))).collect()
             }
-            Value::Nil => Vec::new(),
+            Value::Nil | Value::None(_) => Vec::new(),
             value => return Err(self.error(format!("range can't iterate over {}", value.print()))),
         };
         if items.is_empty() {
@@ -221,14 +221,14 @@ impl State {
                     Some(value) => value,
                     None => return Ok(Value::Nil),
                 },
-                Value::Record(_) => match value.get(name) {
+                Value::Record(_) => match value.field(name) {
                     Some(value) => value,
                     None => {
                         let what = format!("executing \"\" at <.{name}>: map has no entry for key {name:?}");
                         return Err(self.error(what));
                     }
                 },
-                Value::Nil => {
+                Value::Nil | Value::None(_) => {
                     let what = format!("executing \"\" at <.{name}>: nil data; no entry for key {name:?}");
                     return Err(self.error(what));
                 }

@@ -11,6 +11,8 @@ pub enum Value {
     /// Nothing.
     #[default]
     Nil,
+    /// Nothing, where something of a kind would be: how Go prints that.
+    None(&'static str),
     /// True or false.
     Bool(bool),
     /// A whole number.
@@ -72,20 +74,34 @@ impl Value {
         }
     }
 
-    /// JSON says only "object": makes those below one of these names maps, whose keys are not fields.
+    /// As [`Value::get`]; a field also goes by another case: Go's `ID` is JSON's `Id`.
+    pub(crate) fn field(&self, name: &str) -> Option<&Value> {
+        self.get(name).or_else(|| match self {
+            Value::Record(fields) => {
+                fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+            }
+            _ => None,
+        })
+    }
+
+    /// JSON says only "object" and "null": makes objects below one of these names maps, whose keys are not fields, and
+    /// null below them, or below the names of lists, an empty one.
     #[must_use]
-    pub fn with_maps(self, names: &[&str]) -> Value {
+    pub fn with_maps(self, names: &[&str], lists: &[&str]) -> Value {
         let below = |name: String, value: Value| {
             let value = match value {
                 Value::Record(fields) if names.contains(&name.as_str()) => Value::Map(fields),
+                Value::Nil if names.contains(&name.as_str()) => Value::None("map[]"),
+                Value::Nil if lists.contains(&name.as_str()) => Value::None("[]"),
+                Value::Nil => Value::None("<nil>"),
                 value => value,
             };
-            (name, value.with_maps(names))
+            (name, value.with_maps(names, lists))
         };
         match self {
             Value::Record(fields) => Value::Record(fields.into_iter().map(|(k, v)| below(k, v)).collect()),
             Value::Map(fields) => Value::Map(fields.into_iter().map(|(k, v)| below(k, v)).collect()),
-            Value::List(items) => Value::List(items.into_iter().map(|v| v.with_maps(names)).collect()),
+            Value::List(items) => Value::List(items.into_iter().map(|v| v.with_maps(names, lists)).collect()),
             value => value,
         }
     }
@@ -93,7 +109,7 @@ impl Value {
     /// Whether `if` takes it for true.
     pub fn is_true(&self) -> bool {
         match self {
-            Value::Nil => false,
+            Value::Nil | Value::None(_) => false,
             Value::Bool(yes) => *yes,
             Value::Int(number) => *number != 0,
             Value::Float(number) => *number != 0.0,
@@ -115,6 +131,7 @@ impl Value {
         match self {
             Value::Nil if outermost => *out += "<no value>",
             Value::Nil => *out += "<nil>",
+            Value::None(text) => *out += text,
             Value::Bool(yes) => *out += if *yes { "true" } else { "false" },
             Value::Int(number) => {
                 let _ = write!(out, "{number}");
@@ -172,7 +189,7 @@ impl Value {
     /// What Go calls its kind, for errors.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Value::Nil => "nil",
+            Value::Nil | Value::None(_) => "nil",
             Value::Bool(_) => "bool",
             Value::Int(_) => "int",
             Value::Float(_) => "float64",
@@ -227,7 +244,7 @@ impl From<i64> for Value {
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self {
-            Value::Nil | Value::Lookup(_) => s.serialize_unit(),
+            Value::Nil | Value::None(_) | Value::Lookup(_) => s.serialize_unit(),
             Value::Bool(yes) => s.serialize_bool(*yes),
             Value::Int(number) => match (i64::try_from(*number), u64::try_from(*number)) {
                 (Ok(number), _) => s.serialize_i64(number),

@@ -5,7 +5,7 @@ use sampan_template::{Template, Value};
 
 const DATA: &str = r#"{
   "Id": "0123456789abcdef", "Name": "/web", "Tty": false, "Pid": 42, "Big": 9007199254740993, "Load": 0.5,
-  "Args": ["-c", "echo hi"], "None": null, "Empty": [],
+  "Args": ["-c", "echo hi"], "None": null, "Env": null, "Empty": [],
   "State": {"Running": true, "Status": "running", "Error": ""},
   "Labels": {"b.c": "2", "a": "1"},
   "Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "81/tcp": null}
@@ -13,7 +13,7 @@ const DATA: &str = r#"{
 
 fn render(template: &str) -> Result<String, String> {
     let value: Value = serde_json::from_str(DATA).unwrap();
-    let value = value.with_maps(&["Labels", "Ports"]);
+    let value = value.with_maps(&["Labels", "Ports"], &["Env"]);
     Template::parse(template).and_then(|t| t.render(&value)).map_err(|e| e.to_string())
 }
 
@@ -22,9 +22,10 @@ fn what_go_gives() {
     for (template, expected) in [
         ("plain", "plain"),
         ("{{.Id}}", "0123456789abcdef"),
+        ("{{.ID}}", "0123456789abcdef"),
         ("{{ .State.Status }}!", "running!"),
         ("{{.Pid}} {{.Big}} {{.Load}} {{.Tty}}", "42 9007199254740993 0.5 false"),
-        ("{{.None}}", "<no value>"),
+        ("{{.None}} {{.Env}} {{json .Env}} {{len .Env}} {{eq .None nil}}", "<nil> [] null 0 true"),
         ("{{.Args}}", "[-c echo hi]"),
         ("{{.Labels}}", "map[a:1 b.c:2]"),
         ("{{.State}}", "{true running }"),

@@ -8,6 +8,7 @@ use sampan_docker_api::IdAnswer;
 use sampan_docker_api::detach;
 use sampan_docker_api::exec::{ExecCreate, ExecInspect, ExecStart};
 
+use super::options::environment::environment;
 use super::run::{self, container_path, follow_size};
 use crate::attached::{self, Attachment, Ended};
 use crate::client::Client;
@@ -65,7 +66,7 @@ pub(crate) async fn exec(client: &Client, command: Exec) -> Result<ExitCode> {
         attach_stderr: !command.detach,
         detach: command.detach,
         detach_keys: command.detach_keys.clone(),
-        env: Some(run::environment(&command.env, &command.env_file)?),
+        env: Some(environment(&command.env, &command.env_file)?),
         working_dir: command.workdir,
         cmd: arguments.to_vec(),
         ..ExecCreate::default()

@@ -4,8 +4,13 @@ pub(crate) mod analyze;
 pub(crate) mod build;
 pub(crate) mod builder;
 pub(crate) mod container;
+pub(crate) mod df;
 pub(crate) mod exec;
+pub(crate) mod extract;
 pub(crate) mod image;
+pub(crate) mod inspect;
+pub(crate) mod network;
+pub(crate) mod options;
 pub(crate) mod registry;
 pub(crate) mod run;
 pub(crate) mod store;
@@ -174,38 +179,22 @@ pub(crate) fn short(id: &str) -> &str {
     hex.get(..12).unwrap_or(hex)
 }
 
-/// A size such as `64m`, in bytes.
+/// A size such as `64m`, in bytes, for a flag.
 pub(crate) fn parse_size(text: &str) -> Result<i64, String> {
-    let lower = text.trim().to_lowercase();
-    let lower = lower.strip_suffix('b').filter(|t| !t.is_empty()).unwrap_or(&lower);
-    let (digits, factor) = match lower.chars().last() {
-        Some('k') => (&lower[..lower.len() - 1], 1i64 << 10),
-        Some('m') => (&lower[..lower.len() - 1], 1 << 20),
-        Some('g') => (&lower[..lower.len() - 1], 1 << 30),
-        Some('t') => (&lower[..lower.len() - 1], 1 << 40),
-        _ => (lower, 1),
-    };
-    // -1 stands for no limit.
-    let number: f64 =
-        digits.parse().map_err(|_| format!("`{text}` is not a size: use a number and b, k, m or g"))?;
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-    let bytes = (number * factor as f64) as i64;
-    if bytes < -1 { Err(format!("`{text}` is not a size")) } else { Ok(bytes) }
+    sampan_docker_api::written::bytes(text)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Whether there is no such thing.
+pub(crate) fn is_not_found(error: &anyhow::Error) -> bool {
+    let status = error.downcast_ref::<crate::client::DaemonError>().map(|e| e.status);
+    status == Some(http::StatusCode::NOT_FOUND)
+}
 
-    #[test]
-    fn sizes_have_units() {
-        for (text, bytes) in
-            [("64m", 64 << 20), ("1g", 1 << 30), ("512", 512), ("1.5k", 1536), ("2GB", 2 << 30), ("-1", -1)]
-        {
-            assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
-        }
-        for bad in ["", "m", "x", "1q", "-5"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
+/// This machine's architecture as images and Docker name it.
+pub(crate) fn goarch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }

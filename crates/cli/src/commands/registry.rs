@@ -62,15 +62,23 @@ pub(crate) async fn pull(client: &Client, command: Pull) -> Result<ExitCode> {
 }
 
 /// Pulls an image that is missing, for `run` and `create`; what happens is told beside their output.
-pub(crate) async fn pull_missing(client: &Client, image: &str, platform: &str) -> Result<()> {
-    tell(format_args!("Unable to find image '{}' locally", parse(image)?.familiar()));
-    pull_image_for_run(client, image, platform).await
+pub(crate) async fn pull_missing(client: &Client, image: &str, platform: &str, quiet: bool) -> Result<()> {
+    if !quiet {
+        tell(format_args!("Unable to find image '{}' locally", parse(image)?.familiar()));
+    }
+    pull_image_for_run(client, image, platform, quiet).await
 }
 
 /// Pulls an image for `run` and `create`.
-pub(crate) async fn pull_image_for_run(client: &Client, image: &str, platform: &str) -> Result<()> {
+pub(crate) async fn pull_image_for_run(
+    client: &Client,
+    image: &str,
+    platform: &str,
+    quiet: bool,
+) -> Result<()> {
     let tag = if has_tag(image) { "" } else { "latest" };
-    pull_image(client, image, tag, platform, Transfer::beside_output()).await
+    let shown = if quiet { Transfer::Quiet } else { Transfer::beside_output() };
+    pull_image(client, image, tag, platform, shown).await
 }
 
 async fn pull_image(

@@ -1,27 +1,25 @@
-//! The commands on the engine's space: `system df`, `system prune`, `system check`.
+//! The commands on the engine's space: `system prune`, `system check`.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use sampan_docker_api::container::{ContainerSummary, ContainersPruned};
-use sampan_docker_api::image::{ImageDeleted, ImageSummary, ImagesPruned};
+use sampan_docker_api::container::ContainersPruned;
+use sampan_docker_api::image::{ImageDeleted, ImagesPruned};
 use sampan_docker_api::store::CheckReport;
 use sampan_docker_api::units::human_size;
 use sampan_docker_api::volume::VolumesPruned;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::container::{confirm, filters};
-use super::{ago, say, short, system};
+use super::{df, network, say, system};
 use crate::client::{Client, query};
-use crate::table;
 
 /// `sampan system …`
 #[derive(Subcommand)]
 pub(crate) enum Group {
     /// Show the space that images, containers, volumes and the build cache take
-    Df(Df),
+    Df(df::Df),
     /// Remove what nothing uses
     Prune(Prune),
     /// Look whether the image store is whole
@@ -29,155 +27,17 @@ pub(crate) enum Group {
     /// Show what happens in the engine
     Events(system::Events),
     /// Show what the engine is and has
-    Info,
+    Info(system::Formatted),
 }
 
 pub(crate) async fn group(client: &Client, group: Group) -> Result<ExitCode> {
     match group {
-        Group::Df(command) => disk_usage(client, command).await,
+        Group::Df(command) => df::disk_usage(client, command).await,
         Group::Prune(command) => prune(client, command).await,
         Group::Check(command) => check(client, command).await,
         Group::Events(command) => system::events(client, command).await,
-        Group::Info => system::info(client).await,
+        Group::Info(command) => system::info(client, command).await,
     }
-}
-
-/// `sampan system df`
-#[derive(Args)]
-pub(crate) struct Df {
-    /// A row for each thing
-    #[arg(short, long)]
-    verbose: bool,
-    /// How to print
-    #[arg(long, value_parser = ["table", "json"], default_value = "table")]
-    format: String,
-}
-
-/// What `GET /system/df` answers, as far as it is shown.
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase", default)]
-struct Usage {
-    layers_size: u64,
-    images: Vec<ImageSummary>,
-    containers: Vec<ContainerSummary>,
-    volumes: Vec<Value>,
-    build_cache: Option<Vec<Value>>,
-}
-
-fn unsigned(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
-}
-
-async fn disk_usage(client: &Client, command: Df) -> Result<ExitCode> {
-    let answer: Value = client.get("/system/df").await?;
-    if command.format == "json" {
-        say(serde_json::to_string(&answer)?)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let usage: Usage = serde_json::from_value(answer)?;
-    if command.verbose {
-        print_verbose(&usage)?
-    } else {
-        print_sums(&usage)?
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A number of bytes that can be had back, with its share of all.
-fn reclaimable(bytes: u64, of: u64) -> String {
-    match (bytes * 100).checked_div(of) {
-        Some(percent) => format!("{} ({percent}%)", human_size(bytes)),
-        None => human_size(bytes),
-    }
-}
-
-fn print_sums(usage: &Usage) -> Result<()> {
-    let used = |i: &&ImageSummary| i.containers > 0;
-    // What used images have of their layers alone, and one time what they share, is not to be had.
-    let in_use: u64 = usage.images.iter().filter(used).map(|i| unsigned(i.size)).sum();
-    let image_free = usage.layers_size.saturating_sub(in_use);
-    let running = |c: &&ContainerSummary| matches!(c.state.as_str(), "running" | "paused" | "restarting");
-    let written = |c: &ContainerSummary| unsigned(c.size_rw.unwrap_or(0));
-    let container_bytes: u64 = usage.containers.iter().map(written).sum();
-    let container_free: u64 = usage.containers.iter().filter(|c| !running(c)).map(written).sum();
-    let size_of = |v: &Value| v.pointer("/UsageData/Size").and_then(Value::as_u64).unwrap_or(0);
-    let users = |v: &Value| v.pointer("/UsageData/RefCount").and_then(Value::as_i64).unwrap_or(0);
-    let volume_bytes: u64 = usage.volumes.iter().map(size_of).sum();
-    let volume_free: u64 = usage.volumes.iter().filter(|v| users(v) == 0).map(size_of).sum();
-    let cache = usage.build_cache.as_deref().unwrap_or_default();
-    let cached = |c: &Value| c.get("Size").and_then(Value::as_u64).unwrap_or(0);
-    let cache_used = cache.iter().filter(|c| c.get("InUse").and_then(Value::as_bool) == Some(true)).count();
-    let cache_bytes: u64 = cache.iter().map(cached).sum();
-    let row = |what: &str, total: usize, active: usize, size: u64, free: u64| {
-        vec![
-            what.to_owned(),
-            total.to_string(),
-            active.to_string(),
-            human_size(size),
-            reclaimable(free, size),
-        ]
-    };
-    let images_used = usage.images.iter().filter(used).count();
-    let containers_used = usage.containers.iter().filter(running).count();
-    let volumes_used = usage.volumes.iter().filter(|v| users(v) > 0).count();
-    let rows = [
-        row("Images", usage.images.len(), images_used, usage.layers_size, image_free),
-        row("Containers", usage.containers.len(), containers_used, container_bytes, container_free),
-        row("Local Volumes", usage.volumes.len(), volumes_used, volume_bytes, volume_free),
-        row("Build Cache", cache.len(), cache_used, cache_bytes, cache_bytes),
-    ];
-    Ok(table::print(&["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"], &rows)?)
-}
-
-fn print_verbose(usage: &Usage) -> Result<()> {
-    say("Images space usage:\n")?;
-    let mut rows = Vec::new();
-    for image in &usage.images {
-        let (size, shared) = (unsigned(image.size), unsigned(image.shared_size));
-        let names = image.repo_tags.clone().filter(|t| !t.is_empty());
-        for name in names.unwrap_or_else(|| vec!["<none>:<none>".to_owned()]) {
-            let (repository, tag) = name.rsplit_once(':').unwrap_or((&name, "<none>"));
-            rows.push(vec![
-                repository.to_owned(),
-                tag.to_owned(),
-                short(&image.id).to_owned(),
-                ago(image.created),
-                human_size(size),
-                human_size(shared),
-                human_size(size.saturating_sub(shared)),
-                image.containers.to_string(),
-            ]);
-        }
-    }
-    let header =
-        ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "SHARED SIZE", "UNIQUE SIZE", "CONTAINERS"];
-    table::print(&header, &rows)?;
-    say("\nContainers space usage:\n")?;
-    let row = |c: &ContainerSummary| {
-        let name = c.names.first().map_or("", |n| n.trim_start_matches('/')).to_owned();
-        let size = human_size(unsigned(c.size_rw.unwrap_or(0)));
-        vec![short(&c.id).to_owned(), c.image.clone(), c.command.clone(), size, c.status.clone(), name]
-    };
-    let rows: Vec<_> = usage.containers.iter().map(row).collect();
-    table::print(&["CONTAINER ID", "IMAGE", "COMMAND", "SIZE", "STATUS", "NAMES"], &rows)?;
-    say("\nLocal Volumes space usage:\n")?;
-    let number = |v: &Value, at: &str| v.pointer(at).and_then(Value::as_u64).unwrap_or(0);
-    let text = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let row = |v: &Value| {
-        let size = human_size(number(v, "/UsageData/Size"));
-        vec![text(v, "Name"), number(v, "/UsageData/RefCount").to_string(), size]
-    };
-    let rows: Vec<_> = usage.volumes.iter().map(row).collect();
-    table::print(&["VOLUME NAME", "LINKS", "SIZE"], &rows)?;
-    let cache = usage.build_cache.as_deref().unwrap_or_default();
-    let total: u64 = cache.iter().map(|c| number(c, "/Size")).sum();
-    say(format_args!("\nBuild cache usage: {}\n", human_size(total)))?;
-    let row = |c: &Value| {
-        let id = text(c, "ID").chars().take(12).collect();
-        vec![id, text(c, "Type"), human_size(number(c, "/Size")), text(c, "Description")]
-    };
-    let rows: Vec<_> = cache.iter().map(row).collect();
-    Ok(table::print(&["CACHE ID", "CACHE TYPE", "SIZE", "DESCRIPTION"], &rows)?)
 }
 
 /// `sampan system prune`
@@ -198,22 +58,35 @@ pub(crate) struct Prune {
 }
 
 async fn prune(client: &Client, command: Prune) -> Result<ExitCode> {
-    let mut what = vec!["all stopped containers"];
+    let mut what = vec!["all stopped containers", "all networks not used by at least one container"];
     if command.volumes {
-        what.push("all anonymous volumes that no container uses");
+        what.push("all anonymous volumes not used by at least one container");
     }
-    what.push(if command.all { "all images that no container uses" } else { "all images without a name" });
-    what.push("the build cache");
-    if !command.force && !confirm(&format!("This removes {}.", what.join(", ")))? {
-        return Ok(ExitCode::SUCCESS);
+    what.push(if command.all {
+        "all images without at least one container associated to them"
+    } else {
+        "all dangling images"
+    });
+    what.push("unused build cache");
+    if !command.force && !confirm(&format!("This will remove:\n  - {}\n", what.join("\n  - ")))? {
+        return Ok(ExitCode::FAILURE);
     }
     let wanted = filters(&command.filter)?;
     let path = format!("/containers/prune{}", query(&[("filters", &wanted)]));
     let containers: ContainersPruned = client.post_json(&path, &()).await?;
     let mut space = containers.space_reclaimed;
     section("Deleted Containers:", containers.containers_deleted.unwrap_or_default())?;
+    let networks = format!("/networks/prune{}", query(&[("filters", &wanted)]));
+    match client.post_json::<network::Pruned>(&networks, &()).await {
+        Ok(gone) => section("Deleted Networks:", gone.networks_deleted.unwrap_or_default())?,
+        Err(error) => super::tell(format_args!("sampan: {error:#}")),
+    }
     if command.volumes {
-        let volumes: VolumesPruned = client.post_json("/volumes/prune", &()).await?;
+        // Volumes have no time of their own to be filtered by.
+        let of_volumes: Vec<String> =
+            command.filter.iter().filter(|f| !f.starts_with("until=")).cloned().collect();
+        let path = format!("/volumes/prune{}", query(&[("filters", &filters(&of_volumes)?)]));
+        let volumes: VolumesPruned = client.post_json(&path, &()).await?;
         space += volumes.space_reclaimed;
         section("Deleted Volumes:", volumes.volumes_deleted.unwrap_or_default())?;
     }

@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use sampan_docker_api::container::CreateRequest;
+use sampan_docker_api::container::{CreateRequest, Healthcheck};
 use sampan_docker_api::host_config::{self, HostConfig, Mount};
 use sampan_docker_api::network::PortBinding;
 use sampan_engine::spec::{
-    ContainerSpec, Device, Dns, IpcMode, LogSpec, MountForm, MountSource, MountSpec, NamespaceMode, Port,
-    Publish, ReadOnlyBelow, Resources, RestartPolicy, SeccompChoice, Security, Ulimit,
+    ContainerSpec, Device, Dns, HealthSpec, IpcMode, LogSpec, MountForm, MountSource, MountSpec,
+    NamespaceMode, Port, Publish, ReadOnlyBelow, Resources, RestartPolicy, SeccompChoice, Security, Ulimit,
 };
 
 use super::error::{Answer, ApiError};
@@ -102,6 +102,7 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
         device_rules: host.device_cgroup_rules.clone().unwrap_or_default(),
         auto_remove: host.auto_remove,
         restart_policy: restart_policy(&host.restart_policy)?,
+        health: config.healthcheck.map(health),
         log: LogSpec { driver: host.log_config.kind.clone(), options: host.log_config.config.clone() },
         ..ContainerSpec::default()
     })
@@ -162,6 +163,17 @@ pub(crate) fn restart_policy(asked: &host_config::RestartPolicy) -> Answer<Resta
         )));
     }
     Ok(policy)
+}
+
+fn health(asked: Healthcheck) -> HealthSpec {
+    HealthSpec {
+        test: asked.test.unwrap_or_default(),
+        interval: asked.interval,
+        timeout: asked.timeout,
+        start_period: asked.start_period,
+        start_interval: asked.start_interval,
+        retries: asked.retries,
+    }
 }
 
 fn port(text: &str) -> Answer<Port> {
@@ -358,13 +370,10 @@ fn long_mount(mount: &Mount) -> Answer<MountSpec> {
     })
 }
 
-fn resources(host: &HostConfig) -> Answer<Resources> {
+pub(crate) fn resources(host: &HostConfig) -> Answer<Resources> {
     let unsigned = |what: &str, n: i64| {
         u64::try_from(n).map_err(|_| ApiError::invalid(format!("{what} must not be negative: {n}")))
     };
-    if host.nano_cpus > 0 && (host.cpu_period > 0 || host.cpu_quota > 0) {
-        return Err(ApiError::invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set"));
-    }
     Ok(Resources {
         cpu_shares: unsigned("CPU shares", host.cpu_shares)?,
         nano_cpus: host.nano_cpus,
@@ -382,7 +391,7 @@ fn resources(host: &HostConfig) -> Answer<Resources> {
             .ok()
             .filter(|n| (-1000..=1000).contains(n))
             .ok_or_else(|| ApiError::invalid("Invalid value for OOM score: the range is [-1000, 1000]"))?,
-        pids: host.pids_limit.unwrap_or(0),
+        pids: host.pids_limit,
         blkio_weight: host.blkio_weight,
         ..Resources::default()
     })

@@ -198,7 +198,7 @@ fn show(network: &NetworkRecord, members: &[Member]) -> wire::Network {
         created: network.created.to_string(),
         scope: "local".to_owned(),
         driver: network.driver.clone(),
-        enable_ipv4: true,
+        enable_ipv4: Some(true),
         enable_ipv6: network.ipv6,
         ipam: wire::Ipam {
             driver: network.ipam.driver.clone(),
@@ -261,7 +261,11 @@ pub(crate) fn places(
 }
 
 fn wish(settings: &EndpointSettings) -> Answer<EndpointWish> {
-    let ipam = settings.ipam_config.clone().unwrap_or_default();
+    let ipam: wire::EndpointIpam = match &settings.ipam_config {
+        None | Some(serde_json::Value::Null) => wire::EndpointIpam::default(),
+        Some(asked) => serde_json::from_value(asked.clone())
+            .map_err(|e| ApiError::invalid(format!("invalid IPAMConfig: {e}")))?,
+    };
     let link_local = ipam.link_local_ips.unwrap_or_default();
     let link_local = link_local.iter().map(|text| {
         let ip: Option<IpAddr> = text.parse().ok();
@@ -388,12 +392,14 @@ fn place(view: &View, network: &str, wish: &EndpointWish, endpoint: Option<&Endp
     let text = |ip: Option<String>| ip.unwrap_or_default();
     let asked = wish.ipv4.is_some() || wish.ipv6.is_some() || !wish.link_local.is_empty();
     let mut shown = EndpointSettings {
-        ipam_config: asked.then(|| wire::EndpointIpam {
-            ipv4_address: text(wish.ipv4.map(|ip| ip.to_string())),
-            ipv6_address: text(wish.ipv6.map(|ip| ip.to_string())),
-            link_local_ips: (!wish.link_local.is_empty())
-                .then(|| wish.link_local.iter().map(IpAddr::to_string).collect()),
-        }),
+        ipam_config: asked
+            .then_some(wire::EndpointIpam {
+                ipv4_address: text(wish.ipv4.map(|ip| ip.to_string())),
+                ipv6_address: text(wish.ipv6.map(|ip| ip.to_string())),
+                link_local_ips: (!wish.link_local.is_empty())
+                    .then(|| wish.link_local.iter().map(IpAddr::to_string).collect()),
+            })
+            .and_then(|ipam| serde_json::to_value(ipam).ok()),
         links: (!wish.links.is_empty()).then(|| wish.links.clone()),
         aliases: (!wish.aliases.is_empty()).then(|| wish.aliases.clone()),
         network_id: network.to_owned(),

@@ -6,8 +6,8 @@ use super::networks;
 use sampan_base::Timestamp;
 use sampan_docker_api::Empty;
 use sampan_docker_api::container::{
-    ContainerConfig, ContainerInspect, ContainerState, ContainerSummary, GraphDriver, Healthcheck,
-    MountPoint, SummaryHostConfig, SummaryNetworks,
+    ContainerConfig, ContainerInspect, ContainerState, ContainerSummary, GraphDriver, Health, HealthResult,
+    Healthcheck, MountPoint, SummaryHostConfig, SummaryNetworks,
 };
 use sampan_docker_api::host_config::{
     DeviceMapping, HostConfig, LogConfig, Mount, RestartPolicy, TmpfsOptions,
@@ -16,6 +16,7 @@ use sampan_docker_api::network::PortBinding;
 use sampan_docker_api::system::{Actor, Event};
 use sampan_docker_api::units::human_duration;
 use sampan_engine::container::View;
+use sampan_engine::container::health::HealthStatus;
 use sampan_engine::container::state::Phase;
 use sampan_engine::events::EventKind;
 use sampan_engine::spec::{self, ContainerSpec, IpcMode, MountSource, MountSpec, NamespaceMode};
@@ -50,7 +51,8 @@ pub(crate) fn inspect(
         created: record.created.to_string(),
         path,
         args,
-        state: state(&record.phase),
+        state: ContainerState { health: record.health.as_ref().map(health), ..state(&record.phase) },
+        restart_count: i64::from(record.restart_count),
         image: record.image_id.clone(),
         resolv_conf_path: file("resolv.conf"),
         hostname_path: file("hostname"),
@@ -94,8 +96,10 @@ fn state(phase: &Phase) -> ContainerState {
                 ..base
             }
         }
-        Phase::Exited(exit) => ContainerState {
-            status: "exited".to_owned(),
+        Phase::Exited(exit) | Phase::Restarting(exit) => ContainerState {
+            status: status_word(phase).to_owned(),
+            running: phase.is_on(),
+            restarting: phase.is_on(),
             exit_code: i64::from(exit.code),
             oom_killed: exit.oom_killed,
             error: exit.error.clone(),
@@ -112,17 +116,44 @@ pub(crate) fn status_word(phase: &Phase) -> &'static str {
         Phase::Created { .. } => "created",
         Phase::Running { .. } => "running",
         Phase::Paused { .. } => "paused",
+        Phase::Restarting(_) => "restarting",
         Phase::Exited(_) => "exited",
     }
 }
 
-/// The sentence for a phase: `Up 3 minutes`, `Exited (0) 2 hours ago`.
-fn status_text(phase: &Phase, now: Timestamp) -> String {
+fn health(health: &sampan_engine::container::health::Health) -> Health {
+    Health {
+        status: health.status.word().to_owned(),
+        failing_streak: i64::from(health.failing_streak),
+        log: health
+            .log
+            .iter()
+            .map(|r| HealthResult {
+                start: r.start.to_string(),
+                end: r.end.to_string(),
+                exit_code: i64::from(r.exit_code),
+                output: r.output.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// The sentence for a phase: `Up 3 minutes (healthy)`, `Exited (0) 2 hours ago`.
+fn status_text(phase: &Phase, health: Option<HealthStatus>, now: Timestamp) -> String {
     let since = |t: &Timestamp| human_duration(now.unix_seconds() - t.unix_seconds());
     match phase {
         Phase::Created { .. } => "Created".to_owned(),
-        Phase::Running { started_at, .. } => format!("Up {}", since(started_at)),
+        Phase::Running { started_at, .. } => {
+            let health = match health {
+                None => "",
+                Some(HealthStatus::Starting) => " (health: starting)",
+                Some(HealthStatus::Healthy) => " (healthy)",
+                Some(HealthStatus::Unhealthy) => " (unhealthy)",
+            };
+            format!("Up {}{health}", since(started_at))
+        }
         Phase::Paused { started_at, .. } => format!("Up {} (Paused)", since(started_at)),
+        Phase::Restarting(exit) => format!("Restarting ({}) {} ago", exit.code, since(&exit.finished_at)),
         Phase::Exited(exit) => format!("Exited ({}) {} ago", exit.code, since(&exit.finished_at)),
     }
 }
@@ -141,7 +172,7 @@ pub(crate) fn summary(view: &View, volumes: &std::path::Path, now: Timestamp) ->
         ports: networks::ports(view),
         labels: record.spec.labels.clone(),
         state: status_word(&record.phase).to_owned(),
-        status: status_text(&record.phase, now),
+        status: status_text(&record.phase, record.health.as_ref().map(|h| h.status), now),
         host_config: SummaryHostConfig { network_mode: networks::word(&record.spec) },
         network_settings: SummaryNetworks { networks },
         mounts: record.spec.mounts.iter().filter_map(|m| mount_point(m, volumes)).collect(),
@@ -217,6 +248,14 @@ fn config(spec: &ContainerSpec, id: &str) -> ContainerConfig {
         labels: Some(spec.labels.clone()),
         stop_signal: spec.stop_signal.clone(),
         stop_timeout: spec.stop_timeout,
+        healthcheck: spec.health.as_ref().map(|h| Healthcheck {
+            test: some(&h.test),
+            interval: h.interval,
+            timeout: h.timeout,
+            start_interval: h.start_interval,
+            retries: h.retries,
+            start_period: h.start_period,
+        }),
         ..ContainerConfig::default()
     }
 }
@@ -296,14 +335,10 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
         ),
         device_cgroup_rules: some(&spec.device_rules),
         memory_reservation: limits.memory_reservation,
-        memory_swap: if limits.memory_swap == 0 {
-            limits.memory.saturating_mul(2)
-        } else {
-            limits.memory_swap
-        },
+        memory_swap: limits.swap_limit(),
         memory_swappiness: limits.memory_swappiness.map(signed),
         oom_kill_disable: Some(limits.oom_kill_disable),
-        pids_limit: (limits.pids != 0).then_some(limits.pids),
+        pids_limit: limits.pids,
         ulimits: some(
             &spec
                 .ulimits
@@ -464,8 +499,14 @@ mod tests {
             (at("2026-01-01T00:00:00Z"), at("2026-01-01T00:01:00Z"), at("2026-01-01T00:03:00Z"));
         let exit =
             Exit { code: 3, oom_killed: false, started_at: start, finished_at: end, error: String::new() };
-        assert_eq!(status_text(&Phase::Exited(exit), now), "Exited (3) 2 minutes ago");
-        assert_eq!(status_text(&Phase::Running { pid: 1, started_at: start }, now), "Up 3 minutes");
-        assert_eq!(status_text(&Phase::Paused { pid: 1, started_at: start }, now), "Up 3 minutes (Paused)");
+        assert_eq!(status_text(&Phase::Exited(exit), None, now), "Exited (3) 2 minutes ago");
+        let running = Phase::Running { pid: 1, started_at: start };
+        assert_eq!(status_text(&running, None, now), "Up 3 minutes");
+        assert_eq!(
+            status_text(&running, Some(HealthStatus::Starting), now),
+            "Up 3 minutes (health: starting)"
+        );
+        let paused = Phase::Paused { pid: 1, started_at: start };
+        assert_eq!(status_text(&paused, Some(HealthStatus::Unhealthy), now), "Up 3 minutes (Paused)");
     }
 }

@@ -38,6 +38,7 @@ pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Valu
             json!({"Size": engine.volume_bytes(name).await?, "RefCount": engine.volume_users(name).len()});
         volumes.push(json!({
             "Name": name, "Driver": "local", "Mountpoint": volume.directory, "Scope": "local", "UsageData": usage,
+            "CreatedAt": volume.record.created, "Labels": volume.record.labels, "Options": null,
         }));
     }
     let mut containers = Vec::new();
@@ -57,6 +58,7 @@ pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Valu
         "Containers": containers,
         "Volumes": volumes,
         "BuildCache": super::builds::cache::shown(&engine).await?,
+        "BuilderSize": 0,
     })))
 }
 

@@ -87,28 +87,34 @@ async fn try_start(
     let directories = rootfs.clone();
     blocking(move || disk::create_directories(&directories, 0o711)).await.map_err(EngineError::file)?;
     let mount = {
-        let (inner, id, at) = (Arc::clone(inner), record.id.clone(), rootfs.clone());
-        blocking(move || inner.images.mount_snapshot(&id, &at))
+        let (inner, record, at) = (Arc::clone(inner), record.clone(), rootfs.clone());
+        blocking(move || crate::rootfs::mount(&inner, &record, &at))
     };
-    let (mounted, endpoint, task) = tokio::join!(
-        mount,
-        network::attach(inner, record),
-        shim::start(&inner.config.shim, &record.id, &bundle)
-    );
-    mounted?;
-    let attached = endpoint?;
+    let prepared = async {
+        let (mounted, attached) = tokio::join!(mount, network::attach(inner, record));
+        mounted?;
+        let attached = attached?;
+        let request = {
+            let (inner, record, attached) = (Arc::clone(inner), record.clone(), attached.clone());
+            let (bundle, rootfs) = (bundle.clone(), rootfs.clone());
+            blocking(move || {
+                let mut facts = facts(&inner, &record, &attached, &rootfs)?;
+                facts.console = console;
+                write_bundle(&bundle, &record.spec, &facts)?;
+                create_request(&inner, &record, &bundle)
+            })
+        };
+        Ok::<_, EngineError>((attached, request.await?))
+    };
+    let (prepared, task) = tokio::join!(prepared, shim::start(&inner.config.shim, &record.id, &bundle));
+    let (attached, request) = prepared?;
     let task = task.map_err(shim_failed("cannot start the container's shim"))?;
-    let facts = {
-        let (inner, record, attached) = (Arc::clone(inner), record.clone(), attached.clone());
-        let (bundle, rootfs) = (bundle.clone(), rootfs.clone());
-        blocking(move || {
-            let mut facts = facts(&inner, &record, &attached, &rootfs)?;
-            facts.console = console;
-            write_bundle(&bundle, &record.spec, &facts)?;
-            create_request(&inner, &record, &bundle)
-        })
-    };
-    let pid = task.create(facts.await?).await.map_err(start_failed)?;
+    let pid = task.create(request).await.map_err(|error| match error {
+        ShimError::Lost => EngineError::layer(Class::Internal, "the container's shim ended at once")(
+            shim::last_words(&bundle),
+        ),
+        other => start_failed(other),
+    })?;
     let (pid, started_at) = async {
         for (streams, client) in waiting.drain(..) {
             // A client that has gone meanwhile is no reason not to start.

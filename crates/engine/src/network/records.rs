@@ -198,7 +198,7 @@ impl Metadata {
     /// # Errors
     /// If the database can't be read.
     pub fn networks(&self) -> Result<Vec<NetworkRecord>> {
-        self.all(NETWORKS, "network")
+        self.all(NETWORKS, "network", |_, _, _| None)
     }
 
     /// Stores a network.
@@ -214,7 +214,7 @@ impl Metadata {
     /// # Errors
     /// If it can't be written.
     pub fn remove_network(&self, id: &str) -> Result<()> {
-        self.remove(NETWORKS, id)
+        self.remove(NETWORKS, id, Durable::Yes)
     }
 }
 
