@@ -4,6 +4,7 @@
 //! table "meta"        "version"        -> 1
 //! table "containers"  container id     -> JSON of ContainerRecord
 //! table "volumes"     volume name      -> JSON of VolumeRecord
+//! table "networks"    network id       -> JSON of NetworkRecord (network/records.rs)
 //! ```
 //!
 //! Crash argument: every change is one redb transaction, which is there as a whole or not at all. What a verb
@@ -153,6 +154,7 @@ impl Metadata {
             }
             write.open_table(CONTAINERS).map_err(failed("open"))?;
             write.open_table(VOLUMES).map_err(failed("open"))?;
+            write.open_table(crate::network::NETWORKS).map_err(failed("open"))?;
         }
         write.commit().map_err(failed("write"))?;
         Ok(Metadata { database })
@@ -210,7 +212,7 @@ impl Metadata {
         self.remove(VOLUMES, name, Durable::Yes)
     }
 
-    fn all<T: DeserializeOwned>(
+    pub(crate) fn all<T: DeserializeOwned>(
         &self,
         table: TableDefinition<'_, &str, &[u8]>,
         what: &str,
@@ -232,7 +234,7 @@ impl Metadata {
         Ok(records)
     }
 
-    fn put<T: Serialize>(
+    pub(crate) fn put<T: Serialize>(
         &self,
         table: TableDefinition<'_, &str, &[u8]>,
         key: &str,
@@ -252,7 +254,12 @@ impl Metadata {
         write.commit().map_err(failed("write"))
     }
 
-    fn remove(&self, table: TableDefinition<'_, &str, &[u8]>, key: &str, durable: Durable) -> Result<()> {
+    pub(crate) fn remove(
+        &self,
+        table: TableDefinition<'_, &str, &[u8]>,
+        key: &str,
+        durable: Durable,
+    ) -> Result<()> {
         let mut write = self.database.begin_write().map_err(failed("write"))?;
         if durable == Durable::No {
             write.set_durability(Durability::None).map_err(failed("write"))?;

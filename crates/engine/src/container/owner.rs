@@ -149,11 +149,13 @@ impl Owner {
                 let mut record = self.record();
                 let old = std::mem::replace(&mut record.name, name);
                 let stored = self.store(record, Durable::Yes).await;
+                self.note_name();
                 if stored.is_ok() {
                     self.event("rename", [("oldName", format!("/{old}"))]);
                 }
                 let _ = reply.send(stored);
             }
+            Some(Request::Networks { change, reply }) => drop(reply.send(self.change_networks(change).await)),
             Some(Request::Attach { streams, reply }) => match (&self.run, &self.view.borrow().record.phase) {
                 (Some(_), _) => {
                     let bundle = self.inner.config.bundle(&self.view.borrow().record.id);
@@ -220,6 +222,7 @@ impl Owner {
     }
 
     async fn run(&mut self, mut record: ContainerRecord, console: Option<(u32, u32)>) -> Result<()> {
+        network::normalise(&self.inner, &mut record.spec);
         match run::start(&self.inner, &record, console, &mut self.waiting).await {
             Ok(run) => {
                 record.phase = Phase::Running { pid: run.pid, started_at: run.started_at };
@@ -402,6 +405,33 @@ impl Owner {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
+    }
+
+    /// Connects or disconnects it, and stores what has become of it.
+    async fn change_networks(&mut self, change: network::Change) -> Result<()> {
+        let live = self.run.as_ref().map(|run| run.endpoints.clone());
+        let changed = network::change(&self.inner, self.record(), live, change).await?;
+        self.note_endpoints(changed.endpoints);
+        self.store(changed.record, Durable::Yes).await
+    }
+
+    fn note_endpoints(&mut self, endpoints: Vec<network::Endpoint>) {
+        if let Some(run) = &mut self.run {
+            run.endpoints.clone_from(&endpoints);
+            self.view.send_modify(|view| {
+                if let Some(live) = &mut view.live {
+                    live.endpoints = endpoints;
+                }
+            });
+        }
+    }
+
+    /// It has another name: so it has in its networks.
+    fn note_name(&mut self) {
+        let record = self.record();
+        let Some(mut endpoints) = self.run.as_ref().map(|run| run.endpoints.clone()) else { return };
+        network::renamed(&self.inner, &record, &mut endpoints);
+        self.note_endpoints(endpoints);
     }
 
     /// The end of a container that removes itself: whoever waits for it is told as soon as its name, its addresses and
