@@ -233,6 +233,8 @@ impl Owner {
                 self.view.send_modify(|view| view.live = Some(live));
                 self.alive.send_replace(true);
                 self.begin_monitor();
+                let record = self.record();
+                volumes::publish_use(&self.inner, &record.id, &record.spec, true);
                 self.event("start", []);
                 Ok(())
             }
@@ -285,7 +287,8 @@ impl Owner {
         let mut record = self.record();
         let limits_change = update.apply(&mut record.spec)?;
         if let (true, Some(run)) = (limits_change, &self.run) {
-            let resources = crate::bundle::resources(&record.spec.resources, Vec::new());
+            let devices = crate::devices::block_devices(&record.spec.resources)?;
+            let resources = crate::bundle::resources(&record.spec.resources, Vec::new(), &devices);
             run.task
                 .update(&resources)
                 .await
@@ -390,6 +393,7 @@ impl Owner {
         self.event("die", [("exitCode", code.to_string())]);
         self.alive.send_replace(false);
         self.inner.execs.forget_container(&record.id);
+        volumes::publish_use(&self.inner, &record.id, &record.spec, false);
         run::tear_down(&self.inner, &record.id, Some(&run.task)).await;
         self.view.send_modify(|view| {
             view.live = None;
@@ -465,7 +469,7 @@ impl Owner {
             move || -> Result<()> {
                 volumes::keep_anonymous(&inner, &record.id, !with_volumes)?;
                 inner.metadata.remove_container(&record.id)?;
-                inner.forget_on_disk(&record.id);
+                inner.forget_on_disk(&record.id, &record.spec);
                 if with_volumes {
                     volumes::remove_anonymous(&inner, &record.id, &record.spec);
                 }
