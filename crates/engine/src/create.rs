@@ -44,6 +44,7 @@ impl Engine {
         let warnings = check(&mut spec, &self.inner)?;
         self.add_mounts_of_others(&mut spec)?;
         self.resolve_containers(&mut spec)?;
+        crate::network::resolve(&self.inner, &mut spec)?;
         let id = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
         let name = self.claim_name(name, &id)?;
         let inner = Arc::clone(&self.inner);
@@ -136,7 +137,7 @@ fn check(spec: &mut ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
         }
     }
     let mut warnings = limits::check(&mut spec.resources, &inner.host, false)?;
-    if !spec.publish.is_empty() {
+    if !spec.publish.is_empty() && !spec.network.has_endpoints() {
         match spec.network {
             NetworkMode::Host | NetworkMode::None => {
                 warnings.push("Published ports are discarded when using host network mode".to_owned());

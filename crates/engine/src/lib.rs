@@ -75,6 +75,10 @@ pub(crate) struct Inner {
     /// When the build cache was last brought within its bounds.
     pub(crate) cache_bounded: Mutex<Option<std::time::Instant>>,
     pub(crate) net: sampan_net::Net,
+    /// All networks; the lock is held for look-ups and changes only.
+    networks: Mutex<network::Networks>,
+    /// Held while a network is made or removed.
+    pub(crate) network_turn: Mutex<()>,
     pub(crate) events: events::Events,
     pub(crate) execs: exec::Execs,
     /// File systems of containers that are looked into from outside.
@@ -91,6 +95,11 @@ impl Inner {
     /// The registry; the lock is held for look-ups only, never over an await.
     pub(crate) fn containers(&self) -> std::sync::MutexGuard<'_, Registry> {
         self.containers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The networks; the lock is held for look-ups only, never over an await.
+    pub(crate) fn networks(&self) -> std::sync::MutexGuard<'_, network::Networks> {
+        self.networks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(crate) fn find_container(&self, text: &str) -> Result<Arc<Handle>> {
@@ -178,7 +187,8 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
     }
     let images = images::Images::open(&config.root)?;
     let metadata = metadata::Metadata::open(&config.root)?;
-    let net = network::open(&config)?;
+    let networks = network::manage::load(&metadata, &config)?;
+    let net = network::open(&config, &networks)?;
     Ok(Inner {
         id: engine_id(&config.root)?,
         solver: Inner::open_solver(&config, &images)?,
@@ -189,6 +199,8 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         images,
         access: registry::Access::new(&config.settings.registries),
         net,
+        networks: Mutex::new(network::Networks::new(networks)),
+        network_turn: Mutex::default(),
         events: events::Events::default(),
         execs: exec::Execs::default(),
         borrowed: rootfs::Borrowed::default(),

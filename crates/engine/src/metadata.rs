@@ -4,6 +4,7 @@
 //! table "meta"        "version"        -> 1
 //! table "containers"  container id     -> JSON of ContainerRecord
 //! table "volumes"     volume name      -> JSON of VolumeRecord
+//! table "networks"    network id       -> JSON of NetworkRecord (network/records.rs)
 //! ```
 //!
 //! Crash argument: every change is one redb transaction, which is there as a whole or not at all. What a verb
@@ -156,6 +157,7 @@ impl Metadata {
             }
             write.open_table(CONTAINERS).map_err(failed("open"))?;
             write.open_table(VOLUMES).map_err(failed("open"))?;
+            write.open_table(crate::network::NETWORKS).map_err(failed("open"))?;
         }
         write.commit().map_err(failed("write"))?;
         Ok(Metadata { database })
@@ -193,8 +195,8 @@ impl Metadata {
     ///
     /// # Errors
     /// If it can't be written.
-    pub fn remove_container(&self, id: &str) -> Result<()> {
-        self.remove(CONTAINERS, id)
+    pub fn remove_container(&self, id: &str, durable: Durable) -> Result<()> {
+        self.remove(CONTAINERS, id, durable)
     }
 
     /// Stores a volume.
@@ -210,10 +212,10 @@ impl Metadata {
     /// # Errors
     /// If it can't be written.
     pub fn remove_volume(&self, name: &str) -> Result<()> {
-        self.remove(VOLUMES, name)
+        self.remove(VOLUMES, name, Durable::Yes)
     }
 
-    fn all<T: DeserializeOwned>(
+    pub(crate) fn all<T: DeserializeOwned>(
         &self,
         table: TableDefinition<'_, &str, &[u8]>,
         what: &str,
@@ -235,7 +237,7 @@ impl Metadata {
         Ok(records)
     }
 
-    fn put<T: Serialize>(
+    pub(crate) fn put<T: Serialize>(
         &self,
         table: TableDefinition<'_, &str, &[u8]>,
         key: &str,
@@ -255,8 +257,16 @@ impl Metadata {
         write.commit().map_err(failed("write"))
     }
 
-    fn remove(&self, table: TableDefinition<'_, &str, &[u8]>, key: &str) -> Result<()> {
-        let write = self.database.begin_write().map_err(failed("write"))?;
+    pub(crate) fn remove(
+        &self,
+        table: TableDefinition<'_, &str, &[u8]>,
+        key: &str,
+        durable: Durable,
+    ) -> Result<()> {
+        let mut write = self.database.begin_write().map_err(failed("write"))?;
+        if durable == Durable::No {
+            write.set_durability(Durability::None).map_err(failed("write"))?;
+        }
         write.open_table(table).map_err(failed("write"))?.remove(key).map_err(failed("write"))?;
         write.commit().map_err(failed("write"))
     }
@@ -302,7 +312,7 @@ mod tests {
         assert_eq!((found[0].id.as_str(), found[0].name.as_str()), ("a", "web"));
         assert!(found[0].unreadable.is_some());
         assert!(metadata.put_container(&found[0], Durable::Yes).is_err());
-        metadata.remove_container("a").unwrap();
+        metadata.remove_container("a", Durable::Yes).unwrap();
         assert!(metadata.containers().unwrap().is_empty());
     }
 
@@ -313,7 +323,7 @@ mod tests {
         let (a, b) = (record("a"), record("b"));
         metadata.put_container(&a, Durable::No).unwrap();
         metadata.put_container(&b, Durable::Yes).unwrap();
-        metadata.remove_container("b").unwrap();
+        metadata.remove_container("b", Durable::Yes).unwrap();
         drop(metadata);
         assert_eq!(Metadata::open(dir.path()).unwrap().containers().unwrap(), [a]);
     }

@@ -57,6 +57,7 @@ impl Engine {
         let inner = &self.inner;
         let bundle = inner.config.bundle(&record.id);
         let before = record.clone();
+        network::normalise(inner, &mut record.spec);
         let mut run = None;
         if bundle.exists() || record.phase.is_alive() {
             run = self.find_run(&record).await;

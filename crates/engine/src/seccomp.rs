@@ -10,7 +10,7 @@ const HERE: (&str, &str) = ("amd64", "SCMP_ARCH_X86_64");
 #[cfg(target_arch = "aarch64")]
 const HERE: (&str, &str) = ("arm64", "SCMP_ARCH_AARCH64");
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct Profile {
     default_action: Option<SeccompAction>,
@@ -25,21 +25,6 @@ struct Profile {
     listener_metadata: Option<String>,
     #[serde(deserialize_with = "nullable")]
     syscalls: Vec<Rule>,
-}
-
-impl Default for Profile {
-    fn default() -> Profile {
-        Profile {
-            default_action: None,
-            default_errno_ret: None,
-            architectures: Vec::new(),
-            arch_map: Vec::new(),
-            flags: Vec::new(),
-            listener_path: None,
-            listener_metadata: None,
-            syscalls: Vec::new(),
-        }
-    }
 }
 
 #[derive(Deserialize)]

@@ -139,6 +139,11 @@ pub(crate) fn remove_anonymous(inner: &Inner, id: &str, spec: &ContainerSpec) {
     }
 }
 
+/// Whether a container has volumes that go with it.
+pub(crate) fn has_anonymous(spec: &ContainerSpec) -> bool {
+    spec.mounts.iter().any(|mount| matches!(mount.source, MountSource::Volume { anonymous: true, .. }))
+}
+
 /// Lets volumes that were made for the container `id` outlive it: those that others use, or all.
 pub(crate) fn keep_anonymous(inner: &Inner, id: &str, all: bool) -> Result<()> {
     for record in inner.metadata.volumes()? {

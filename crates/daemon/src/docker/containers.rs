@@ -27,7 +27,7 @@ use super::show::{self, Paths};
 use super::{Query, convert, is_on, time};
 
 /// How many pieces of an answer wait for a slow client.
-const WAITING_PIECES: usize = 16;
+pub(crate) const WAITING_PIECES: usize = 16;
 
 /// A streaming body: what is sent into the channel goes to the client.
 pub(crate) fn channel_body() -> (mpsc::Sender<Bytes>, Body) {
@@ -145,11 +145,8 @@ fn names_container(view: &View, text: &str) -> bool {
 fn matches(view: &View, filters: &Filters, ancestors: &[String]) -> bool {
     let record = &view.record;
     let exited = |text: &str| record.phase.exit().is_some_and(|exit| text.parse() == Ok(exit.code));
-    let network = |text: &str| match &record.spec.network {
-        sampan_engine::spec::NetworkMode::Bridge => matches!(text, "bridge" | show::BRIDGE_ID),
-        sampan_engine::spec::NetworkMode::Host => matches!(text, "host" | show::HOST_ID),
-        sampan_engine::spec::NetworkMode::None => matches!(text, "none" | show::NONE_ID),
-        sampan_engine::spec::NetworkMode::Container(_) | sampan_engine::spec::NetworkMode::Named(_) => false,
+    let network = |text: &str| {
+        record.spec.endpoints.iter().any(|(id, wish)| wish.network == text || id.starts_with(text))
     };
     let volume = |text: &str| {
         record.spec.mounts.iter().any(|m| {

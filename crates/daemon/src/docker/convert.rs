@@ -13,8 +13,8 @@ use sampan_docker_api::container::{CreateRequest, Healthcheck};
 use sampan_docker_api::host_config::{self, HostConfig, ThrottleDevice};
 use sampan_docker_api::network::PortBinding;
 use sampan_engine::spec::{
-    ContainerSpec, Device, DeviceNumber, Dns, HealthSpec, IpcMode, LogSpec, NamespaceMode, NetworkMode, Port,
-    Publish, Resources, RestartPolicy, Ulimit,
+    ContainerSpec, Device, DeviceNumber, Dns, HealthSpec, IpcMode, LogSpec, NamespaceMode, Port, Publish,
+    Resources, RestartPolicy, Ulimit,
 };
 
 use super::error::{Answer, ApiError};
@@ -33,12 +33,7 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
     let ports = config.exposed_ports.unwrap_or_default();
     let exposed = ports.keys().map(|text| port(text)).collect::<Answer<Vec<_>>>()?;
     let text = |s: String| Some(s).filter(|s| !s.is_empty());
-    let network = match request.networking_config.map(|n| n.endpoints_config).unwrap_or_default() {
-        endpoints if host.network_mode.is_empty() && endpoints.len() == 1 => {
-            network_mode(endpoints.keys().next().map_or("", String::as_str))?
-        }
-        _ => network_mode(&host.network_mode)?,
-    };
+    let networks = super::networks::places(&host, request.networking_config, config.mac_address.as_deref())?;
     Ok(ContainerSpec {
         image: config.image,
         entrypoint: config.entrypoint,
@@ -59,10 +54,10 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
         publish_all: host.publish_all_ports,
         stop_signal: config.stop_signal.and_then(text),
         stop_timeout: config.stop_timeout,
-        network,
-        network_word: String::new(),
-        endpoints: BTreeMap::new(),
-        links: Vec::new(),
+        network: networks.mode,
+        network_word: host.network_mode.clone(),
+        endpoints: networks.endpoints,
+        links: host.links.clone().unwrap_or_default(),
         dns: Dns {
             servers: host.dns.clone(),
             search: host.dns_search.clone(),
@@ -127,7 +122,6 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
 }
 
 fn refuse_unsupported(host: &HostConfig) -> Answer<()> {
-    let set = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|l: &Vec<String>| !l.is_empty());
     if !matches!(host.isolation.as_str(), "" | "default") {
         return Err(ApiError::invalid(format!(
             "Invalid isolation: {:?} - linux only supports 'default'",
@@ -141,7 +135,6 @@ fn refuse_unsupported(host: &HostConfig) -> Answer<()> {
         return Err(ApiError::invalid(format!("invalid user namespace mode: {}", host.userns_mode)));
     }
     let refused = [
-        (set(&host.links), "--link: use a name in /etc/hosts (--add-host)"),
         (
             host.device_requests.as_ref().is_some_and(|l| !l.is_empty()),
             "--gpus and other device requests: name the devices with --device",
@@ -195,19 +188,6 @@ fn health(asked: Healthcheck) -> HealthSpec {
 
 fn port(text: &str) -> Answer<Port> {
     text.parse().map_err(ApiError::invalid)
-}
-
-fn network_mode(text: &str) -> Answer<NetworkMode> {
-    Ok(match text {
-        "" | "default" | "bridge" => NetworkMode::Bridge,
-        "host" => NetworkMode::Host,
-        "none" => NetworkMode::None,
-        other => match other.strip_prefix("container:") {
-            Some(id) if !id.is_empty() => NetworkMode::Container(id.to_owned()),
-            // Not 404: clients take that for a missing image, and pull it.
-            _ => return Err(ApiError::invalid(format!("network {other} not found"))),
-        },
-    })
 }
 
 fn namespace(kind: &str, text: &str) -> Answer<NamespaceMode> {
@@ -338,7 +318,7 @@ mod tests {
         );
         assert_eq!((spec.resources.nano_cpus, spec.resources.memory), (200_000_000, 64 << 20));
         assert_eq!(spec.resources.memory_swappiness, None);
-        assert_eq!(spec.network, NetworkMode::Bridge);
+        assert_eq!(spec.network, sampan_engine::spec::NetworkMode::Bridge);
     }
 
     #[test]
@@ -346,7 +326,7 @@ mod tests {
         for (json, words) in [
             (r#"{}"#, "no image"),
             (r#"{"Image":"a","ExposedPorts":{"x":{}}}"#, "invalid port `x`"),
-            (r#"{"Image":"a","HostConfig":{"NetworkMode":"nope"}}"#, "network nope not found"),
+            (r#"{"Image":"a","HostConfig":{"NetworkMode":"container:"}}"#, "invalid network mode"),
             (r#"{"Image":"a","HostConfig":{"PidMode":"x"}}"#, "invalid PID mode: x"),
             (r#"{"Image":"a","HostConfig":{"SecurityOpt":["x=y"]}}"#, "invalid --security-opt"),
             (r#"{"Image":"a","HostConfig":{"VolumesFrom":["b:x"]}}"#, "invalid mode: x"),

@@ -18,6 +18,7 @@ mod filters;
 mod hijack;
 mod images;
 mod info;
+mod networks;
 mod registry;
 mod show;
 mod stats;
@@ -98,8 +99,12 @@ pub(crate) fn router(engine: Engine, metrics: Metrics) -> Router {
         .route("/sampan/check", post(store::check))
         .route("/sampan/analyze", get(store::analyze))
         .route("/sampan/squash", post(store::squash))
-        .route("/networks", get(system::networks))
-        .route("/networks/{name}", get(system::network))
+        .route("/networks", get(networks::list))
+        .route("/networks/create", post(networks::create))
+        .route("/networks/prune", post(networks::prune))
+        .route("/networks/{name}", get(networks::inspect).delete(networks::remove))
+        .route("/networks/{name}/connect", post(networks::connect))
+        .route("/networks/{name}/disconnect", post(networks::disconnect))
         .merge(swarm::router())
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)

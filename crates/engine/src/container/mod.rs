@@ -85,6 +85,8 @@ pub(crate) enum Request {
     Rename { name: String, reply: Reply },
     /// Remove it, with its anonymous volumes if asked.
     Remove { force: bool, volumes: bool, reply: Reply },
+    /// Change the networks that it is in.
+    Networks { change: crate::network::Change, reply: Reply },
     /// Connect a client to its first process, when it starts if it does not run.
     Attach { streams: Streams, reply: oneshot::Sender<std::io::Result<tokio::net::UnixStream>> },
 }

@@ -22,7 +22,7 @@ use crate::events::EventKind;
 use crate::metadata::{ContainerRecord, Durable};
 use crate::shim::{ProcessExit, ShimError};
 use crate::spec::RestartPolicy;
-use crate::{Inner, blocking, volumes};
+use crate::{Inner, blocking, network, volumes};
 
 /// How many requests may wait for a container's owner.
 const REQUESTS: usize = 64;
@@ -149,11 +149,13 @@ impl Owner {
                 let mut record = self.record();
                 let old = std::mem::replace(&mut record.name, name);
                 let stored = self.store(record, Durable::Yes).await;
+                self.note_name();
                 if stored.is_ok() {
                     self.event("rename", [("oldName", format!("/{old}"))]);
                 }
                 let _ = reply.send(stored);
             }
+            Some(Request::Networks { change, reply }) => drop(reply.send(self.change_networks(change).await)),
             Some(Request::Attach { streams, reply }) => match (&self.run, &self.view.borrow().record.phase) {
                 (Some(_), _) => {
                     let bundle = self.inner.config.bundle(&self.view.borrow().record.id);
@@ -220,6 +222,7 @@ impl Owner {
     }
 
     async fn run(&mut self, mut record: ContainerRecord, console: Option<(u32, u32)>) -> Result<()> {
+        network::normalise(&self.inner, &mut record.spec);
         match run::start(&self.inner, &record, console, &mut self.waiting).await {
             Ok(run) => {
                 record.phase = Phase::Running { pid: run.pid, started_at: run.started_at };
@@ -379,6 +382,9 @@ impl Owner {
         } else {
             Phase::Exited(exit)
         };
+        if record.spec.auto_remove && !restarts && !volumes::has_anonymous(&record.spec) {
+            return self.vanish(record, run, oom_killed).await;
+        }
         // On disk before the shim, which remembers it too, is told to forget it.
         if let Err(error) = self.store(record.clone(), durable_unless(record.spec.auto_remove)).await {
             tracing::error!(
@@ -403,6 +409,74 @@ impl Owner {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
+    }
+
+    /// Connects or disconnects it, and stores what has become of it.
+    async fn change_networks(&mut self, change: network::Change) -> Result<()> {
+        let live = self.run.as_ref().map(|run| run.endpoints.clone());
+        let changed = network::change(&self.inner, self.record(), live, change).await?;
+        self.note_endpoints(changed.endpoints);
+        self.store(changed.record, Durable::Yes).await
+    }
+
+    fn note_endpoints(&mut self, endpoints: Vec<network::Endpoint>) {
+        if let Some(run) = &mut self.run {
+            run.endpoints.clone_from(&endpoints);
+            self.view.send_modify(|view| {
+                if let Some(live) = &mut view.live {
+                    live.endpoints = endpoints;
+                }
+            });
+        }
+    }
+
+    /// It has another name: so it has in its networks.
+    fn note_name(&mut self) {
+        let record = self.record();
+        let Some(mut endpoints) = self.run.as_ref().map(|run| run.endpoints.clone()) else { return };
+        network::renamed(&self.inner, &record, &mut endpoints);
+        self.note_endpoints(endpoints);
+    }
+
+    /// The end of a container that removes itself: whoever waits for it is told as soon as its name, its addresses and
+    /// ports, and its record are free; the rest goes behind the answer. Of a crash in between the next daemon finds
+    /// things without a record, which it removes, or the record of a container without a process, which it removes, too.
+    async fn vanish(&mut self, record: ContainerRecord, run: Run, oom_killed: bool) -> ControlFlow<()> {
+        let (id, code) = (record.id.clone(), crate::lifecycle::exit_code(&record.phase));
+        let spec = record.spec.clone();
+        self.view.send_modify(|view| view.record = record);
+        if oom_killed {
+            self.event("oom", []);
+        }
+        self.event("die", [("exitCode", code.to_string())]);
+        self.alive.send_replace(false);
+        self.inner.execs.forget_container(&id);
+        volumes::publish_use(&self.inner, &id, &spec, false);
+        network::detach(&self.inner, &id).await;
+        let forgotten = {
+            let (inner, id) = (Arc::clone(&self.inner), id.clone());
+            blocking(move || inner.metadata.remove_container(&id, Durable::No)).await
+        };
+        let gone = forgotten.is_ok();
+        if let Err(error) = forgotten {
+            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the record");
+        }
+        if gone {
+            self.inner.containers().remove(&id);
+            self.event("destroy", []);
+        }
+        self.view.send_modify(|view| {
+            view.live = None;
+            view.ended_runs += 1;
+            view.removed = gone;
+        });
+        run::tear_down(&self.inner, &id, Some(&run.task)).await;
+        if !gone {
+            return ControlFlow::Continue(());
+        }
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.forget_on_disk(&id, &spec)).await;
+        ControlFlow::Break(())
     }
 
     async fn pause(&mut self) -> Result<()> {
@@ -468,7 +542,7 @@ impl Owner {
             let (inner, record) = (Arc::clone(&inner), record.clone());
             move || -> Result<()> {
                 volumes::keep_anonymous(&inner, &record.id, !with_volumes)?;
-                inner.metadata.remove_container(&record.id)?;
+                inner.metadata.remove_container(&record.id, Durable::Yes)?;
                 inner.forget_on_disk(&record.id, &record.spec);
                 if with_volumes {
                     volumes::remove_anonymous(&inner, &record.id, &record.spec);
