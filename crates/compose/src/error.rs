@@ -68,4 +68,38 @@ impl serde::de::Error for ComposeError {
     fn custom<T: std::fmt::Display>(what: T) -> ComposeError {
         ComposeError::new(what.to_string())
     }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> ComposeError {
+        ComposeError::new(format!("unknown field `{field}`{}", nearest(field, expected)))
+    }
+
+    fn unknown_variant(word: &str, expected: &'static [&'static str]) -> ComposeError {
+        ComposeError::new(format!("unknown variant `{word}`: one of {}", expected.join(", ")))
+    }
+}
+
+/// What somebody may have meant.
+fn nearest(word: &str, known: &[&str]) -> String {
+    let best = known.iter().map(|k| (distance(word, k), k)).min();
+    match best {
+        Some((distance, known)) if distance <= word.len().div_ceil(3) => format!(": did you mean `{known}`?"),
+        _ if known.len() <= 12 => format!(": one of {}", known.join(", ")),
+        _ => String::new(),
+    }
+}
+
+/// How many letters must change to make one word another.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut before = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let cost = before + usize::from(x != *y);
+            before = row[j + 1];
+            row[j + 1] = cost.min(before + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
 }

@@ -382,7 +382,10 @@ fn a_project_has_a_name() {
 #[test]
 fn what_is_wrong_has_its_place() {
     for (text, said) in [
-        ("services:\n  a:\n    imge: x\n", "compose.yaml:3: services.a: unknown field `imge`"),
+        (
+            "services:\n  a:\n    imge: x\n",
+            "compose.yaml:3: services.a: unknown field `imge`: did you mean `image`?",
+        ),
         (
             "services:\n  a:\n    image: x\n    ports: [a]\n",
             "compose.yaml:4: services.a: invalid port to publish `a`",

@@ -67,7 +67,8 @@ impl Session {
         let given = flags.project_name.clone().or_else(|| std::env::var("COMPOSE_PROJECT_NAME").ok());
         match load(&Disk, &request) {
             Ok(project) => {
-                for warning in &project.warnings {
+                // Who only looks or stops has heard them when it was started.
+                for warning in project.warnings.iter().filter(|_| !by_name) {
                     tell(format_args!("WARNING: {warning}"));
                 }
                 let name = project.name.clone();
