@@ -7,7 +7,7 @@ BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
 PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
 PREFIX ?= /usr/local
 
-.PHONY: build release demo test test-vm lint conformance-oci conformance-build fuzz bench bench-image install clean
+.PHONY: build release demo test test-vm lint conformance-oci conformance-build conformance-docker fuzz bench bench-image install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -44,6 +44,13 @@ conformance-build: packages-build
 	@scripts/install-packages docker.io buildah busybox-static git bzip2 xz-utils zstd
 	cargo build $(PACKAGES)
 	BUILD_MATRIX=$(CURDIR)/docs/conformance-build.md cargo test -p sampan-build-tests --test build
+
+# Docker's API through docker-py, raw HTTP, the docker client and docker-compose, against ours and dockerd: docs/conformance-docker.md.
+conformance-docker: packages-build
+	@scripts/install-packages docker.io docker-compose busybox-static iproute2 iptables python3-venv
+	@scripts/python-venv target/conformance-venv docker==7.1.0
+	cargo build $(PACKAGES)
+	target/conformance-venv/bin/python conformance/docker/run --sampan $(TARGET)/debug --page docs/conformance-docker.md --record conformance/docker/dockerd.json
 
 # FUZZ_SECONDS=600 make fuzz: longer for each target.
 fuzz:

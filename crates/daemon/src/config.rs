@@ -138,6 +138,24 @@ struct File {
     registries: Registries,
     #[serde(default)]
     build: Build,
+    #[serde(default)]
+    network: Network,
+}
+
+/// Networks that people make.
+#[derive(Deserialize, Debug, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Network {
+    /// Where those without a subnet of their own get theirs [default: Docker's].
+    default_address_pools: Option<Vec<AddressPool>>,
+}
+
+/// All subnets of `size` in `base`, in the words of Docker's daemon.json.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+struct AddressPool {
+    base: Ipv4Net,
+    size: u8,
 }
 
 #[derive(Deserialize, Debug)]
@@ -217,6 +235,14 @@ pub(crate) fn effective(arguments: &Arguments) -> Result<Config> {
     set(&mut engine.bridge, arguments.bridge.as_ref(), file.bridge.as_ref());
     set(&mut engine.subnet, arguments.subnet.as_ref(), file.subnet.as_ref());
     set(&mut engine.table, arguments.table.as_ref(), file.table.as_ref());
+    if let Some(pools) = &file.network.default_address_pools {
+        if let Some(pool) = pools.iter().find(|p| p.size > 30 || p.size < p.base.prefix_len()) {
+            anyhow::bail!("the address pool `{}` has no subnets of size {}", pool.base, pool.size);
+        }
+        let pool =
+            |p: &AddressPool| sampan_engine::network::AddressPool { base: p.base.trunc(), size: p.size };
+        engine.address_pools = pools.iter().map(pool).collect();
+    }
     set(&mut engine.runtime, arguments.runtime.as_ref(), file.runtime.as_ref());
     set(&mut engine.shim, arguments.shim.as_ref(), file.shim.as_ref());
     let remap =

@@ -177,6 +177,23 @@ pub struct ContainerSummary {
     pub mounts: Vec<MountPoint>,
 }
 
+/// What `X-Docker-Container-Path-Stat` says of a path, in base64.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(default)]
+pub struct PathStat {
+    /// Its name.
+    pub name: String,
+    /// Bytes.
+    pub size: i64,
+    /// Permissions and kind, as Go writes them.
+    pub mode: u32,
+    /// When its content changed, RFC 3339.
+    pub mtime: String,
+    /// Where a link points.
+    #[serde(rename = "linkTarget")]
+    pub link_target: String,
+}
+
 /// The part of the host's side that a listing shows.
 #[derive(Serialize, Deserialize, Debug, Clone, Default)]
 #[serde(rename_all = "PascalCase", default)]
@@ -310,7 +327,42 @@ pub struct ContainerState {
     pub finished_at: String,
     /// What the health check says.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub health: Option<serde_json::Value>,
+    pub health: Option<Health>,
+}
+
+/// What a health check says.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Health {
+    /// `starting`, `healthy` or `unhealthy`.
+    pub status: String,
+    /// How many probes in a row have failed.
+    pub failing_streak: i64,
+    /// The last results, the newest last.
+    #[serde(deserialize_with = "null_default")]
+    pub log: Vec<HealthResult>,
+}
+
+/// The result of one probe.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct HealthResult {
+    /// When it began, RFC 3339.
+    pub start: String,
+    /// When it ended.
+    pub end: String,
+    /// 0: well; else: not.
+    pub exit_code: i64,
+    /// What it said.
+    pub output: String,
+}
+
+/// The answer to `POST /containers/{id}/update`.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct UpdateAnswer {
+    /// What can't be done as asked.
+    pub warnings: Option<Vec<String>>,
 }
 
 /// The snapshot driver's view of a container or image.

@@ -6,6 +6,7 @@
 //! * [`container`]: create, list, inspect, wait, top, changes.
 //! * [`host_config`]: the host's side of a container: limits, ports, mounts, namespaces.
 //! * [`exec`], [`image`], [`network`], [`volume`], [`system`], [`build`]: the other groups.
+//! * [`stats`]: what containers use.
 //! * [`store`]: what sampan has beside Docker's routes.
 //! * [`stream`]: how attached output is framed; [`detach`]: keys that leave a stream;
 //!   [`units`]: durations and sizes for people; [`written`]: how people write such things.
@@ -17,6 +18,7 @@ pub mod exec;
 pub mod host_config;
 pub mod image;
 pub mod network;
+pub mod stats;
 pub mod store;
 pub mod stream;
 pub mod system;

@@ -51,7 +51,7 @@ pub struct EndpointSettings {
     /// Addresses that were asked for.
     #[serde(rename = "IPAMConfig")]
     pub ipam_config: Option<serde_json::Value>,
-    /// Kept for old clients.
+    /// `container:alias`: names that only this container knows others by.
     pub links: Option<Vec<String>>,
     /// Further names in the network's DNS.
     pub aliases: Option<Vec<String>>,
@@ -84,13 +84,127 @@ pub struct EndpointSettings {
     pub mac_address: String,
     /// Options of the network's driver.
     pub driver_opts: Option<BTreeMap<String, String>>,
-    /// The network of the highest number has the default gateway.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// The network with the highest is the way to everywhere else.
+    #[serde(skip_serializing_if = "is_zero", deserialize_with = "null_default")]
     pub gw_priority: i64,
+    /// All its names in the network's DNS.
+    #[serde(rename = "DNSNames", skip_serializing_if = "Option::is_none")]
+    pub dns_names: Option<Vec<String>>,
 }
 
 fn is_zero(n: &i64) -> bool {
     *n == 0
+}
+
+/// Addresses that are asked for.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct EndpointIpam {
+    /// IPv4.
+    #[serde(
+        rename = "IPv4Address",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "null_default"
+    )]
+    pub ipv4_address: String,
+    /// IPv6.
+    #[serde(
+        rename = "IPv6Address",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "null_default"
+    )]
+    pub ipv6_address: String,
+    /// Further ones, which mean nothing beyond the link.
+    #[serde(rename = "LinkLocalIPs", skip_serializing_if = "Option::is_none")]
+    pub link_local_ips: Option<Vec<String>>,
+}
+
+/// A network that is to be made.
+#[derive(Serialize, Deserialize, Debug, Clone, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkCreate {
+    /// Its name.
+    #[serde(deserialize_with = "null_default")]
+    pub name: String,
+    /// Whether another of that name is refused (API before 1.44).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check_duplicate: Option<bool>,
+    /// `bridge` if empty.
+    #[serde(deserialize_with = "null_default")]
+    pub driver: String,
+    /// `local`, or `swarm`.
+    #[serde(deserialize_with = "null_default")]
+    pub scope: String,
+    /// IPv4 addresses; on if it is missing.
+    #[serde(rename = "EnableIPv4", skip_serializing_if = "Option::is_none")]
+    pub enable_ipv4: Option<bool>,
+    /// IPv6 addresses.
+    #[serde(rename = "EnableIPv6", skip_serializing_if = "Option::is_none")]
+    pub enable_ipv6: Option<bool>,
+    /// How addresses are given.
+    #[serde(rename = "IPAM")]
+    pub ipam: Option<Ipam>,
+    /// Without a way out.
+    #[serde(deserialize_with = "null_default")]
+    pub internal: bool,
+    /// For containers that are started by hand.
+    #[serde(deserialize_with = "null_default")]
+    pub attachable: bool,
+    /// Swarm only.
+    #[serde(deserialize_with = "null_default")]
+    pub ingress: bool,
+    /// Only a configuration for others.
+    #[serde(deserialize_with = "null_default")]
+    pub config_only: bool,
+    /// Where the configuration is.
+    pub config_from: Option<ConfigFrom>,
+    /// Options of the driver.
+    #[serde(deserialize_with = "null_default")]
+    pub options: BTreeMap<String, String>,
+    /// Labels.
+    #[serde(deserialize_with = "null_default")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What is answered when a network is made.
+#[derive(Serialize, Deserialize, Debug, Clone, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkCreated {
+    /// Its id.
+    pub id: String,
+    /// What could not be done as asked.
+    pub warning: String,
+}
+
+/// A container is to be connected to a network.
+#[derive(Serialize, Deserialize, Debug, Clone, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkConnect {
+    /// The container's name or id.
+    #[serde(deserialize_with = "null_default")]
+    pub container: String,
+    /// How.
+    pub endpoint_config: Option<EndpointSettings>,
+}
+
+/// A container is to be disconnected from a network.
+#[derive(Serialize, Deserialize, Debug, Clone, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkDisconnect {
+    /// The container's name or id.
+    #[serde(deserialize_with = "null_default")]
+    pub container: String,
+    /// Even if the container is not there.
+    #[serde(deserialize_with = "null_default")]
+    pub force: bool,
+}
+
+/// What a pruning has removed.
+#[derive(Serialize, Deserialize, Debug, Clone, Default)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworksPruned {
+    /// Names.
+    pub networks_deleted: Option<Vec<String>>,
 }
 
 /// A network as `GET /networks` shows it.
@@ -142,6 +256,7 @@ pub struct Network {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Ipam {
     /// `default`.
+    #[serde(deserialize_with = "null_default")]
     pub driver: String,
     /// Its options.
     pub options: Option<BTreeMap<String, String>>,
@@ -155,10 +270,17 @@ pub struct Ipam {
 #[serde(rename_all = "PascalCase", default)]
 pub struct IpamPool {
     /// `172.17.0.0/16`.
+    #[serde(deserialize_with = "null_default")]
     pub subnet: String,
+    /// `172.17.5.0/24`: where containers' addresses are taken from.
+    #[serde(rename = "IPRange", skip_serializing_if = "String::is_empty", deserialize_with = "null_default")]
+    pub ip_range: String,
     /// `172.17.0.1`.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "null_default")]
     pub gateway: String,
+    /// Addresses that no container gets, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_default")]
+    pub auxiliary_addresses: BTreeMap<String, String>,
 }
 
 /// Swarm only.

@@ -27,6 +27,14 @@ pub(crate) fn apply_changes(config: &mut ImageConfig, changes: &[String]) -> Res
         .map_err(|error| EngineError::Invalid(sampan_base::chain(&error)))
 }
 
+/// Whether [`Engine::commit`] and [`Engine::import`] could apply these instructions.
+///
+/// # Errors
+/// If one makes no sense in a change.
+pub fn check_changes(changes: &[String]) -> Result<()> {
+    apply_changes(&mut ImageConfig::for_host(), changes)
+}
+
 /// Where a build's files are.
 pub enum Files {
     /// In a tar, perhaps packed.
@@ -100,8 +108,10 @@ impl Build {
 pub struct BuildFailure {
     /// For people, in one line.
     pub message: String,
-    /// The exit code of a RUN instruction.
-    pub code: Option<i32>,
+    /// The command of a RUN instruction that failed, and its exit code.
+    pub command: Option<(String, i32)>,
+    /// Whose fault it is.
+    pub class: Class,
 }
 
 impl Engine {
@@ -193,7 +203,7 @@ fn read(
     agent: Option<&Path>,
     cancel: &Cancel,
 ) -> std::result::Result<Context, BuildFailure> {
-    let told = |message: String| BuildFailure { message, code: None };
+    let told = |message: String| BuildFailure { message, command: None, class: Class::Internal };
     let read: std::result::Result<Context, ContextError> = match files {
         Files::Tar(mut tar) => {
             let spool = spool_directory(inner).map_err(|e| told(sampan_base::chain(&e)))?;
@@ -219,11 +229,11 @@ fn spool_directory(inner: &Inner) -> Result<PathBuf> {
 }
 
 fn failure(error: &BuildError) -> BuildFailure {
-    let code = match error {
-        BuildError::Command { code, .. } => Some(*code),
+    let command = match error {
+        BuildError::Command { code, command, .. } => Some((command.clone(), *code)),
         _ => None,
     };
-    BuildFailure { message: sampan_base::chain(error), code }
+    BuildFailure { message: sampan_base::chain(error), command, class: error.class() }
 }
 
 impl Inner {

@@ -238,7 +238,7 @@ fn device_rules(spec: &ContainerSpec, facts: &Facts) -> Vec<DeviceRule> {
     rules
 }
 
-fn resources(limits: &Resources, devices: Vec<DeviceRule>) -> OciResources {
+pub(crate) fn resources(limits: &Resources, devices: Vec<DeviceRule>) -> OciResources {
     let positive = |n: i64| (n > 0).then_some(n);
     // `--cpus 0.2` is a quota of 20 ms in each period of 100 ms.
     const PERIOD: u64 = 100_000;
@@ -252,10 +252,7 @@ fn resources(limits: &Resources, devices: Vec<DeviceRule>) -> OciResources {
         )
     };
     let text = |s: &String| (!s.is_empty()).then(|| s.clone());
-    let swap = match (limits.memory_swap, limits.memory) {
-        (0, memory) => positive(memory).map(|m| m.saturating_mul(2)),
-        (swap, _) => Some(swap),
-    };
+    let swap = Some(limits.swap_limit()).filter(|n| *n != 0);
     OciResources {
         devices,
         memory: Some(Memory {
@@ -274,7 +271,7 @@ fn resources(limits: &Resources, devices: Vec<DeviceRule>) -> OciResources {
             mems: text(&limits.cpuset_mems),
             ..Cpu::default()
         }),
-        pids: positive(limits.pids).map(|limit| Pids { limit: Some(limit) }),
+        pids: limits.pids.filter(|n| *n != 0).map(|limit| Pids { limit: Some(limit) }),
         block_io: (limits.blkio_weight > 0)
             .then(|| BlockIo { weight: Some(limits.blkio_weight), ..BlockIo::default() }),
         ..OciResources::default()

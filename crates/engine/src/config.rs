@@ -20,6 +20,8 @@ pub struct EngineConfig {
     pub bridge: String,
     /// The default network's addresses; the first is the bridge's.
     pub subnet: Ipv4Net,
+    /// Where networks without a subnet of their own get theirs. Default: Docker's.
+    pub address_pools: Vec<crate::network::AddressPool>,
     /// The nftables table that the engine owns. Default `sampan`.
     pub table: String,
     /// The OCI runtime's executable.
@@ -68,6 +70,7 @@ impl EngineConfig {
             state: PathBuf::from("/run/sampan"),
             bridge: "sampan0".to_owned(),
             subnet: Ipv4Net::new_assert(Ipv4Addr::new(172, 31, 0, 0), 16),
+            address_pools: crate::network::ipam::default_pools(),
             table: "sampan".to_owned(),
             runtime: program("sampan-runtime"),
             shim: program("containerd-shim-sampan-v2"),

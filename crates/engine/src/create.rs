@@ -3,24 +3,24 @@
 //! Crash argument: the record is stored last. What a crash before that leaves (a snapshot, a directory) has no record, and
 //! the next daemon removes it; anonymous volumes are then unused ones.
 
+pub(crate) mod limits;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sampan_base::{Timestamp, files as disk};
 
+use crate::container::health;
 use crate::container::owner::{self, publish};
 use crate::container::state::Phase;
 use crate::error::{EngineError, Result};
 use crate::images::Image;
 use crate::metadata::{ContainerRecord, Durable};
 use crate::spec::{
-    ContainerSpec, IpcMode, MountForm, MountSource, MountSpec, NamespaceMode, NetworkMode, RestartPolicy,
-    check_name,
+    ContainerSpec, HealthSpec, IpcMode, MountForm, MountSource, MountSpec, NamespaceMode, NetworkMode,
+    RestartPolicy, check_name,
 };
 use crate::{Engine, Inner, blocking, names, volumes};
-
-/// The least memory that a container may be limited to, in bytes, as in Docker.
-const LEAST_MEMORY: i64 = 6 << 20;
 
 /// A container that was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +42,9 @@ impl Engine {
         }
         let mut spec = spec;
         crate::logs::driver::settle(&mut spec.log, &self.inner.settings().log);
-        let warnings = check(&spec, &self.inner)?;
+        let warnings = check(&mut spec, &self.inner)?;
         self.resolve_containers(&mut spec)?;
+        crate::network::resolve(&self.inner, &mut spec)?;
         let id = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
         let name = self.claim_name(name, &id)?;
         let inner = Arc::clone(&self.inner);
@@ -99,32 +100,33 @@ impl Engine {
     }
 }
 
-/// What can be said against a spec without looking at its image; warnings are what can be lived with.
-fn check(spec: &ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
+/// What can be said against a spec without looking at its image; warnings are what can be lived with. The sentences are
+/// Docker's.
+fn check(spec: &mut ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
     let invalid = |text: String| Err(EngineError::Invalid(text));
-    let limits = &spec.resources;
-    let cpus = f64::from(inner.host.cpus);
-    if limits.nano_cpus < 0 || limits.nano_cpus > i64::from(inner.host.cpus) * 1_000_000_000 {
-        return invalid(format!(
-            "Range of CPUs is from 0.01 to {cpus:.2}, as there are only {} CPUs available",
-            inner.host.cpus
-        ));
-    }
-    if limits.memory < 0 || (limits.memory > 0 && limits.memory < LEAST_MEMORY) {
-        return invalid(format!("Minimum memory limit allowed is {}MB", LEAST_MEMORY >> 20));
-    }
-    if limits.memory_swap > 0 && limits.memory == 0 {
-        return invalid(
-            "You should always set the Memory limit when using Memoryswap limit, see usage".to_owned(),
-        );
-    }
-    if limits.memory_swap > 0 && limits.memory_swap < limits.memory {
-        return invalid("Minimum memoryswap limit should be larger than memory limit, see usage".to_owned());
-    }
     if let Some(directory) = spec.working_dir.as_ref().filter(|d| !d.starts_with('/')) {
         return invalid(format!(
             "the working directory '{directory}' is invalid, it needs to be an absolute path"
         ));
+    }
+    if let Some(signal) = &spec.stop_signal {
+        crate::parse_signal(signal).map_err(|_| EngineError::Invalid(format!("Invalid signal: {signal}")))?;
+    }
+    if let Some(entry) = spec.env.iter().find(|e| e.is_empty() || e.starts_with('=')) {
+        return invalid(format!("invalid environment variable: {entry}"));
+    }
+    if let Some(health) = &spec.health {
+        health::check(health).map_err(EngineError::Invalid)?;
+    }
+    if spec.auto_remove && spec.restart_policy != RestartPolicy::No {
+        return invalid("can't create 'AutoRemove' container with restart policy".to_owned());
+    }
+    if spec.shm_size < 0 {
+        return invalid("SHM size can not be less than 0".to_owned());
+    }
+    let score = spec.resources.oom_score_adj;
+    if !(-1000..=1000).contains(&score) {
+        return invalid(format!("Invalid value {score}, range for oom score adj is [-1000, 1000]"));
     }
     for mount in &spec.mounts {
         if !mount.target.starts_with('/') || mount.target.split('/').any(|part| part == "..") {
@@ -134,23 +136,22 @@ fn check(spec: &ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
             return invalid("invalid specification: destination can't be '/'".to_owned());
         }
     }
-    if !spec.publish.is_empty() && spec.network != NetworkMode::Bridge {
+    let mut warnings = limits::check(&mut spec.resources, &inner.host, false)?;
+    if !spec.publish.is_empty() && !spec.network.has_endpoints() {
         match spec.network {
             NetworkMode::Host | NetworkMode::None => {
-                return Ok(vec!["Published ports are discarded when using host network mode".to_owned()]);
+                warnings.push("Published ports are discarded when using host network mode".to_owned());
             }
-            _ => {
+            NetworkMode::Container(_) => {
                 return invalid(
                     "conflicting options: port publishing and the container type network mode".to_owned(),
                 );
             }
+            _ => {}
         }
     }
     crate::logs::driver::check(&spec.log)?;
-    if spec.restart_policy != RestartPolicy::No {
-        return Err(EngineError::Unsupported("restart policies are not supported yet".to_owned()));
-    }
-    Ok(Vec::new())
+    Ok(warnings)
 }
 
 /// Makes all that a container has on disk. On an error nothing of it is left.
@@ -165,6 +166,10 @@ fn make(inner: &Inner, id: String, name: String, mut spec: ContainerSpec) -> Res
         args,
         spec,
         phase: Phase::Created { error: None },
+        restart_count: 0,
+        stopped_by_hand: false,
+        health: None,
+        unreadable: None,
     };
     let result = (|| {
         let directory = record.spec.working_dir.as_ref().unwrap_or(&image.config.config.working_dir);
@@ -203,6 +208,18 @@ fn complete(spec: &mut ContainerSpec, image: &Image) -> Result<Vec<String>> {
         if !spec.anonymous_volumes.contains(path) {
             spec.anonymous_volumes.push(path.clone());
         }
+    }
+    let images = from_image.healthcheck.as_ref().map(|h| HealthSpec {
+        test: h.test.clone(),
+        interval: h.interval,
+        timeout: h.timeout,
+        start_period: h.start_period,
+        start_interval: h.start_interval,
+        retries: h.retries,
+    });
+    spec.health = health::merge(spec.health.take(), images);
+    if spec.shell.is_none() {
+        spec.shell.clone_from(&from_image.shell);
     }
     // An entrypoint given by hand drops the image's arguments; an empty one (`--entrypoint ""`) drops the image's.
     let given = spec.entrypoint.is_some();

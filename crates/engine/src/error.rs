@@ -27,6 +27,14 @@ pub enum EngineError {
         id: String,
     },
     /// No volume has this name.
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchPath {
+        /// The path.
+        path: String,
+        /// The container as it was asked for.
+        container: String,
+    },
+    /// There is no such volume.
     #[error("get {name}: no such volume")]
     NoSuchVolume {
         /// As it was asked for.
@@ -96,6 +104,21 @@ pub enum EngineError {
     /// This engine can't do it.
     #[error("{0}")]
     Unsupported(String),
+    /// It is not allowed here.
+    #[error("{0}")]
+    Forbidden(String),
+    /// There is nothing left of what is asked for.
+    #[error("{0}")]
+    Exhausted(String),
+    /// It needs something that does not run here.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Something that is asked for by name is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// It could not be done.
+    #[error("{0}")]
+    Failed(String),
     /// The command can't be started.
     #[error("{message}")]
     Command {
@@ -130,6 +153,7 @@ impl EngineError {
             | EngineError::NoSuchImage { .. }
             | EngineError::NoSuchExec { .. }
             | EngineError::NoSuchVolume { .. }
+            | EngineError::NoSuchPath { .. }
             | EngineError::NoSuchNetwork { .. }
             | EngineError::NotToPush { .. }
             | EngineError::NoSuchTag { .. }
@@ -140,6 +164,11 @@ impl EngineError {
             EngineError::NameInUse { .. } | EngineError::Conflict(_) => Class::Conflict,
             EngineError::Denied(denial) => denial.class(),
             EngineError::Unsupported(_) => Class::Unsupported,
+            EngineError::Forbidden(_) => Class::Forbidden,
+            EngineError::Exhausted(_) => Class::Exhausted,
+            EngineError::Unavailable(_) => Class::Unavailable,
+            EngineError::NotFound(_) => Class::NotFound,
+            EngineError::Failed(_) => Class::Internal,
             EngineError::Command { exit_code: 127, .. } => Class::CommandNotFound,
             EngineError::Command { .. } => Class::CommandNotExecutable,
             EngineError::Gone { .. } => Class::Unavailable,

@@ -1,7 +1,7 @@
 //! Further processes in a running container.
 //!
-//! An exec is made (a record in memory, as in Docker: it does not outlive the daemon), then started once; its shim runs
-//! it, serves its streams and keeps its exit code.
+//! An exec is made (a record in memory), then started once; its shim runs it, serves its streams and keeps its exit code.
+//! While it runs, `<bundle>/exec-<id>.json` says what it is, so that the next daemon can look after it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use sampan_base::Class;
 use sampan_oci::runtime::{ConsoleSize, Process, User};
 use sampan_rpc::task as api;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
@@ -17,11 +18,12 @@ use crate::container::owner::publish;
 use crate::container::run;
 use crate::container::state::Verb;
 use crate::error::{EngineError, Result};
+use crate::metadata::ContainerRecord;
 use crate::shim::Task;
 use crate::{Engine, Inner, blocking, user};
 
 /// What an exec is to run.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ExecSpec {
     /// Command and arguments.
     pub args: Vec<String>,
@@ -43,6 +45,13 @@ pub struct ExecSpec {
     pub stderr: bool,
     /// The keys that leave the stream; only shown again.
     pub detach_keys: String,
+}
+
+/// What is kept of a running exec for the next daemon.
+#[derive(Serialize, Deserialize, Debug)]
+struct Kept {
+    id: String,
+    spec: ExecSpec,
 }
 
 /// Where an exec is in its life.
@@ -187,15 +196,29 @@ impl Engine {
         let view = self.exec_inspect(id)?;
         let handle = self.inner.find_container(&view.container)?;
         let (container, live) = handle.live(Verb::Exec).await?;
+        self.exec_start_in(id, &container.record, &live.task, detach, console).await
+    }
+
+    /// As [`Engine::exec_start`], in a container that is known to run.
+    pub(crate) async fn exec_start_in(
+        &self,
+        id: &str,
+        container: &ContainerRecord,
+        task: &Task,
+        detach: bool,
+        console: Option<(u32, u32)>,
+    ) -> Result<Option<UnixStream>> {
+        let view = self.exec_inspect(id)?;
         self.take_for_start(id)?;
-        let started = self.start_process(&view, &live.task, detach, console).await;
+        let started = self.start_process(&view, task, detach, console).await;
         match started {
             Ok((pid, stream)) => {
                 self.inner.execs.set(id, ExecPhase::Running { pid });
                 let action = format!("exec_start: {}", view.spec.args.join(" "));
-                publish(&self.inner, &container.record, action, [("execID", id.to_owned())]);
-                let (inner, task, id) = (Arc::clone(&self.inner), live.task, id.to_owned());
-                tokio::spawn(async move { look_after(&inner, &task, &container.record, &id, pid).await });
+                publish(&self.inner, container, action, [("execID", id.to_owned())]);
+                let (inner, task, id) = (Arc::clone(&self.inner), task.clone(), id.to_owned());
+                let container = container.clone();
+                tokio::spawn(async move { look_after(&inner, &task, &container, &id, pid).await });
                 Ok(stream)
             }
             Err(error) => {
@@ -207,6 +230,52 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Makes the exec of a health check's probe.
+    pub(crate) fn probe_create(&self, record: &ContainerRecord, spec: ExecSpec) -> Result<String> {
+        let id = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
+        let action = format!("exec_create: {}", spec.args.join(" "));
+        publish(&self.inner, record, action, [("execID", id.clone())]);
+        let (exec, container) = (id.clone(), record.id.clone());
+        self.inner.execs.insert(ExecView { id: exec, container, spec, phase: ExecPhase::Created });
+        Ok(id)
+    }
+
+    /// Looks after the execs again that an earlier daemon left running in a container.
+    pub(crate) async fn restore_execs(&self, container: &ContainerRecord, task: &Task) {
+        let bundle = self.inner.config.bundle(&container.id);
+        let kept = blocking(move || kept_in(&bundle)).await;
+        for Kept { id, spec } in kept {
+            let Ok(state) = task.state_of(Some(&id)).await else { continue };
+            let (phase, container_id) = (ExecPhase::Running { pid: state.pid }, container.id.clone());
+            self.inner.execs.insert(ExecView { id: id.clone(), container: container_id, spec, phase });
+            let (inner, task, container) = (Arc::clone(&self.inner), task.clone(), container.clone());
+            tokio::spawn(async move { look_after(&inner, &task, &container, &id, state.pid).await });
+        }
+    }
+
+    /// Forgets an exec that nobody can ask about; kills it if it runs.
+    pub(crate) async fn exec_discard(&self, id: &str, task: &Task) {
+        if let Ok(ExecPhase::Running { pid }) = self.exec_inspect(id).map(|view| view.phase) {
+            // It leads a process group (the runtime makes it a session's leader), so what it started goes with it.
+            if let Some(group) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+                // It may have ended meanwhile.
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
+            if let Err(error) = task.kill(Some(id), 9, false).await
+                && !error.is_not_found()
+            {
+                tracing::warn!(
+                    exec = id,
+                    error = sampan_base::chain(&error),
+                    "cannot kill a health check's probe"
+                );
+            }
+            // Its end is known when its shim has told it; if the shim is lost, so is the container.
+            let _ = self.exec_wait(id).await;
+        }
+        self.inner.execs.lock().remove(id);
     }
 
     /// Two requests may race to start the same exec; one gets it.
@@ -234,7 +303,12 @@ impl Engine {
         let bundle = self.inner.config.bundle(&view.container);
         let process = {
             let (inner, view) = (Arc::clone(&self.inner), view.clone());
-            blocking(move || process(&inner, &view, console)).await?
+            blocking(move || {
+                let process = process(&inner, &view, console)?;
+                keep(&inner, &view)?;
+                Ok::<_, EngineError>(process)
+            })
+            .await?
         };
         let spec = serde_json::to_vec(&process)
             .map_err(EngineError::layer(Class::Internal, "cannot encode the process"))?;
@@ -303,23 +377,46 @@ impl Engine {
 }
 
 /// Keeps the exit code of an exec when it ends, and lets its shim forget it.
-async fn look_after(
-    inner: &Inner,
-    task: &Task,
-    container: &crate::metadata::ContainerRecord,
-    id: &str,
-    pid: u32,
-) {
+async fn look_after(inner: &Inner, task: &Task, container: &ContainerRecord, id: &str, pid: u32) {
     // If the shim is lost, so is the container: its owner ends all its execs.
     let Ok(exit) = task.wait(Some(id)).await else { return };
     let code = i32::try_from(exit.code).unwrap_or(255);
     inner.execs.set(id, ExecPhase::Exited { code, pid });
+    // Gone with the bundle at the latest.
+    let _ = std::fs::remove_file(kept_path(inner, &container.id, id));
     publish(inner, container, "exec_die", [("execID", id.to_owned()), ("exitCode", code.to_string())]);
     if let Err(error) = task.delete(Some(id)).await
         && !error.is_not_found()
     {
         tracing::warn!(exec = id, error = sampan_base::chain(&error), "cannot delete an exec that has ended");
     }
+}
+
+fn kept_path(inner: &Inner, container: &str, id: &str) -> std::path::PathBuf {
+    inner.config.bundle(container).join(format!("exec-{id}.json"))
+}
+
+fn keep(inner: &Inner, view: &ExecView) -> Result<()> {
+    let kept = Kept { id: view.id.clone(), spec: view.spec.clone() };
+    let bytes =
+        serde_json::to_vec(&kept).map_err(EngineError::layer(Class::Internal, "cannot encode the exec"))?;
+    let path = kept_path(inner, &view.container, &view.id);
+    sampan_base::files::write_atomic_volatile(&path, &bytes, 0o600).map_err(EngineError::file)
+}
+
+/// What is kept in a bundle; what can't be read is left alone, and goes with the bundle.
+fn kept_in(bundle: &std::path::Path) -> Vec<Kept> {
+    let Ok(entries) = std::fs::read_dir(bundle) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("exec-") && name.ends_with(".json")
+    });
+    paths
+        .filter_map(|path| {
+            let bytes = sampan_base::files::read_limited(&path, 16 << 20).ok()?;
+            serde_json::from_slice(&bytes).ok()
+        })
+        .collect()
 }
 
 /// The process for the runtime: as the container's own, with what the exec changes.

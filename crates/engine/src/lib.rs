@@ -17,7 +17,8 @@ mod bundle;
 pub mod care;
 pub mod config;
 pub mod container;
-mod create;
+pub mod copy;
+pub(crate) mod create;
 mod devices;
 pub mod error;
 pub mod events;
@@ -31,11 +32,13 @@ mod names;
 pub mod network;
 pub mod registry;
 mod restore;
+mod rootfs;
 pub mod settings;
 pub mod shim;
 pub mod spec;
 mod step;
 mod user;
+mod userns;
 pub mod volumes;
 
 use std::sync::{Arc, Mutex, RwLock};
@@ -70,8 +73,14 @@ pub(crate) struct Inner {
     /// When the build cache was last brought within its bounds.
     pub(crate) cache_bounded: Mutex<Option<std::time::Instant>>,
     pub(crate) net: sampan_net::Net,
+    /// All networks; the lock is held for look-ups and changes only.
+    networks: Mutex<network::Networks>,
+    /// Held while a network is made or removed.
+    pub(crate) network_turn: Mutex<()>,
     pub(crate) events: events::Events,
     pub(crate) execs: exec::Execs,
+    /// File systems of containers that are looked into from outside.
+    pub(crate) borrowed: rootfs::Borrowed,
     containers: Mutex<Registry>,
     settings: RwLock<settings::Settings>,
 }
@@ -80,6 +89,11 @@ impl Inner {
     /// The registry; the lock is held for look-ups only, never over an await.
     pub(crate) fn containers(&self) -> std::sync::MutexGuard<'_, Registry> {
         self.containers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The networks; the lock is held for look-ups only, never over an await.
+    pub(crate) fn networks(&self) -> std::sync::MutexGuard<'_, network::Networks> {
+        self.networks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(crate) fn find_container(&self, text: &str) -> Result<Arc<Handle>> {
@@ -161,7 +175,8 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
     }
     let images = images::Images::open(&config.root)?;
     let metadata = metadata::Metadata::open(&config.root)?;
-    let net = network::open(&config)?;
+    let networks = network::manage::load(&metadata, &config)?;
+    let net = network::open(&config, &networks)?;
     Ok(Inner {
         id: engine_id(&config.root)?,
         solver: Inner::open_solver(&config, &images)?,
@@ -172,8 +187,11 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         images,
         access: registry::Access::new(&config.settings.registries),
         net,
+        networks: Mutex::new(network::Networks::new(networks)),
+        network_turn: Mutex::default(),
         events: events::Events::default(),
         execs: exec::Execs::default(),
+        borrowed: rootfs::Borrowed::default(),
         containers: Mutex::default(),
         settings: RwLock::new(config.settings.clone()),
         config,

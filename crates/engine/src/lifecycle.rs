@@ -83,7 +83,13 @@ impl Engine {
     /// If it does not run, or can't be signalled.
     pub async fn stop(&self, text: &str, signal: Option<i32>, timeout: Option<i64>) -> Result<()> {
         let handle = self.inner.find_container(text)?;
-        let (view, live) = handle.live(Verb::Stop).await?;
+        let view = handle.settled(Verb::Stop).await?;
+        let has_process = handle.ask(|reply| Request::Ending { for_good: true, reply }).await?;
+        let (Some(live), true) = (view.live.clone(), has_process) else {
+            // It only waited for its restart, or has ended just now.
+            publish(&self.inner, &view.record, "stop", []);
+            return Ok(());
+        };
         let spec = &view.record.spec;
         let signal = match signal {
             Some(signal) => signal,
@@ -158,9 +164,20 @@ impl Engine {
     /// If it does not run, or can't be signalled.
     pub async fn kill(&self, text: &str, signal: i32) -> Result<()> {
         let handle = self.inner.find_container(text)?;
-        let (view, live) = handle.live(Verb::Kill).await?;
+        let view = handle.settled(Verb::Kill).await?;
         let number =
             u32::try_from(signal).map_err(|_| EngineError::Invalid(format!("invalid signal: {signal}")))?;
+        // Where the container has a signal of its own to end it, others are taken for messages, not for the end.
+        let for_good = match &view.record.spec.stop_signal {
+            Some(text) if signal != 9 => parse_signal(text).is_ok_and(|own| own == signal),
+            _ => true,
+        };
+        let has_process = handle.ask(|reply| Request::Ending { for_good, reply }).await?;
+        let live = match view.live.clone() {
+            Some(live) if has_process => live,
+            _ if matches!(view.record.phase, Phase::Restarting(_)) => return Ok(()),
+            _ => return Err(Denial::NotRunning { id: view.record.id.clone() }.into()),
+        };
         live.task.kill(None, number, false).await.map_err(run::shim_failed("cannot signal the container"))?;
         publish(&self.inner, &view.record, "kill", [("signal", signal.to_string())]);
         if signal == 9 {
@@ -202,7 +219,10 @@ impl Engine {
         let before = watch.borrow().ended_runs;
         Ok(async move {
             let reached = |view: &View| match condition {
-                WaitCondition::NotRunning => !view.record.phase.is_alive() && view.live.is_none(),
+                // Each end of a run counts, also if its restart policy goes on with the next one.
+                WaitCondition::NotRunning => {
+                    view.ended_runs > before || !view.record.phase.is_on() && view.live.is_none()
+                }
                 WaitCondition::NextExit => view.ended_runs > before,
                 WaitCondition::Removed => view.removed,
             };
@@ -256,6 +276,7 @@ impl Engine {
     ) -> Result<oneshot::Receiver<std::io::Result<UnixStream>>> {
         let handle = self.inner.find_container(text)?;
         let view = handle.snapshot();
+        view.record.phase.allows(Verb::Attach, &handle.id)?;
         let spec = &view.record.spec;
         let streams = Streams {
             stdin: streams.stdin && spec.open_stdin,
@@ -314,7 +335,7 @@ impl Engine {
 /// The exit code of the last run, or of the attempt at one.
 pub(crate) fn exit_code(phase: &Phase) -> i32 {
     match phase {
-        Phase::Exited(exit) => exit.code,
+        Phase::Exited(exit) | Phase::Restarting(exit) => exit.code,
         Phase::Created { error: Some(failure) } => failure.exit_code,
         _ => 0,
     }

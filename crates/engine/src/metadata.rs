@@ -4,6 +4,7 @@
 //! table "meta"        "version"        -> 1
 //! table "containers"  container id     -> JSON of ContainerRecord
 //! table "volumes"     volume name      -> JSON of VolumeRecord
+//! table "networks"    network id       -> JSON of NetworkRecord (network/records.rs)
 //! ```
 //!
 //! Crash argument: every change is one redb transaction, which is there as a whole or not at all. What a verb
@@ -17,7 +18,8 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinitio
 use sampan_base::{Class, Timestamp};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::container::state::Phase;
+use crate::container::health::Health;
+use crate::container::state::{Exit, Phase};
 use crate::error::{EngineError, Result};
 use crate::spec::ContainerSpec;
 
@@ -43,6 +45,48 @@ pub struct ContainerRecord {
     pub spec: ContainerSpec,
     /// Where it is in its life.
     pub phase: Phase,
+    /// How often its restart policy has started it again since it was started by hand.
+    #[serde(default)]
+    pub restart_count: u32,
+    /// Its last end was asked for.
+    #[serde(default)]
+    pub stopped_by_hand: bool,
+    /// How it fares, if it has a health check and was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// Why what is stored can't be read; the rest is then what could be guessed, and must not be stored.
+    #[serde(skip)]
+    pub unreadable: Option<String>,
+}
+
+impl ContainerRecord {
+    /// Stands for a record that can't be read, so that its container is not forgotten.
+    fn unreadable(id: &str, bytes: &[u8], why: &serde_json::Error) -> ContainerRecord {
+        let value: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        let name = Some(text("name")).filter(|name| crate::spec::check_name(name).is_ok());
+        let epoch = Timestamp::from_unix(0, 0).unwrap_or_else(|_| Timestamp::now());
+        let message = format!("the container's record on disk can't be read: {why}");
+        ContainerRecord {
+            id: id.to_owned(),
+            name: name.unwrap_or_else(|| format!("unreadable-{}", id.get(..12).unwrap_or(id))),
+            created: text("created").parse().unwrap_or(epoch),
+            image_id: text("image_id"),
+            args: Vec::new(),
+            spec: ContainerSpec::default(),
+            phase: Phase::Exited(Exit {
+                code: 255,
+                oom_killed: false,
+                started_at: epoch,
+                finished_at: epoch,
+                error: message,
+            }),
+            restart_count: 0,
+            stopped_by_hand: true,
+            health: None,
+            unreadable: Some(why.to_string()),
+        }
+    }
 }
 
 /// A volume as it is stored.
@@ -110,17 +154,18 @@ impl Metadata {
             }
             write.open_table(CONTAINERS).map_err(failed("open"))?;
             write.open_table(VOLUMES).map_err(failed("open"))?;
+            write.open_table(crate::network::NETWORKS).map_err(failed("open"))?;
         }
         write.commit().map_err(failed("write"))?;
         Ok(Metadata { database })
     }
 
-    /// All containers. One that can't be read is reported in the log and left alone.
+    /// All containers. One that can't be read is reported in the log, and has [`ContainerRecord::unreadable`].
     ///
     /// # Errors
     /// If the database can't be read.
     pub fn containers(&self) -> Result<Vec<ContainerRecord>> {
-        self.all(CONTAINERS, "container")
+        self.all(CONTAINERS, "container", |id, bytes, why| Some(ContainerRecord::unreadable(id, bytes, why)))
     }
 
     /// All volumes.
@@ -128,7 +173,7 @@ impl Metadata {
     /// # Errors
     /// If the database can't be read.
     pub fn volumes(&self) -> Result<Vec<VolumeRecord>> {
-        self.all(VOLUMES, "volume")
+        self.all(VOLUMES, "volume", |_, _, _| None)
     }
 
     /// Stores a container.
@@ -136,6 +181,10 @@ impl Metadata {
     /// # Errors
     /// If it can't be written.
     pub fn put_container(&self, record: &ContainerRecord, durable: Durable) -> Result<()> {
+        if let Some(why) = &record.unreadable {
+            // What is there may be of use to somebody; what would be written is not.
+            return Err(failed("change")(std::io::Error::other(why.clone())));
+        }
         self.put(CONTAINERS, &record.id, record, durable)
     }
 
@@ -143,8 +192,8 @@ impl Metadata {
     ///
     /// # Errors
     /// If it can't be written.
-    pub fn remove_container(&self, id: &str) -> Result<()> {
-        self.remove(CONTAINERS, id)
+    pub fn remove_container(&self, id: &str, durable: Durable) -> Result<()> {
+        self.remove(CONTAINERS, id, durable)
     }
 
     /// Stores a volume.
@@ -160,13 +209,14 @@ impl Metadata {
     /// # Errors
     /// If it can't be written.
     pub fn remove_volume(&self, name: &str) -> Result<()> {
-        self.remove(VOLUMES, name)
+        self.remove(VOLUMES, name, Durable::Yes)
     }
 
-    fn all<T: DeserializeOwned>(
+    pub(crate) fn all<T: DeserializeOwned>(
         &self,
         table: TableDefinition<'_, &str, &[u8]>,
         what: &str,
+        otherwise: impl Fn(&str, &[u8], &serde_json::Error) -> Option<T>,
     ) -> Result<Vec<T>> {
         let read = self.database.begin_read().map_err(failed("read"))?;
         let table = read.open_table(table).map_err(failed("read"))?;
@@ -176,14 +226,15 @@ impl Metadata {
             match serde_json::from_slice(value.value()) {
                 Ok(record) => records.push(record),
                 Err(error) => {
-                    tracing::error!(key = key.value(), %error, "the stored record of a {what} can't be read")
+                    tracing::error!(key = key.value(), %error, "the stored record of a {what} can't be read");
+                    records.extend(otherwise(key.value(), value.value(), &error));
                 }
             }
         }
         Ok(records)
     }
 
-    fn put<T: Serialize>(
+    pub(crate) fn put<T: Serialize>(
         &self,
         table: TableDefinition<'_, &str, &[u8]>,
         key: &str,
@@ -203,8 +254,16 @@ impl Metadata {
         write.commit().map_err(failed("write"))
     }
 
-    fn remove(&self, table: TableDefinition<'_, &str, &[u8]>, key: &str) -> Result<()> {
-        let write = self.database.begin_write().map_err(failed("write"))?;
+    pub(crate) fn remove(
+        &self,
+        table: TableDefinition<'_, &str, &[u8]>,
+        key: &str,
+        durable: Durable,
+    ) -> Result<()> {
+        let mut write = self.database.begin_write().map_err(failed("write"))?;
+        if durable == Durable::No {
+            write.set_durability(Durability::None).map_err(failed("write"))?;
+        }
         write.open_table(table).map_err(failed("write"))?.remove(key).map_err(failed("write"))?;
         write.commit().map_err(failed("write"))
     }
@@ -233,7 +292,25 @@ mod tests {
             args: vec!["true".to_owned()],
             spec: ContainerSpec::default(),
             phase: Phase::Created { error: None },
+            restart_count: 0,
+            stopped_by_hand: false,
+            health: None,
+            unreadable: None,
         }
+    }
+
+    #[test]
+    fn a_record_that_cant_be_read_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let metadata = Metadata::open(dir.path()).unwrap();
+        let broken = serde_json::json!({"name": "web", "phase": 7});
+        metadata.put(CONTAINERS, "a", &broken, Durable::Yes).unwrap();
+        let found = metadata.containers().unwrap();
+        assert_eq!((found[0].id.as_str(), found[0].name.as_str()), ("a", "web"));
+        assert!(found[0].unreadable.is_some());
+        assert!(metadata.put_container(&found[0], Durable::Yes).is_err());
+        metadata.remove_container("a", Durable::Yes).unwrap();
+        assert!(metadata.containers().unwrap().is_empty());
     }
 
     #[test]
@@ -243,7 +320,7 @@ mod tests {
         let (a, b) = (record("a"), record("b"));
         metadata.put_container(&a, Durable::No).unwrap();
         metadata.put_container(&b, Durable::Yes).unwrap();
-        metadata.remove_container("b").unwrap();
+        metadata.remove_container("b", Durable::Yes).unwrap();
         drop(metadata);
         assert_eq!(Metadata::open(dir.path()).unwrap().containers().unwrap(), [a]);
     }

@@ -1,20 +1,25 @@
 //! What a daemon does first: it finds again what an earlier one left, however that one ended.
 //!
 //! For every stored container the shim is asked what became of it; what has a shim goes on, what lost it is cleaned up and
-//! counts as killed. Then everything of ours that belongs to no stored container goes: bundles, containers in the OCI
-//! runtime, network endpoints, snapshots, directories. Each thing mended is logged.
+//! counts as killed. Everything of ours that belongs to no stored container goes: bundles, containers in the OCI
+//! runtime, network endpoints, snapshots, directories. Each thing mended is logged. Last, what has a restart policy and
+//! should run is started; that goes on while the daemon already serves.
+//!
+//! A record that can't be read keeps all that its container has: the container is shown with the reason, can't be
+//! started, and can be removed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sampan_base::Timestamp;
 
-use crate::container::owner;
+use crate::container::health::Health;
 use crate::container::run::{self, Run};
 use crate::container::state::{Exit, Phase};
+use crate::container::{Handle, Request, owner, restart};
 use crate::error::{EngineError, Result};
 use crate::metadata::{ContainerRecord, Durable};
-use crate::{Engine, blocking, network, shim, volumes};
+use crate::{Engine, blocking, bundle, network, shim, volumes};
 
 impl Engine {
     pub(crate) async fn restore(&self) -> Result<()> {
@@ -28,19 +33,27 @@ impl Engine {
             let engine = self.clone();
             restoring.spawn(async move { engine.restore_container(record).await });
         }
+        let mut to_start = Vec::new();
         while let Some(result) = restoring.join_next().await {
-            if let Err(error) =
-                result.map_err(std::io::Error::other).map_err(EngineError::io("restoring panicked"))?
-            {
-                tracing::error!(error = sampan_base::chain(&error), "a container could not be restored");
+            match result.map_err(std::io::Error::other).map_err(EngineError::io("restoring panicked"))? {
+                Ok(handle) => to_start.extend(handle),
+                Err(error) => {
+                    tracing::error!(error = sampan_base::chain(&error), "a container could not be restored");
+                }
             }
+        }
+        if !to_start.is_empty() {
+            tokio::spawn(revive(to_start));
         }
         Ok(())
     }
 
-    async fn restore_container(&self, mut record: ContainerRecord) -> Result<()> {
+    /// Answers the container if its restart policy wants it started.
+    async fn restore_container(&self, mut record: ContainerRecord) -> Result<Option<Arc<Handle>>> {
         let inner = &self.inner;
         let bundle = inner.config.bundle(&record.id);
+        let before = record.clone();
+        network::normalise(inner, &mut record.spec);
         let mut run = None;
         if bundle.exists() || record.phase.is_alive() {
             run = self.find_run(&record).await;
@@ -53,6 +66,9 @@ impl Engine {
                     } else {
                         Phase::Running { pid, started_at }
                     };
+                    if owner::is_probed(&record) && record.health.is_none() {
+                        record.health = Some(Health::begin(None));
+                    }
                     tracing::info!(container = record.id, pid, "found a running container again");
                 }
                 None => {
@@ -64,18 +80,43 @@ impl Engine {
                     }
                 }
             }
+        }
+        match &record.phase {
+            // It was started and is not on: the policy decides anew, as if it had ended just now.
+            Phase::Exited(exit)
+                if restart::is_wanted(
+                    record.spec.restart_policy,
+                    exit.code,
+                    record.restart_count,
+                    record.stopped_by_hand,
+                ) =>
+            {
+                record.phase = Phase::Restarting(exit.clone());
+                record.restart_count = 0;
+            }
+            _ => {}
+        }
+        if run.is_none() {
+            remove_cgroups(&bundle::cgroups_path(&record.spec, &record.id));
+        }
+        if record != before {
             let (shared, stored) = (Arc::clone(inner), record.clone());
             blocking(move || shared.metadata.put_container(&stored, Durable::Yes)).await?;
         }
         let auto_remove = record.spec.auto_remove && run.is_none();
+        let starts = matches!(record.phase, Phase::Restarting(_));
         inner.containers().claim(&record.name, &record.id)?;
         let id = record.id.clone();
+        let task = run.as_ref().map(|run| run.task.clone());
         let handle = owner::spawn(inner, record, run);
-        inner.containers().insert(handle);
+        inner.containers().insert(Arc::clone(&handle));
+        if let Some(task) = task {
+            self.restore_execs(&handle.snapshot().record, &task).await;
+        }
         if auto_remove {
             self.remove(&id, false, true).await?;
         }
-        Ok(())
+        Ok(starts.then_some(handle))
     }
 
     /// The run that a shim looks after, if one does. A container that was created in the shim but never started is none.
@@ -110,6 +151,7 @@ impl Engine {
         }
         let (shared, known) = (Arc::clone(inner), known.clone());
         blocking(move || {
+            crate::rootfs::reconcile(&shared)?;
             network::reconcile(&shared, &known)?;
             volumes::remove_unowned(&shared, &known)?;
             for id in shared.images.snapshot_keys()? {
@@ -127,6 +169,50 @@ impl Engine {
             Ok(())
         })
         .await
+    }
+}
+
+/// Starts containers, those first that others share namespaces with.
+async fn revive(mut waiting: Vec<Arc<Handle>>) {
+    while !waiting.is_empty() {
+        let ids: BTreeSet<String> = waiting.iter().map(|h| h.id.clone()).collect();
+        let waits = |handle: &Arc<Handle>| {
+            let spec = &handle.view.borrow().record.spec;
+            spec.needed_containers().any(|id| ids.contains(id))
+        };
+        let (later, mut now): (Vec<_>, Vec<_>) = waiting.into_iter().partition(waits);
+        waiting = later;
+        if now.is_empty() {
+            // They need each other; the first one that tries says so.
+            now = std::mem::take(&mut waiting);
+        }
+        let mut starting = tokio::task::JoinSet::new();
+        for handle in now {
+            starting.spawn(async move {
+                // Whoever has stopped or removed it meanwhile has decided; a failure is logged by its owner.
+                let _ = handle.ask(|reply| Request::Revive { reply }).await;
+            });
+        }
+        while starting.join_next().await.is_some() {}
+    }
+}
+
+/// Removes the cgroups of a container that does not run, if a crash left them. One that holds processes stays.
+fn remove_cgroups(path: &str) {
+    let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else { return };
+    let roots = hierarchies.flatten().map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]);
+    for root in roots {
+        let directory = root.join(path.trim_start_matches('/'));
+        if directory.is_dir() {
+            match std::fs::remove_dir(&directory) {
+                Ok(()) => {
+                    tracing::warn!(cgroup = %directory.display(), "removed a cgroup that was left behind")
+                }
+                Err(error) => {
+                    tracing::warn!(cgroup = %directory.display(), %error, "a cgroup was left behind");
+                }
+            }
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! open request fails with [`ShimError::Lost`]: the shim is gone.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -20,8 +22,12 @@ use tokio::sync::oneshot;
 
 /// containerd's word for whose containers these are; part of the runtime's state directory.
 pub(crate) const NAMESPACE: &str = "sampan";
-/// The longest answer of a shim's `start` that is read.
-const MAX_ADDRESS_BYTES: u64 = 4096;
+/// Where shims listen: a short path, as the kernel takes only 107 bytes.
+const SOCKETS: &str = "/run/sampan-shim";
+/// How many connections may wait for a shim: this daemon's, and the next one's.
+const BACKLOG: i32 = 16;
+/// A shim's log in its bundle.
+const LOG: &str = "shim.log";
 
 /// Why a shim did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -33,14 +39,6 @@ pub enum ShimError {
         program: PathBuf,
         /// Why.
         source: std::io::Error,
-    },
-    /// It ended before it served.
-    #[error("the shim `{}` did not start: {output}", program.display())]
-    Refused {
-        /// Its executable.
-        program: PathBuf,
-        /// What it said.
-        output: String,
     },
     /// It does not answer at its address.
     #[error("cannot reach the shim at `{address}`")]
@@ -117,29 +115,72 @@ impl Drop for Connection {
 
 /// Starts a shim for container `id` with its bundle, and connects.
 ///
+/// It is started as its own `start` starts it, with the listening socket as descriptor 0, but without the program in
+/// between, which would only find out what is known here.
+///
 /// # Errors
-/// If it can't be started or does not answer.
+/// If it can't be started.
 pub async fn start(program: &Path, id: &str, bundle: &Path) -> Result<Task, ShimError> {
-    let mut command = tokio::process::Command::new(program);
-    command.args(["-namespace", NAMESPACE, "-id", id, "-address", "", "start"]);
-    // The shim outlives this daemon, so nothing but the address may tie it to us.
-    command.current_dir(bundle).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let failed = |source| ShimError::Start { program: program.to_owned(), source };
-    let mut child = command.spawn().map_err(failed)?;
-    let mut address = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(MAX_ADDRESS_BYTES).read_to_string(&mut address).await.map_err(failed)?;
+    let (path, address) = {
+        let bundle_bytes = bundle.as_os_str().as_encoded_bytes();
+        let digest = sampan_base::Digest::of(bundle_bytes);
+        let path = Path::new(SOCKETS).join(format!("{}.sock", &digest.hex()[..32]));
+        let address = format!("unix://{}", path.display());
+        (path, address)
+    };
+    let listener = listen(&path).map_err(failed)?;
+    let log = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(bundle.join(LOG));
+    let mut command = tokio::process::Command::new(program);
+    command
+        .args(["-namespace", NAMESPACE, "-id", id, "-address", "", "-publish-binary", "", "-bundle"])
+        .arg(bundle)
+        .arg("-socket")
+        .arg(&path)
+        .env_remove("TTRPC_ADDRESS")
+        // No directory is set: for that the standard library would have to fork, which copies this process's page tables.
+        .stdin(Stdio::from(listener))
+        .stdout(Stdio::null())
+        .stderr(log.map_err(failed)?);
+    let spawned = command.spawn().map_err(failed);
+    if spawned.is_err() {
+        let _ = std::fs::remove_file(&path); // nobody will listen there
     }
-    let mut output = String::new();
-    let status = child.wait().await.map_err(failed)?;
-    if !status.success() {
-        if let Some(stderr) = child.stderr.take() {
-            stderr.take(MAX_ADDRESS_BYTES).read_to_string(&mut output).await.map_err(failed)?;
+    // Not waited for: it outlives this daemon, which reaps it if it ends before.
+    drop(spawned?);
+    // The next daemon finds it by this.
+    sampan_base::files::write_atomic_volatile(&bundle.join("address"), address.as_bytes(), 0o600)
+        .map_err(|error| failed(error.source))?;
+    connect(id, &address).await
+}
+
+/// Listens at `path`, for root only.
+fn listen(path: &Path) -> std::io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+    if let Some(directory) = path.parent() {
+        sampan_base::files::create_directories(directory, 0o711).map_err(|error| error.source)?;
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // The name gets the mode that the socket has when it is bound (unix(7)); a mask would be the whole process's.
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(0o600))?;
+    let address = SocketAddrUnix::new(path)?;
+    match bind(&socket, &address) {
+        // What a shim that was killed has left: this container's bundle is new, so none serves it.
+        Err(rustix::io::Errno::ADDRINUSE) => {
+            std::fs::remove_file(path)?;
+            bind(&socket, &address)?;
         }
-        let output = if output.trim().is_empty() { status.to_string() } else { output.trim().to_owned() };
-        return Err(ShimError::Refused { program: program.to_owned(), output });
+        other => other?,
     }
-    connect(id, address.trim()).await
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// What a shim that is gone has said, for an error's text.
+pub(crate) fn last_words(bundle: &Path) -> String {
+    let bytes = sampan_base::files::read_limited(&bundle.join(LOG), 1 << 20).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).lines().next_back().unwrap_or_default().to_owned()
 }
 
 /// Connects to the shim that serves `bundle`, if one does.
@@ -255,7 +296,12 @@ impl Task {
 
     /// The process's id and, if it has ended, how.
     pub async fn state(&self) -> Result<api::StateResponse, ShimError> {
-        let (id, exec_id) = self.process(None);
+        self.state_of(None).await
+    }
+
+    /// As [`Task::state`], of a process made by [`Task::exec`].
+    pub async fn state_of(&self, exec: Option<&str>) -> Result<api::StateResponse, ShimError> {
+        let (id, exec_id) = self.process(exec);
         self.call("State", &api::StateRequest { id, exec_id }).await
     }
 
@@ -273,6 +319,19 @@ impl Task {
     /// Thaws all processes.
     pub async fn resume(&self) -> Result<(), ShimError> {
         self.call::<()>("Resume", &api::ResumeRequest { id: self.id.clone() }).await
+    }
+
+    /// Gives the container other limits.
+    pub async fn update(&self, resources: &sampan_oci::runtime::Resources) -> Result<(), ShimError> {
+        let value = serde_json::to_vec(resources).map_err(|error| {
+            ShimError::Remote(Failure { code: Code::Internal, message: error.to_string() })
+        })?;
+        let resources = Some(sampan_rpc::Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".to_owned(),
+            value,
+        });
+        let request = api::UpdateTaskRequest { id: self.id.clone(), resources, ..Default::default() };
+        self.call::<()>("Update", &request).await
     }
 
     /// Sets a terminal's size.

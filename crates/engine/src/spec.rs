@@ -96,8 +96,6 @@ pub struct ContainerSpec {
     pub restart_policy: RestartPolicy,
     /// How to find out whether it is well, the image's included; `None`: there is no check.
     pub health: Option<HealthSpec>,
-    /// The health check as it was given, only shown again; `None`: the image's.
-    pub health_given: Option<HealthSpec>,
     /// A small init is the first process; `None`: it was not said.
     pub init: Option<bool>,
     /// Containers whose mounts it got at creation (`id[:mode]`); only shown again.
@@ -338,6 +336,25 @@ pub struct MountSpec {
     pub form: MountForm,
 }
 
+impl ContainerSpec {
+    /// The ids of the containers that must run when it starts, since it shares namespaces with them.
+    pub(crate) fn needed_containers(&self) -> impl Iterator<Item = &str> {
+        let network = match &self.network {
+            NetworkMode::Container(id) => Some(id.as_str()),
+            _ => None,
+        };
+        let ipc = match &self.ipc {
+            IpcMode::Container(id) => Some(id.as_str()),
+            _ => None,
+        };
+        let others = [&self.pid, &self.uts].into_iter().map(|mode| match mode {
+            NamespaceMode::Container(id) => Some(id.as_str()),
+            _ => None,
+        });
+        [network, ipc].into_iter().chain(others).flatten()
+    }
+}
+
 impl MountSpec {
     /// A mount without options.
     pub fn new(source: MountSource, target: impl Into<String>) -> MountSpec {
@@ -506,8 +523,8 @@ pub struct Resources {
     pub oom_kill_disable: bool,
     /// -1000 to 1000.
     pub oom_score_adj: i32,
-    /// Processes and threads.
-    pub pids: i64,
+    /// Processes and threads; 0 and -1: no limit, `None`: not said.
+    pub pids: Option<i64>,
     /// 10 to 1000.
     pub blkio_weight: u16,
     /// As `blkio_weight`, by device.
@@ -528,6 +545,13 @@ pub struct Resources {
     pub kernel_memory: i64,
     /// Bytes of TCP buffers (cgroup v1).
     pub kernel_memory_tcp: i64,
+}
+
+impl Resources {
+    /// Bytes of memory and swap together: twice the memory unless it was said.
+    pub fn swap_limit(&self) -> i64 {
+        if self.memory_swap == 0 { self.memory.saturating_mul(2) } else { self.memory_swap }
+    }
 }
 
 /// Privileges.

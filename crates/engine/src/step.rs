@@ -114,7 +114,7 @@ impl Steps {
         let mut endpoint = None;
         match spec.network {
             NetworkMode::Bridge => {
-                let attached = network::attach_bridge(inner, id, &[])?;
+                let attached = network::attach_bridge(inner, id)?;
                 join.insert(NamespaceKind::Network, attached.namespace.clone());
                 endpoint = Some(attached);
             }
@@ -124,7 +124,7 @@ impl Steps {
         let hostname = "buildkitsandbox";
         let own_network = spec.network != NetworkMode::Host;
         let hosts = files::hosts(
-            endpoint.as_ref().map(|e| e.address),
+            &endpoint.iter().flat_map(network::Endpoint::addresses).collect::<Vec<_>>(),
             hostname,
             None,
             // The builder's lines are `address name`, the engine's `name:address`.
@@ -135,10 +135,12 @@ impl Steps {
                 .map(|(a, n)| format!("{n}:{a}"))
                 .collect::<Vec<_>>(),
             endpoint.as_ref().map(|e| e.gateway),
+            &[],
         )
         .map_err(EngineError::Invalid)?;
         let host_resolv = run::read_host_file("/etc/resolv.conf")?;
-        let resolv = files::resolv_conf(&host_resolv, &spec.dns, own_network, &inner.config.fallback_dns);
+        let resolv =
+            files::resolv_conf(&host_resolv, &spec.dns, own_network, &inner.config.fallback_dns, false);
         let mut bound = Vec::new();
         for (inside, name, text) in
             [("/etc/hosts", "hosts", hosts), ("/etc/resolv.conf", "resolv.conf", resolv)]

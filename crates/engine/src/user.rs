@@ -26,11 +26,9 @@ pub(crate) struct ResolvedUser {
     pub home: String,
 }
 
-fn read_in_root(root: &Path, path: &str) -> String {
+fn read_in_root(root: &RootDir, path: &str) -> String {
     let mut bytes = Vec::new();
-    let read = RootDir::open(root)
-        .and_then(|root| root.file(Path::new(path)))
-        .and_then(|file| file.take(LIMIT_BYTES).read_to_end(&mut bytes));
+    let read = root.file(Path::new(path)).and_then(|file| file.take(LIMIT_BYTES).read_to_end(&mut bytes));
     match read {
         Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
         // An image without the file is an image without names.
@@ -43,6 +41,12 @@ fn read_in_root(root: &Path, path: &str) -> String {
 /// # Errors
 /// If a name is in no file; numbers need not be.
 pub(crate) fn resolve(root: &Path, text: &str, add: &[String]) -> Result<ResolvedUser> {
+    let root = RootDir::open(root).map_err(EngineError::io(format!("cannot open `{}`", root.display())))?;
+    resolve_in(&root, text, add)
+}
+
+/// As [`resolve`], in a tree that is open.
+pub(crate) fn resolve_in(root: &RootDir, text: &str, add: &[String]) -> Result<ResolvedUser> {
     let passwd = read_in_root(root, "etc/passwd");
     let group = read_in_root(root, "etc/group");
     lookup(&passwd, &group, text, add)

@@ -20,7 +20,7 @@ pub struct Volume {
     pub directory: PathBuf,
 }
 
-fn directory(inner: &Inner, name: &str) -> PathBuf {
+pub(crate) fn directory(inner: &Inner, name: &str) -> PathBuf {
     inner.config.volumes().join(name).join("_data")
 }
 
@@ -84,6 +84,11 @@ pub(crate) fn remove_anonymous(inner: &Inner, id: &str, spec: &ContainerSpec) {
             tracing::warn!(volume = name, error = sampan_base::chain(&error), "cannot remove the volume");
         }
     }
+}
+
+/// Whether a container has volumes that go with it.
+pub(crate) fn has_anonymous(spec: &ContainerSpec) -> bool {
+    spec.mounts.iter().any(|mount| matches!(mount.source, MountSource::Volume { anonymous: true, .. }))
 }
 
 /// Lets volumes that were made for the container `id` outlive it: those that others use, or all.

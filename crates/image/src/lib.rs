@@ -59,7 +59,7 @@ pub use check::{CheckError, CheckOptions, Problem, Report};
 pub use gc::Collected;
 pub use image::{Image, ImageError, ImageId, ResolveError};
 pub use import::{ImportError, ImportOptions};
-pub use layer::apply::{ApplyError, EntryError, extract};
+pub use layer::apply::{ApplyError, EntryError, ExtractOptions, extract, extract_with};
 pub use layer::changes::{Change, ChangeKind};
 pub use metadata::MetadataError;
 pub use receive::{BlobSource, LayerProgress, Progress, ReceiveError};

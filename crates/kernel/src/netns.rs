@@ -16,18 +16,35 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 /// # Errors
 /// If the file, the namespace or the mount can't be made; nothing is left then.
 pub fn create(path: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o444).open(path)?;
-    let made = on_a_thread(|| {
+    keep(&make(|| Ok(()))?, path)
+}
+
+/// Makes a network namespace with `lo` up, and calls `setup` in it. It lives by the descriptor until it is kept.
+///
+/// # Errors
+/// If it can't be made, or what `setup` says.
+pub fn make(setup: impl FnOnce() -> io::Result<()> + Send) -> io::Result<File> {
+    on_a_thread(|| {
         // SAFETY: only this thread changes its network namespace; it shares no socket with others and ends here.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?;
         raise_loopback()?;
-        mount_bind("/proc/thread-self/ns/net", path)?;
-        Ok(())
-    });
-    if made.is_err() {
+        setup()?;
+        File::open("/proc/thread-self/ns/net")
+    })
+}
+
+/// Keeps a namespace at `path`, which must not exist.
+///
+/// # Errors
+/// If the file or the mount can't be made; nothing is left then.
+pub fn keep(namespace: &File, path: &Path) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    OpenOptions::new().write(true).create_new(true).mode(0o444).open(path)?;
+    let kept = mount_bind(format!("/proc/self/fd/{}", namespace.as_raw_fd()), path);
+    if kept.is_err() {
         let _ = std::fs::remove_file(path); // made above, and of no use
     }
-    made
+    Ok(kept?)
 }
 
 /// Takes the namespace at `path` away. It ends when no process and no descriptor is in it any more.

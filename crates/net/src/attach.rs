@@ -9,21 +9,21 @@
 //! same name begins with the detachment of what the first has left.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use sampan_base::{Class, FileError, error::class_of_io};
 use sampan_kernel::netns;
 
-use crate::links::Links;
+use crate::links::{Inside, Links};
 use crate::names::{Mac, is_key, is_link_name, veth_name};
-use crate::net::{Inner, Net, Shared, published};
+use crate::net::{Inner, Net, Shared, published, set_sysctl};
 use crate::ports;
 use crate::records::EndpointId;
-use crate::spec::{Endpoint, EndpointSpec, NetworkConfig, PortMapping, Protocol};
+use crate::spec::{Endpoint, EndpointSpec, NetworkConfig, NetworkKind, PortMapping, Protocol};
 
 /// How many threads delete links at most: together they wait once for the same things in the kernel.
 const MAX_THREADS: usize = 8;
@@ -57,7 +57,7 @@ pub enum AttachError {
     #[error("address {ip} is in use by {holder}")]
     AddressInUse {
         /// The address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// Who has it.
         holder: String,
     },
@@ -65,9 +65,9 @@ pub enum AttachError {
     #[error("address {ip} is not one for containers in subnet {subnet}")]
     AddressOutside {
         /// The address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The network's addresses.
-        subnet: Ipv4Net,
+        subnet: IpNet,
     },
     /// All addresses are taken.
     #[error("no address is left in subnet {subnet} of network {network}")]
@@ -75,13 +75,13 @@ pub enum AttachError {
         /// The network.
         network: String,
         /// Its addresses.
-        subnet: Ipv4Net,
+        subnet: IpNet,
     },
     /// The port is published by another container.
     #[error("Bind for {ip}:{port} failed: port is already allocated")]
     PortAllocated {
         /// The host's address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The host's port.
         port: u16,
     },
@@ -89,7 +89,7 @@ pub enum AttachError {
     #[error("cannot publish port {ip}:{port}/{protocol} on the host")]
     Port {
         /// The host's address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The host's port.
         port: u16,
         /// TCP or UDP.
@@ -132,7 +132,7 @@ impl AttachError {
         }
     }
 
-    fn on(action: impl Into<String>) -> impl FnOnce(io::Error) -> AttachError {
+    pub(crate) fn on(action: impl Into<String>) -> impl FnOnce(io::Error) -> AttachError {
         let action = action.into();
         move |source| AttachError::Kernel { action, source }
     }
@@ -176,21 +176,31 @@ impl Net {
         };
         let (ports, sockets) = inner.reserve(&spec.ports)?;
         let ip = inner.choose_address(&network, spec.ip)?;
+        let v6 = inner.choose_address6(&network, spec.ip6)?;
+        let default_route = spec.default_route && !network.internal;
         let endpoint = Endpoint {
+            id: spec.id.clone(),
             network: network.name.clone(),
             interface: spec.interface.clone(),
             host_interface: veth_name(&inner.table, key, &network.name),
             ip,
             prefix: network.subnet.prefix_len(),
             gateway: network.gateway(),
+            v6,
+            gateway6: network.v6.as_ref().map(crate::spec::Range6::gateway),
             mac: spec.mac.unwrap_or_else(|| Mac::of(ip)),
             ports,
+            default_route,
+            names: spec.names.clone(),
+            links: spec.links.clone(),
         };
         inner.records.insert(key, &endpoint)?;
         inner.reserved.insert(id.clone(), sockets);
-        let gateway = (spec.default_route && !network.internal).then(|| network.gateway());
-        match inner.connect(&network, &endpoint, gateway, &namespace) {
-            Ok(()) => Ok(endpoint),
+        match inner.connect(&network, &endpoint, &spec.link_local, &namespace) {
+            Ok(()) => {
+                self.shared.names.zones().enter(key, &endpoint);
+                Ok(endpoint)
+            }
             Err(error) => {
                 drop(inner);
                 if let Err(left) = self.detach_one(&id) {
@@ -265,6 +275,7 @@ impl Net {
     fn begin_detachment(&self, id: &EndpointId) -> Option<Departure> {
         let mut inner = self.shared.lock_when(|inner| !inner.leaving.contains(id));
         let endpoint = inner.records.get(id).cloned()?;
+        self.shared.names.zones().leave(&id.0, &id.1);
         let withdraw = inner.ruleset().remove(&published(&endpoint));
         let withdrawn = inner.tables.commit(withdraw).is_ok();
         // The ports are free from here on, for whoever comes while the link is being deleted. First in the record,
@@ -313,10 +324,21 @@ fn finish_detachment(shared: &Shared, departure: &Departure) -> Result<(), Detac
 
 impl Inner {
     /// Binds the ports on the host, and so picks those that are to be picked.
-    fn reserve(&self, wanted: &[PortMapping]) -> Result<(Vec<PortMapping>, Vec<OwnedFd>), AttachError> {
+    pub(crate) fn reserve(
+        &self,
+        wanted: &[PortMapping],
+    ) -> Result<(Vec<PortMapping>, Vec<OwnedFd>), AttachError> {
         let (mut ports, mut sockets) = (Vec::new(), Vec::new());
         for port in wanted {
             let ip = port.host_ip;
+            // The port that was picked for all IPv4 addresses is to be that of all IPv6 ones, too.
+            let twin = ports.iter().find(|other: &&PortMapping| {
+                let one = |p: &PortMapping| (p.protocol, p.container_port);
+                one(other) == one(port) && other.host_ip.is_unspecified() && other.host_ip != ip
+            });
+            let picked =
+                twin.filter(|_| port.host_port == 0 && ip.is_unspecified()).map(|other| other.host_port);
+            let port = &PortMapping { host_port: picked.unwrap_or(port.host_port), ..*port };
             let meets = |other: &PortMapping| {
                 other.protocol == port.protocol
                     && other.host_port == port.host_port
@@ -338,21 +360,52 @@ impl Inner {
     fn choose_address(
         &self,
         network: &NetworkConfig,
-        wanted: Option<Ipv4Addr>,
-    ) -> Result<Ipv4Addr, AttachError> {
+        wanted: Option<std::net::Ipv4Addr>,
+    ) -> Result<std::net::Ipv4Addr, AttachError> {
         let subnet = network.subnet;
         let Some(ip) = wanted else {
-            return self
-                .records
-                .free_address(network)
-                .ok_or_else(|| AttachError::NoAddressLeft { network: network.name.clone(), subnet });
+            return self.records.free_address(network).ok_or_else(|| AttachError::NoAddressLeft {
+                network: network.name.clone(),
+                subnet: subnet.into(),
+            });
         };
         if !subnet.contains(&ip) || [subnet.network(), subnet.broadcast(), network.gateway()].contains(&ip) {
-            return Err(AttachError::AddressOutside { ip, subnet });
+            return Err(AttachError::AddressOutside { ip: ip.into(), subnet: subnet.into() });
         }
+        self.unless_held(network, ip.into()).map(|()| ip)
+    }
+
+    fn choose_address6(
+        &self,
+        network: &NetworkConfig,
+        wanted: Option<Ipv6Addr>,
+    ) -> Result<Option<(Ipv6Addr, u8)>, AttachError> {
+        let Some(range) = &network.v6 else {
+            return match wanted {
+                None => Ok(None),
+                Some(ip) => Err(AttachError::AddressOutside { ip: ip.into(), subnet: network.subnet.into() }),
+            };
+        };
+        let subnet = range.subnet;
+        let ip = match wanted {
+            None => self.records.free_address6(&network.name, range).ok_or_else(|| {
+                AttachError::NoAddressLeft { network: network.name.clone(), subnet: subnet.into() }
+            })?,
+            Some(ip) => {
+                if !subnet.contains(&ip) || [subnet.network(), range.gateway()].contains(&ip) {
+                    return Err(AttachError::AddressOutside { ip: ip.into(), subnet: subnet.into() });
+                }
+                self.unless_held(network, ip.into())?;
+                ip
+            }
+        };
+        Ok(Some((ip, subnet.prefix_len())))
+    }
+
+    fn unless_held(&self, network: &NetworkConfig, ip: IpAddr) -> Result<(), AttachError> {
         match self.records.holder(&network.name, ip) {
             Some(holder) => Err(AttachError::AddressInUse { ip, holder: holder.to_owned() }),
-            None => Ok(ip),
+            None => Ok(()),
         }
     }
 
@@ -361,25 +414,46 @@ impl Inner {
         &mut self,
         network: &NetworkConfig,
         endpoint: &Endpoint,
-        gateway: Option<Ipv4Addr>,
-        namespace: &impl AsFd,
+        link_local: &[IpAddr],
+        namespace: &(impl AsFd + Sync),
     ) -> Result<(), AttachError> {
         let host = &endpoint.host_interface;
         let (bridge, mtu) = self
             .ensure_bridge(network)
             .map_err(AttachError::on(format!("set up bridge `{}`", network.bridge)))?;
-        // A link of that name can only be of an attachment of this key whose record was lost.
-        self.links.delete(host).map_err(AttachError::on(format!("remove stale link `{host}`")))?;
-        self.links
-            .create_veth(host, bridge, mtu, &endpoint.interface, endpoint.mac, namespace.as_fd())
-            .map_err(AttachError::on(format!("make link `{}` and its peer `{host}`", endpoint.interface)))?;
-        let mut inside = netns::within(namespace.as_fd(), Links::open)
-            .map_err(AttachError::on("enter the container's network namespace"))?;
-        let address = Ipv4Net::new_assert(endpoint.ip, endpoint.prefix);
-        inside
-            .configure(&endpoint.interface, address, gateway)
-            .map_err(AttachError::on(format!("give `{}` address {address}", endpoint.interface)))?;
+        let made = match &network.kind {
+            NetworkKind::Bridge => {
+                // A link of that name can only be of an attachment of this key whose record was lost.
+                self.links.delete(host).map_err(AttachError::on(format!("remove stale link `{host}`")))?;
+                let peer = (endpoint.interface.as_str(), endpoint.mac);
+                self.links.create_veth(host, bridge, mtu, peer.0, peer.1, namespace.as_fd())
+            }
+            NetworkKind::Macvlan { mode, .. } => {
+                // There is one way to the outside with the parent's address, which is the point of it.
+                let own = *mode != crate::spec::MacvlanMode::Passthru;
+                let mac = own.then_some(endpoint.mac);
+                let peer = &endpoint.interface;
+                self.links.create_macvlan(bridge, *mode, network.mtu, peer, mac, namespace.as_fd())
+            }
+        };
+        made.map_err(AttachError::on(format!("make link `{}` and its peer `{host}`", endpoint.interface)))?;
+        configure(endpoint, link_local, namespace).map_err(AttachError::on(format!(
+            "give `{}` address {}/{}",
+            endpoint.interface, endpoint.ip, endpoint.prefix
+        )))?;
+        if !network.is_bridge() {
+            return Ok(());
+        }
         self.await_activation(network, host)?;
+        if !network.between_containers && !bridges_are_filtered() {
+            self.links.isolate(host).map_err(AttachError::on(format!("set up bridge port `{host}`")))?;
+        }
+        self.publish(endpoint)
+    }
+
+    /// Puts the published ports of `endpoint`, which is in the records, into the rules.
+    pub(crate) fn publish(&mut self, endpoint: &Endpoint) -> Result<(), AttachError> {
+        let host = &endpoint.host_interface;
         if !endpoint.ports.is_empty() {
             self.links.reflect(host).map_err(AttachError::on(format!("set up bridge port `{host}`")))?;
         }
@@ -392,12 +466,20 @@ impl Inner {
         } else {
             self.apply().map_err(AttachError::on("put nftables rules in place"))?;
         }
-        if endpoint.ports.iter().any(|p| p.protocol == Protocol::Udp)
-            && let Err(error) = self.connections.forget(endpoint.ip, &endpoint.ports)
-        {
-            self.complain(format!("cannot forget connections to {}: {error}", endpoint.ip));
+        if endpoint.ports.iter().any(|p| p.protocol != Protocol::Tcp) {
+            self.forget_connections(endpoint);
         }
         Ok(())
+    }
+
+    /// Lets the kernel forget the connections of `endpoint`: their packets do not see new rules.
+    pub(crate) fn forget_connections(&mut self, endpoint: &Endpoint) {
+        let addresses = [IpAddr::V4(endpoint.ip)].into_iter().chain(endpoint.v6.map(|(ip, _)| ip.into()));
+        for ip in addresses {
+            if let Err(error) = self.connections.forget(ip, &endpoint.ports) {
+                self.complain(format!("cannot forget connections to {ip}: {error}"));
+            }
+        }
     }
 
     /// The end of a pair that was put up first starts to send only when a worker of the kernel has seen its carrier,
@@ -424,12 +506,44 @@ impl Inner {
             // An element was not there, so none was removed; what all other records say is put in place instead.
             failures.push(format!("nftables rules: {error}"));
         }
-        if !endpoint.ports.is_empty()
-            && let Err(error) = self.connections.forget(endpoint.ip, &endpoint.ports)
-        {
-            self.complain(format!("cannot forget connections to {}: {error}", endpoint.ip));
+        if !endpoint.ports.is_empty() {
+            self.forget_connections(endpoint);
         }
         self.reserved.remove(id);
         if failures.is_empty() { Ok(()) } else { Err(DetachError { key: id.0.clone(), failures }) }
     }
+}
+
+/// Gives a link in a container's namespace its addresses and routes.
+fn configure(endpoint: &Endpoint, link_local: &[IpAddr], namespace: &(impl AsFd + Sync)) -> io::Result<()> {
+    let new = |ip: IpAddr, prefix| IpNet::new(ip, prefix).map_err(io::Error::other);
+    let mut addresses = vec![new(endpoint.ip.into(), endpoint.prefix)?];
+    if let Some((ip, prefix)) = endpoint.v6 {
+        addresses.push(new(ip.into(), prefix)?);
+    }
+    for ip in link_local {
+        addresses.push(new(*ip, if ip.is_ipv4() { 16 } else { 64 })?);
+    }
+    let gateways = if endpoint.default_route { gateways(endpoint) } else { Vec::new() };
+    let inside = Inside { name: &endpoint.interface, addresses, gateways };
+    let with_v6 = endpoint.v6.is_some() || link_local.iter().any(IpAddr::is_ipv6);
+    netns::within(namespace.as_fd(), || {
+        if with_v6 {
+            // Namespaces are made with it off for links that come.
+            set_sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", inside.name), "0")?;
+        }
+        Links::open()?.configure(&inside)
+    })
+}
+
+/// The ways to everywhere else that an endpoint's network offers.
+pub(crate) fn gateways(endpoint: &Endpoint) -> Vec<IpAddr> {
+    let six = endpoint.gateway6.filter(|_| endpoint.v6.is_some());
+    [IpAddr::V4(endpoint.gateway)].into_iter().chain(six.map(IpAddr::V6)).collect()
+}
+
+/// Whether what passes between two ports of one bridge passes our rules.
+fn bridges_are_filtered() -> bool {
+    let setting = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
+    setting.is_ok_and(|value| value.trim() == "1")
 }

@@ -2,7 +2,7 @@
 //! remembered connection do not see new rules.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_netfilter::conntrack::{
@@ -26,8 +26,9 @@ impl Connections {
     }
 
     /// Forgets the connections that end or begin at `address`, and UDP ones to the host's side of `ports`.
-    pub(crate) fn forget(&mut self, address: Ipv4Addr, ports: &[PortMapping]) -> io::Result<()> {
-        let all = self.0.get(ipv4(ConntrackMessage::Get(Vec::new())), NLM_F_DUMP)?;
+    pub(crate) fn forget(&mut self, address: IpAddr, ports: &[PortMapping]) -> io::Result<()> {
+        let family = if address.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
+        let all = self.0.get(of(family, ConntrackMessage::Get(Vec::new())), NLM_F_DUMP)?;
         for answer in all {
             let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = answer.inner else {
                 continue;
@@ -48,7 +49,7 @@ impl Connections {
                 }
             }
             if let (true, Some(original)) = (ours, original) {
-                match self.0.request(ipv4(ConntrackMessage::Delete(vec![original])), 0) {
+                match self.0.request(of(family, ConntrackMessage::Delete(vec![original])), 0) {
                     // It has ended by itself in between.
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                     other => other?,
@@ -61,7 +62,7 @@ impl Connections {
 
 #[derive(Default)]
 struct Ends {
-    source: Option<Ipv4Addr>,
+    source: Option<IpAddr>,
     protocol: Option<CtProtocol>,
     destination_port: u16,
 }
@@ -73,7 +74,7 @@ impl Ends {
             match part {
                 Tuple::Ip(parts) => {
                     for part in parts {
-                        if let IPTuple::SourceAddress(IpAddr::V4(source)) = part {
+                        if let IPTuple::SourceAddress(source) = part {
                             ends.source = Some(*source);
                         }
                     }
@@ -99,6 +100,6 @@ impl Ends {
     }
 }
 
-fn ipv4(message: ConntrackMessage) -> NetfilterMessage {
-    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message)
+fn of(family: NetfilterProtoFamily, message: ConntrackMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
 }

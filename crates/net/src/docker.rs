@@ -15,15 +15,16 @@
 //!   its owner must accept our bridges;
 //! * a Docker bridge with a name of the user's choice: our containers can open connections to its containers' addresses,
 //!   for the rule that would leave that to Docker does not know the name;
-//! * a dockerd that starts after our last attachment: until the next attachment or `reconcile`, its policy holds.
+//!
+//! A dockerd that starts after our last attachment is noticed by [`crate::watch`].
 
 use std::io;
 
 use crate::nft::rules::docker_user_rules;
 use crate::nft::table::{Tables, delete_rule, insert_rule};
 
-const TABLE: &str = "filter";
-const CHAIN: &str = "DOCKER-USER";
+pub(crate) const TABLE: &str = "filter";
+pub(crate) const CHAIN: &str = "DOCKER-USER";
 
 /// Sees to it that `DOCKER-USER`, if there is one, lets the traffic of `bridges` through. True if it had to be changed.
 pub(crate) fn admit<'a>(

@@ -11,29 +11,41 @@
 //!
 //! * [`NetConfig`], [`NetworkConfig`], [`EndpointSpec`], [`Endpoint`], [`PortMapping`]: what is asked for and told.
 //! * [`Net`], [`OpenError`], [`NamespaceError`]: an instance, its networks and namespaces.
-//! * [`AttachError`], [`DetachError`]: an endpoint's life.
-//! * [`Reconciled`]: what was mended.
+//! * [`AttachError`], [`DetachError`]: an endpoint's life; `switch`: its changes. [`LinkCounters`]: what went through.
+//! * [`dns`]: the server by which containers find each other.
+//! * [`Reconciled`]: what was mended. `watch`: rules that somebody takes away are put back at once.
 //! * `records`: what is on disk. `nft`: the packet filter. `docker`: other owners of rules. `ports`: reserved ports.
-//!   `links`, `conntrack`, `netlink`: the kernel's side.
+//!   `pool`: namespaces made ahead. `links`, `conntrack`, `netlink`: the kernel's side.
 //!
 //! Everything is over netlink and synchronous; no program is run, and no tokio. Several instances live side by side if
-//! their state directories, tables, bridges and subnets differ. IPv4 only, for now.
+//! their state directories, tables, bridges and subnets differ.
 
 mod attach;
 mod conntrack;
+mod counters;
+pub mod dns;
 mod docker;
 mod links;
 mod names;
 mod net;
 mod netlink;
 mod nft;
+mod pool;
 mod ports;
 mod reconcile;
 mod records;
 mod spec;
+mod switch;
+mod watch;
 
 pub use attach::{AttachError, DetachError};
+pub use counters::LinkCounters;
+pub use dns::NamesError;
+pub use dns::zones::Server as NameServer;
 pub use names::{InvalidMac, Mac};
 pub use net::{NamespaceError, Net, OpenError};
 pub use reconcile::Reconciled;
-pub use spec::{DEFAULT_NETWORK, Endpoint, EndpointSpec, NetConfig, NetworkConfig, PortMapping, Protocol};
+pub use spec::{
+    DEFAULT_NETWORK, Endpoint, EndpointSpec, MacvlanMode, NetConfig, NetworkConfig, NetworkKind, PortMapping,
+    Protocol, Range6,
+};

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,13 +16,16 @@ use sampan_kernel::netns;
 
 use crate::attach::Departure;
 use crate::conntrack::Connections;
+use crate::dns::server::Names;
 use crate::docker;
 use crate::links::Links;
 use crate::names::{Mac, is_key, is_link_name, is_table_name};
 use crate::nft::rules::{NetworkRules, Published, Ruleset};
 use crate::nft::table::Tables;
+use crate::pool::Pool;
 use crate::records::{EndpointId, Records};
-use crate::spec::{Endpoint, NetConfig, NetworkConfig};
+use crate::spec::{Endpoint, NetConfig, NetworkConfig, NetworkKind};
+use crate::watch::Watch;
 
 /// The largest packet if the host has no way out to take it from.
 const DEFAULT_MTU: u32 = 1500;
@@ -37,6 +41,8 @@ const MAX_NAME_BYTES: usize = 128;
 #[derive(Debug)]
 pub struct Net {
     pub(crate) shared: Arc<Shared>,
+    /// Ends before what it looks after.
+    watch: Option<Watch>,
 }
 
 /// What the threads that delete links share with their [`Net`].
@@ -46,6 +52,10 @@ pub(crate) struct Shared {
     inner: Mutex<Inner>,
     /// Told when an endpoint has left [`Inner::leaving`], and when a thread has ended.
     pub(crate) changed: Condvar,
+    /// Who is called what.
+    pub(crate) names: Names,
+    /// Network namespaces made ahead.
+    pub(crate) pool: Pool,
     /// Locked for as long as we live: two owners would hand out one address twice.
     _lock: File,
 }
@@ -54,6 +64,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) table: String,
+    /// Whether this kernel has IPv6.
+    pub(crate) v6: bool,
     pub(crate) networks: BTreeMap<String, NetworkConfig>,
     pub(crate) records: Records,
     /// Endpoints whose links are being deleted, without the lock. Whoever wants one of them waits.
@@ -64,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) threads: usize,
     /// The sockets that reserve each endpoint's ports.
     pub(crate) reserved: BTreeMap<EndpointId, Vec<OwnedFd>>,
+    /// Links of VLANs that were made for networks, and go with them.
+    pub(crate) made_vlans: BTreeSet<String>,
     pub(crate) links: Links,
     pub(crate) tables: Tables,
     pub(crate) connections: Connections,
@@ -165,6 +179,7 @@ impl Net {
     pub fn open(config: NetConfig) -> Result<Net, OpenError> {
         let NetConfig { state, table, networks } = config;
         create_directories(&state.join("netns"), 0o711)?;
+        create_directories(&state.join("dns"), 0o700)?;
         let path = state.join("lock");
         let lock = File::options().write(true).create(true).truncate(false).open(&path);
         let lock = lock.map_err(FileError::on("open", path))?;
@@ -177,25 +192,52 @@ impl Net {
         let (records, complaints) = Records::load(state.join("endpoints"))?;
         let mut inner = Inner {
             table,
+            v6: Path::new("/proc/sys/net/ipv6").exists(),
             networks: BTreeMap::new(),
             records,
             leaving: BTreeSet::new(),
             departures: VecDeque::new(),
             threads: 0,
             reserved: BTreeMap::new(),
+            made_vlans: BTreeSet::new(),
             links: Links::open().map_err(OpenError::on("open a netlink socket"))?,
             tables: Tables::open().map_err(OpenError::on("open a netlink socket"))?,
             connections: Connections::open().map_err(OpenError::on("open a netlink socket"))?,
             complaints,
         };
         forward_packets().map_err(OpenError::on("let the kernel forward packets"))?;
+        let names = Names::new().map_err(OpenError::on("begin to serve names"))?;
         for network in networks {
-            inner.admit_network(network)?;
+            let (name, title) = (network.name.clone(), network.title.clone());
+            let has_names = network.dns;
+            match inner.admit_network(network) {
+                Ok(()) if has_names => names.zones().open(&name, &title),
+                Ok(()) => {}
+                Err(error) if name == crate::spec::DEFAULT_NETWORK => return Err(error),
+                // One network that can't be had must not take the others away.
+                Err(error) => inner.complain(sampan_base::chain(&error)),
+            }
+        }
+        for ((key, _), endpoint) in inner.records.iter() {
+            names.zones().enter(key, endpoint);
         }
         inner.apply().map_err(OpenError::on("put nftables rules in place"))?;
         inner.reserve_again();
-        let shared = Shared { state, inner: Mutex::new(inner), changed: Condvar::new(), _lock: lock };
-        Ok(Net { shared: Arc::new(shared) })
+        let shared = Arc::new(Shared {
+            state,
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+            names,
+            pool: Pool::default(),
+            _lock: lock,
+        });
+        let watch = Watch::start(&shared);
+        if let Err(error) = &watch {
+            shared.lock().complain(format!("cannot watch over the rules: {error}"));
+        }
+        let net = Net { shared, watch: watch.ok() };
+        net.serve_names_again();
+        Ok(net)
     }
 
     /// Adds a network.
@@ -203,9 +245,22 @@ impl Net {
     /// # Errors
     /// If its name, bridge or addresses are another's, or the kernel refuses.
     pub fn add_network(&self, network: NetworkConfig) -> Result<(), OpenError> {
+        let (name, title, has_names) = (network.name.clone(), network.title.clone(), network.dns);
         let mut inner = self.shared.lock();
         inner.admit_network(network)?;
+        if has_names {
+            self.shared.names.zones().open(&name, &title);
+        }
         inner.apply().map_err(OpenError::on("put nftables rules in place"))
+    }
+
+    /// The subnets that this host already has routes to, so that a new network takes others.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn routed_subnets(&self) -> Result<Vec<ipnet::IpNet>, OpenError> {
+        let mut inner = self.shared.lock();
+        inner.links.routed().map_err(OpenError::on("list the host's routes"))
     }
 
     /// Removes a network that nobody is attached to, and its bridge. No error if there is no such network.
@@ -219,6 +274,13 @@ impl Net {
             return Err(OpenError::Invalid { network: name.to_owned(), reason });
         }
         let Some(network) = inner.networks.remove(name) else { return Ok(()) };
+        self.shared.names.zones().close(name);
+        if let NetworkKind::Macvlan { vlan, .. } = &network.kind {
+            let shared = inner.networks.values().any(|n| n.bridge == network.bridge);
+            let ours = vlan.is_some() && !shared && inner.made_vlans.remove(&network.bridge);
+            let deleted = if ours { inner.links.delete(&network.bridge) } else { Ok(()) };
+            return deleted.map_err(OpenError::on(format!("remove link `{}`", network.bridge)));
+        }
         inner.apply().map_err(OpenError::on("put nftables rules in place"))?;
         let table = inner.table.clone();
         docker::withdraw(&mut inner.tables, &table, Some(&network.bridge))
@@ -241,7 +303,8 @@ impl Net {
     /// See [`NamespaceError`].
     pub fn create_namespace(&self, key: &str) -> Result<PathBuf, NamespaceError> {
         let path = self.namespace(key)?;
-        match netns::create(&path) {
+        let made = self.shared.pool.take().and_then(|namespace| netns::keep(&namespace, &path));
+        match made {
             Ok(()) => Ok(path),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 Err(NamespaceError::Exists { key: key.to_owned() })
@@ -250,12 +313,20 @@ impl Net {
         }
     }
 
+    /// Makes some network namespaces ahead, behind the caller's back.
+    pub fn prepare_namespaces(&self, count: usize) {
+        self.shared.pool.prepare(count);
+    }
+
     /// Removes a network namespace's file; no error if there is none. The namespace ends with the last process in it.
     ///
     /// # Errors
     /// See [`NamespaceError`].
     pub fn remove_namespace(&self, key: &str) -> Result<(), NamespaceError> {
         let path = self.namespace(key)?;
+        if self.shared.names.serves(key) {
+            self.stop_names(key);
+        }
         netns::remove(&path).map_err(|source| NamespaceError::Kernel { action: "remove", path, source })
     }
 
@@ -271,10 +342,11 @@ impl Net {
         }
     }
 
-    /// The endpoints of `key`, in each network that it is attached to.
+    /// The endpoints of `key`, in each network that it is attached to and is not leaving.
     pub fn endpoints(&self, key: &str) -> Vec<Endpoint> {
         let inner = self.shared.lock();
-        inner.records.of_key(key).iter().filter_map(|id| inner.records.get(id)).cloned().collect()
+        let ids = inner.records.of_key(key).into_iter().filter(|id| !inner.leaving.contains(id));
+        ids.filter_map(|id| inner.records.get(&id)).cloned().collect()
     }
 
     pub(crate) fn namespaces(&self) -> PathBuf {
@@ -285,6 +357,8 @@ impl Net {
 impl Drop for Net {
     /// Waits for the links that are being deleted; then another may open the same state.
     fn drop(&mut self) {
+        self.watch = None;
+        self.shared.pool.close();
         drop(self.shared.lock_when(|inner| inner.threads == 0));
     }
 }
@@ -315,14 +389,28 @@ impl Inner {
         if network.subnet.prefix_len() > 30 || !network.subnet.contains(&gateway) {
             return Err(invalid(format!("subnet {} has no room for gateway {gateway}", network.subnet)));
         }
+        if let Some(v6) = &network.v6 {
+            if v6.subnet.prefix_len() > 126 || !v6.subnet.contains(&v6.gateway()) {
+                let reason = format!("subnet {} has no room for gateway {}", v6.subnet, v6.gateway());
+                return Err(invalid(reason));
+            }
+            if !self.v6 {
+                return Err(invalid("this host's kernel has no IPv6".into()));
+            }
+        }
         for other in self.networks.values() {
-            if other.name == network.name || other.bridge == network.bridge {
+            let both_bridges = network.is_bridge() && other.is_bridge();
+            if other.name == network.name || (both_bridges && other.bridge == network.bridge) {
                 return Err(invalid(format!(
                     "network `{}` with bridge `{}` is there",
                     other.name, other.bridge
                 )));
             }
-            if other.subnet.contains(&network.subnet) || network.subnet.contains(&other.subnet) {
+            let overlaps = |a: ipnet::IpNet, b: ipnet::IpNet| a.contains(&b) || b.contains(&a);
+            let six = network.v6.as_ref().zip(other.v6.as_ref());
+            if overlaps(other.subnet.into(), network.subnet.into())
+                || six.is_some_and(|(a, b)| overlaps(a.subnet.into(), b.subnet.into()))
+            {
                 return Err(invalid(format!(
                     "its subnet overlaps with network `{}`'s, {}",
                     other.name, other.subnet
@@ -330,14 +418,22 @@ impl Inner {
             }
         }
         network.subnet = network.subnet.trunc();
+        if let Some(v6) = &mut network.v6 {
+            v6.subnet = v6.subnet.trunc();
+            forward_packets6().map_err(OpenError::on("let the kernel forward IPv6 packets"))?;
+        }
         self.ensure_bridge(&network).map_err(OpenError::on(format!("set up bridge `{}`", network.bridge)))?;
         self.networks.insert(network.name.clone(), network);
         Ok(())
     }
 
-    /// Sees to it that a network's bridge is there, up, and has its address. Returns its index and its largest packet.
+    /// Sees to it that a network's bridge is there, up, and has its addresses; of other kinds the parent link. Returns
+    /// its index and its largest packet.
     pub(crate) fn ensure_bridge(&mut self, network: &NetworkConfig) -> io::Result<(u32, u32)> {
         let name = &network.bridge;
+        if let NetworkKind::Macvlan { vlan, .. } = &network.kind {
+            return self.ensure_parent(name, vlan.as_ref());
+        }
         if let Some(link) = self.links.find(name)? {
             if link.kind != Some(InfoKind::Bridge) {
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a link of that name is no bridge"));
@@ -356,10 +452,37 @@ impl Inner {
         Ok((link.index, mtu))
     }
 
+    fn ensure_parent(&mut self, name: &str, vlan: Option<&(String, u16)>) -> io::Result<(u32, u32)> {
+        let missing = |name: &str| {
+            io::Error::new(io::ErrorKind::NotFound, format!("the host has no link called `{name}`"))
+        };
+        let link = match (self.links.find(name)?, vlan) {
+            (Some(link), _) => link,
+            (None, None) => return Err(missing(name)),
+            (None, Some((parent, number))) => {
+                let parent = self.links.find(parent)?.ok_or_else(|| missing(parent))?;
+                self.links.create_vlan(name, parent.index, *number)?;
+                self.made_vlans.insert(name.to_owned());
+                self.links.find(name)?.ok_or_else(|| missing(name))?
+            }
+        };
+        Ok((link.index, link.mtu.unwrap_or(DEFAULT_MTU)))
+    }
+
     fn settle_bridge(&mut self, index: u32, network: &NetworkConfig) -> io::Result<()> {
         let address =
             ipnet::Ipv4Net::new(network.gateway(), network.subnet.prefix_len()).map_err(io::Error::other)?;
-        self.links.add_address(index, address)?;
+        self.links.add_address(index, address.into())?;
+        if self.v6 {
+            // Without IPv6 of its own the host is not to be reached by it from the bridge either.
+            let off = if network.v6.is_some() { "0" } else { "1" };
+            set_sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", network.bridge), off)?;
+        }
+        if let Some(v6) = &network.v6 {
+            let address =
+                ipnet::Ipv6Net::new(v6.gateway(), v6.subnet.prefix_len()).map_err(io::Error::other)?;
+            self.links.add_address(index, address.into())?;
+        }
         // Published ports are reached from 127.0.0.1, too; that the bridge's containers don't reach what listens
         // there is the business of our chain `raw`.
         set_sysctl(&format!("net/ipv4/conf/{}/route_localnet", network.bridge), "1")
@@ -375,21 +498,24 @@ impl Inner {
 
     /// Docker's chain is Docker's: that it can't be changed must not keep our containers from running.
     pub(crate) fn admit_to_docker(&mut self) {
-        let bridges = self.networks.values().map(|n| n.bridge.as_str());
+        let bridges = self.networks.values().filter(|n| n.is_bridge()).map(|n| n.bridge.as_str());
         if let Err(error) = docker::admit(&mut self.tables, &self.table, bridges) {
             self.complain(format!("cannot insert rules into DOCKER-USER: {error}"));
         }
     }
 
     pub(crate) fn ruleset(&self) -> Ruleset {
-        let networks = self.networks.values().map(|n| NetworkRules {
+        let networks = self.networks.values().filter(|n| n.is_bridge()).map(|n| NetworkRules {
             bridge: n.bridge.clone(),
             subnet: n.subnet,
+            subnet6: n.v6.as_ref().map(|v6| v6.subnet),
             internal: n.internal,
             between_containers: n.between_containers,
+            masquerade: n.masquerade,
         });
         Ruleset {
             table: self.table.clone(),
+            v6: self.v6,
             networks: networks.collect(),
             published: self
                 .records
@@ -430,23 +556,43 @@ impl Inner {
     }
 }
 
-/// An endpoint's published ports, as rules have them.
+/// An endpoint's published ports, as rules have them. One on an IPv6 address of the host leads nowhere if the endpoint
+/// has none.
 pub(crate) fn published(endpoint: &Endpoint) -> Vec<Published> {
-    let to = |port| std::net::SocketAddrV4::new(endpoint.ip, port);
-    let of = |p: &crate::spec::PortMapping| Published {
-        protocol: p.protocol,
-        host: p.host(),
-        to: to(p.container_port),
+    let of = |p: &crate::spec::PortMapping| {
+        let ip: IpAddr = match p.host_ip {
+            IpAddr::V4(_) => endpoint.ip.into(),
+            IpAddr::V6(_) => endpoint.v6?.0.into(),
+        };
+        let to = std::net::SocketAddr::new(ip, p.container_port);
+        Some(Published { protocol: p.protocol, host: p.host(), to })
     };
-    endpoint.ports.iter().map(of).collect()
+    endpoint.ports.iter().filter_map(of).collect()
 }
 
 fn forward_packets() -> io::Result<()> {
     set_sysctl("net/ipv4/ip_forward", "1")
 }
 
+/// Lets the kernel forward IPv6. A host that forwards no longer listens to routers, unless it is told to go on: else it
+/// would lose its own way out.
+fn forward_packets6() -> io::Result<()> {
+    const ALL: &str = "net/ipv6/conf/all/forwarding";
+    if std::fs::read_to_string(Path::new("/proc/sys").join(ALL))?.trim() == "1" {
+        return Ok(());
+    }
+    for link in std::fs::read_dir("/proc/sys/net/ipv6/conf")?.flatten() {
+        let setting = link.path().join("accept_ra");
+        if std::fs::read_to_string(&setting).is_ok_and(|value| value.trim() == "1") {
+            // A link that goes away meanwhile needs none.
+            let _ = std::fs::write(&setting, "2");
+        }
+    }
+    set_sysctl(ALL, "1")
+}
+
 /// Writes a kernel setting if it is another: some hosts have it right and read-only.
-fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
+pub(crate) fn set_sysctl(name: &str, value: &str) -> io::Result<()> {
     let path = Path::new("/proc/sys").join(name);
     if std::fs::read_to_string(&path)?.trim() == value { Ok(()) } else { std::fs::write(&path, value) }
 }

@@ -21,6 +21,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// One socket, used for one exchange at a time.
 pub(crate) struct Conversation {
     socket: Socket,
+    /// What the kernel calls the socket.
+    port: u32,
     sequence: u32,
 }
 
@@ -34,14 +36,19 @@ impl Conversation {
     /// Opens one in this thread's network namespace, for one of [`netlink_sys::protocols`].
     pub(crate) fn open(protocol: isize) -> io::Result<Conversation> {
         let mut socket = Socket::new(protocol)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
         let limit = Some(ANSWER_LIMIT);
         rustix::net::sockopt::set_socket_timeout(socket.as_fd(), rustix::net::sockopt::Timeout::Recv, limit)?;
         // A whole ruleset is one datagram; the default buffers are for far less.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(socket.as_fd(), 4 << 20);
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(socket.as_fd(), 4 << 20);
-        Ok(Conversation { socket, sequence: 0 })
+        Ok(Conversation { socket, port, sequence: 0 })
+    }
+
+    /// What the kernel calls the socket.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Sends `messages` in one go, each with its flags, and waits for the acknowledgement of each with
@@ -142,7 +149,8 @@ impl Conversation {
     }
 }
 
-fn parse<M: NetlinkDeserializable>(mut datagram: &[u8]) -> io::Result<Vec<NetlinkMessage<M>>> {
+/// The messages of a datagram.
+pub(crate) fn parse<M: NetlinkDeserializable>(mut datagram: &[u8]) -> io::Result<Vec<NetlinkMessage<M>>> {
     let mut messages = Vec::new();
     while let Some(length) = datagram.first_chunk::<4>().map(|l| u32::from_ne_bytes(*l) as usize) {
         let Some(bytes) = datagram.get(..length).filter(|b| b.len() >= 16) else {

@@ -1,7 +1,6 @@
 //! What a killed daemon has left, and the end of everything.
 
 use std::collections::BTreeSet;
-use std::io;
 
 use sampan_base::files::remove_if_exists;
 use sampan_kernel::netns;
@@ -74,10 +73,16 @@ impl Net {
             }
         }
 
+        for key in self.served_keys() {
+            if !live.contains(key.as_str()) {
+                self.stop_names(&key);
+            }
+        }
+
         let mut inner = self.shared.lock();
         let known: BTreeSet<String> = inner.records.iter().map(|(_, e)| e.host_interface.clone()).collect();
         let mut present = BTreeSet::new();
-        for network in inner.networks.values().cloned().collect::<Vec<_>>() {
+        for network in inner.networks.values().filter(|n| n.is_bridge()).cloned().collect::<Vec<_>>() {
             let bridge = inner
                 .ensure_bridge(&network)
                 .map_err(OpenError::on(format!("set up bridge `{}`", network.bridge)))?;
@@ -96,7 +101,10 @@ impl Net {
         result.broken = inner
             .records
             .iter()
-            .filter(|(_, endpoint)| !present.contains(&endpoint.host_interface))
+            .filter(|((_, n), endpoint)| {
+                let bridged = inner.networks.get(n).is_none_or(crate::NetworkConfig::is_bridge);
+                bridged && !present.contains(&endpoint.host_interface)
+            })
             .map(|((key, _), _)| key.clone())
             .collect();
 
@@ -121,13 +129,13 @@ impl Net {
         let table = inner.table.clone();
         let withdrawn = docker::withdraw(&mut inner.tables, &table, None);
         note(withdrawn.map_err(OpenError::on("take rules out of DOCKER-USER")));
-        let steps = inner.ruleset().remove_table();
-        let removed = match inner.tables.commit(steps) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        };
-        note(removed.map_err(OpenError::on(format!("remove nftables table `{table}`"))));
-        for network in std::mem::take(&mut inner.networks).into_values() {
+        let steps = inner.ruleset().remove_tables();
+        note(inner.tables.commit(steps).map_err(OpenError::on(format!("remove nftables table `{table}`"))));
+        self.shared.pool.close();
+        for vlan in std::mem::take(&mut inner.made_vlans) {
+            note(inner.links.delete(&vlan).map_err(OpenError::on(format!("remove link `{vlan}`"))));
+        }
+        for network in std::mem::take(&mut inner.networks).into_values().filter(|n| n.is_bridge()) {
             let deleted = inner.links.delete(&network.bridge);
             note(deleted.map_err(OpenError::on(format!("remove bridge `{}`", network.bridge))));
         }

@@ -12,15 +12,15 @@
 //! its address could be handed out again: it is moved aside as `….bad`, and its link is removed with the others that
 //! no record knows.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use sampan_base::FileError;
 use sampan_base::files::{create_directories, read_limited, remove_if_exists, write_atomic_volatile};
 
 use crate::names::is_key;
-use crate::spec::{Endpoint, NetworkConfig};
+use crate::spec::{Endpoint, NetworkConfig, Range6};
 
 /// Far more than a record of a thousand ports has.
 const MAX_RECORD_BYTES: u64 = 1 << 20;
@@ -41,7 +41,7 @@ pub(crate) struct Records {
     directory: PathBuf,
     endpoints: BTreeMap<EndpointId, Endpoint>,
     /// The address last given out in each network: the next is after it, so that an address is not soon used again.
-    last: BTreeMap<String, Ipv4Addr>,
+    last: BTreeMap<String, (Ipv4Addr, Option<Ipv6Addr>)>,
 }
 
 impl Records {
@@ -64,9 +64,9 @@ impl Records {
             }
             match read(&path) {
                 Ok(record) => {
-                    let last =
-                        records.last.entry(record.endpoint.network.clone()).or_insert(record.endpoint.ip);
-                    *last = record.endpoint.ip.max(*last);
+                    let (ip, ip6) = (record.endpoint.ip, record.endpoint.v6.map(|(ip, _)| ip));
+                    let last = records.last.entry(record.endpoint.network.clone()).or_insert((ip, ip6));
+                    *last = (ip.max(last.0), ip6.max(last.1));
                     records.endpoints.insert((record.key, record.endpoint.network.clone()), record.endpoint);
                 }
                 Err(reason) => {
@@ -93,22 +93,38 @@ impl Records {
     }
 
     /// The endpoint that has `ip` in `network`.
-    pub(crate) fn holder(&self, network: &str, ip: Ipv4Addr) -> Option<&str> {
-        self.endpoints.iter().find(|((_, n), e)| n == network && e.ip == ip).map(|((key, _), _)| key.as_str())
+    pub(crate) fn holder(&self, network: &str, ip: IpAddr) -> Option<&str> {
+        let has = |e: &Endpoint| IpAddr::V4(e.ip) == ip || e.v6.is_some_and(|(v6, _)| IpAddr::V6(v6) == ip);
+        self.endpoints.iter().find(|((_, n), e)| n == network && has(e)).map(|((key, _), _)| key.as_str())
+    }
+
+    fn in_network<'a>(&'a self, network: &'a str) -> impl Iterator<Item = &'a Endpoint> {
+        self.endpoints.iter().filter(move |((_, n), _)| *n == network).map(|(_, e)| e)
     }
 
     /// The next address of `network` that nobody has; none if all are taken.
     pub(crate) fn free_address(&self, network: &NetworkConfig) -> Option<Ipv4Addr> {
-        let (first, last) = (u32::from(network.subnet.network()) + 1, u32::from(network.subnet.broadcast()));
-        let taken: std::collections::BTreeSet<u32> = self
-            .endpoints
-            .iter()
-            .filter(|((_, n), _)| *n == network.name)
-            .map(|(_, e)| u32::from(e.ip))
-            .chain([u32::from(network.gateway())])
-            .collect();
-        let begin = self.last.get(&network.name).map_or(first, |ip| u32::from(*ip) + 1);
-        (begin..last).chain(first..last.min(begin)).find(|ip| !taken.contains(ip)).map(Ipv4Addr::from)
+        let range = network.range.unwrap_or(network.subnet);
+        let first = range.network().max(Ipv4Addr::from(u32::from(network.subnet.network()) + 1));
+        let last = range.broadcast().min(Ipv4Addr::from(u32::from(network.subnet.broadcast()) - 1));
+        let number = |ip: &Ipv4Addr| u128::from(u32::from(*ip));
+        let taken = self.in_network(&network.name).map(|e| number(&e.ip));
+        let taken = taken.chain([number(&network.gateway())]).chain(network.reserved.iter().map(number));
+        let previous = self.last.get(&network.name).map(|(ip, _)| number(ip));
+        next_free(number(&first), number(&last), previous, &taken.collect())
+            .and_then(|n| u32::try_from(n).ok())
+            .map(Ipv4Addr::from)
+    }
+
+    /// As [`Records::free_address`], of IPv6.
+    pub(crate) fn free_address6(&self, network: &str, of: &Range6) -> Option<Ipv6Addr> {
+        let range = of.range.unwrap_or(of.subnet);
+        let first = u128::from(range.network()).max(u128::from(of.subnet.network()) + 1);
+        let taken = self.in_network(network).filter_map(|e| e.v6).map(|(ip, _)| u128::from(ip));
+        let taken =
+            taken.chain([u128::from(of.gateway())]).chain(of.reserved.iter().map(|ip| u128::from(*ip)));
+        let previous = self.last.get(network).and_then(|(_, ip)| *ip).map(u128::from);
+        next_free(first, u128::from(range.broadcast()), previous, &taken.collect()).map(Ipv6Addr::from)
     }
 
     /// Writes a record, new or changed: from here on, its address is nobody else's.
@@ -123,7 +139,7 @@ impl Records {
         write_atomic_volatile(&path, &text, 0o600)?;
         let id = (key.to_owned(), endpoint.network.clone());
         if self.endpoints.insert(id, endpoint.clone()).is_none() {
-            self.last.insert(endpoint.network.clone(), endpoint.ip);
+            self.last.insert(endpoint.network.clone(), (endpoint.ip, endpoint.v6.map(|(ip, _)| ip)));
         }
         Ok(())
     }
@@ -138,6 +154,12 @@ impl Records {
     fn path(&self, key: &str, network: &str) -> PathBuf {
         self.directory.join(format!("{key}@{network}.json"))
     }
+}
+
+/// The first number after `previous` that is not taken, or else the first at all.
+fn next_free(first: u128, last: u128, previous: Option<u128>, taken: &BTreeSet<u128>) -> Option<u128> {
+    let begin = previous.filter(|p| (first..last).contains(p)).map_or(first, |p| p + 1);
+    (begin..=last).chain(first..begin).find(|n| !taken.contains(n))
 }
 
 fn read(path: &Path) -> Result<Record, String> {
@@ -165,7 +187,13 @@ mod tests {
             host_interface: "sv0".into(),
             ip,
             prefix: 24,
+            id: String::new(),
             gateway: network.gateway(),
+            v6: None,
+            gateway6: None,
+            default_route: true,
+            names: Vec::new(),
+            links: Vec::new(),
             mac: Mac::of(ip),
             ports: Vec::new(),
         }
@@ -188,7 +216,7 @@ mod tests {
         let (mut records, complaints) = Records::load(dir.path().to_owned()).unwrap();
         assert!(complaints.is_empty());
         assert_eq!(records.free_address(&network), None);
-        assert_eq!(records.holder("n", Ipv4Addr::new(10, 0, 0, 4)), Some("k2"));
+        assert_eq!(records.holder("n", Ipv4Addr::new(10, 0, 0, 4).into()), Some("k2"));
         records.remove(&("k2".into(), "n".into())).unwrap();
         records.remove(&("k0".into(), "n".into())).unwrap();
         assert_eq!(records.free_address(&network).unwrap().octets()[3], 2);

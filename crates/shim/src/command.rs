@@ -140,7 +140,6 @@ fn start_server(
         .arg(path);
     // The caller waits for the end of its pipes, so the server must not hold them.
     server.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null()).stderr(log);
-    server.current_dir("/");
     match server.spawn() {
         // Not waited for: it outlives us.
         Ok(_) => Ok(()),
@@ -170,6 +169,8 @@ fn serve(arguments: &Arguments) -> Result<(), CommandError> {
     let signals = sampan_kernel::signals::open(&signals).map_err(CommandError::on("take signals"))?;
     // Fails only if we are a session's leader already.
     let _ = setsid();
+    // Whoever started us may want to unmount where it was.
+    std::env::set_current_dir("/").map_err(CommandError::on("change to the root directory"))?;
     // The runtime's commands end before the processes that they start; those become our children by this.
     set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|e| CommandError::Host { action: "become a sub-reaper".into(), source: e.into() })?;

@@ -170,7 +170,7 @@ fn mistakes_through_docker_are_clear_too() {
         (&["stop", "nobody"], 1, "nobody"),
         (&["rmi", "no-such-image"], 1, "no-such-image"),
         (&["build", place], 1, "missing"),
-        (&["network", "create", "mine"], 1, "network"),
+        (&["network", "create", "-d", "overlay", "mine"], 1, "swarm"),
     ];
     for (arguments, code, named) in table {
         let output = it.docker(*arguments).code(*code);

@@ -3,6 +3,7 @@
 //!
 //! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
 //! * `network`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
+//! * `restart`, `health`, `copy`: what is done with containers.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
@@ -13,16 +14,19 @@ mod bad_input;
 mod build;
 mod build_flags;
 mod concurrency;
+mod copy;
 mod crash;
 mod daemon;
 mod disk_full;
 mod docker;
 mod docker_images;
+mod health;
 mod image_care;
 mod limits;
 mod logs;
 mod network;
 mod registry;
+mod restart;
 mod sampan;
 mod serving;
 mod terminal;
@@ -111,6 +115,9 @@ fn main() {
         ("build_flags", build_flags::CASES),
         ("crash", crash::CASES),
         ("concurrency", concurrency::CASES),
+        ("copy", copy::CASES),
+        ("health", health::CASES),
+        ("restart", restart::CASES),
         ("daemon", daemon::CASES),
         ("disk_full", disk_full::CASES),
         ("docker", docker::CASES),

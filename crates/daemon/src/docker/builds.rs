@@ -14,10 +14,10 @@ use sampan_docker_api::build::{BuildUpdate, Progress};
 use sampan_engine::Engine;
 use sampan_engine::build::{BuildRequest, Events};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Query;
-use super::containers::{ChannelWriter, archive_body, channel_body};
+use super::containers::{ChannelWriter, WAITING_PIECES, archive_body};
 use super::error::{Answer, ApiError};
 use super::images::{body_reader, json_lines, tell};
 
@@ -35,7 +35,8 @@ pub(crate) async fn build(
     if wanted.check {
         return check(engine, wanted.request).await;
     }
-    let (sender, body) = channel_body();
+    let (sender, mut lines) = mpsc::channel::<Bytes>(WAITING_PIECES);
+    let (early, failed_early) = oneshot::channel();
     let events: Events = if updates {
         let lines = sender.clone();
         Box::new(move |event| {
@@ -74,11 +75,35 @@ pub(crate) async fn build(
                 }
             }
             Err(failure) => {
-                tell(&sender, Progress::error(failure.message, failure.code.map(i64::from))).await
+                let progress = match &failure.command {
+                    // The classic builder's words: clients compare them.
+                    Some((command, code)) if !updates => Progress::error(
+                        format!("The command '{command}' returned a non-zero code: {code}"),
+                        Some(i64::from(*code)),
+                    ),
+                    Some((_, code)) => Progress::error(failure.message.clone(), Some(i64::from(*code))),
+                    None => Progress::error(failure.message.clone(), None),
+                };
+                // Whoever is past the first line takes the failure from the stream.
+                if let Err(failure) = early.send(failure) {
+                    drop(failure);
+                    tell(&sender, progress).await;
+                }
             }
         }
     });
-    Ok(json_lines(body))
+    // What goes wrong before anything was said, a Dockerfile that makes no sense above all, has a status of its own.
+    let first = tokio::select! {
+        biased;
+        first = lines.recv() => first,
+        Ok(failure) = failed_early => {
+            return Err(ApiError { status: super::error::status(failure.class), message: failure.message });
+        }
+    };
+    let rest =
+        futures_util::stream::unfold(lines, |mut lines| async move { Some((lines.recv().await?, lines)) });
+    let all = futures_util::StreamExt::chain(futures_util::stream::iter(first), rest);
+    Ok(json_lines(Body::from_stream(futures_util::StreamExt::map(all, Ok::<_, std::io::Error>))))
 }
 
 /// Only checks a Dockerfile: each warning is a line.

@@ -8,11 +8,13 @@ use http::{Request, StatusCode, header};
 use sampan_base::{Class, Timestamp};
 use sampan_docker_api::container::{
     ChangeRow, ContainerInspect, ContainerSummary, ContainersPruned, CreateAnswer, CreateRequest, TopAnswer,
-    WaitAnswer,
+    UpdateAnswer, WaitAnswer,
 };
+use sampan_docker_api::host_config::HostConfig;
 use sampan_docker_api::{detach, stream};
 use sampan_engine::attach::Streams;
 use sampan_engine::container::View;
+use sampan_engine::container::update::Update;
 use sampan_engine::images::ChangeKind;
 use sampan_engine::logs::{LogLine, LogQuery, LogReader};
 use sampan_engine::{Engine, EngineError, WaitCondition};
@@ -25,7 +27,7 @@ use super::show::{self, Paths};
 use super::{Query, convert, is_on, time};
 
 /// How many pieces of an answer wait for a slow client.
-const WAITING_PIECES: usize = 16;
+pub(crate) const WAITING_PIECES: usize = 16;
 
 /// A streaming body: what is sent into the channel goes to the client.
 pub(crate) fn channel_body() -> (mpsc::Sender<Bytes>, Body) {
@@ -72,7 +74,7 @@ const FILTERS: [&str; 13] = [
 
 pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<Json<Vec<ContainerSummary>>> {
     let filters = Filters::parse(query.get("filters").map(String::as_str), &FILTERS)?;
-    for key in ["health", "publish", "expose"] {
+    for key in ["publish", "expose"] {
         if filters.has(key) {
             return Err(ApiError::unsupported(format!("the filter `{key}` is not supported yet")));
         }
@@ -96,7 +98,7 @@ pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<J
     let ancestors = ancestors(&engine, &filters).await;
     let rows = views
         .iter()
-        .filter(|view| all || view.record.phase.is_alive())
+        .filter(|view| all || view.record.phase.is_on())
         .filter(|view| {
             before.is_none_or(|t| view.record.created < t) && since.is_none_or(|t| view.record.created > t)
         })
@@ -142,15 +144,9 @@ fn names_container(view: &View, text: &str) -> bool {
 
 fn matches(view: &View, filters: &Filters, ancestors: &[String]) -> bool {
     let record = &view.record;
-    let exited = |text: &str| match &record.phase {
-        sampan_engine::container::state::Phase::Exited(exit) => text.parse() == Ok(exit.code),
-        _ => false,
-    };
-    let network = |text: &str| match &record.spec.network {
-        sampan_engine::spec::NetworkMode::Bridge => matches!(text, "bridge" | show::BRIDGE_ID),
-        sampan_engine::spec::NetworkMode::Host => matches!(text, "host" | show::HOST_ID),
-        sampan_engine::spec::NetworkMode::None => matches!(text, "none" | show::NONE_ID),
-        sampan_engine::spec::NetworkMode::Container(_) | sampan_engine::spec::NetworkMode::Named(_) => false,
+    let exited = |text: &str| record.phase.exit().is_some_and(|exit| text.parse() == Ok(exit.code));
+    let network = |text: &str| {
+        record.spec.endpoints.iter().any(|(id, wish)| wish.network == text || id.starts_with(text))
     };
     let volume = |text: &str| {
         record.spec.mounts.iter().any(|m| {
@@ -166,6 +162,7 @@ fn matches(view: &View, filters: &Filters, ancestors: &[String]) -> bool {
     filters.any("id", |v| record.id.starts_with(v))
         && filters.any("name", |v| record.name.contains(v.trim_matches(['/', '^', '$'])))
         && filters.any("status", |v| show::status_word(&record.phase) == v)
+        && filters.any("health", |v| record.health.as_ref().map_or("none", |h| h.status.word()) == v)
         && filters.labels(&record.spec.labels)
         && filters.any("exited", exited)
         && filters.any("network", network)
@@ -254,6 +251,25 @@ pub(crate) async fn pause(State(engine): State<Engine>, Path(id): Path<String>) 
 pub(crate) async fn unpause(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<StatusCode> {
     engine.resume(&id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The body is the part of a container's HostConfig that can change.
+pub(crate) async fn update(
+    State(engine): State<Engine>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer<Json<UpdateAnswer>> {
+    let host: HostConfig = json(&body)?;
+    let policy = &host.restart_policy;
+    let update = Update {
+        resources: convert::resources(&host)?,
+        restart_policy: match policy.name.as_str() {
+            "" => None,
+            _ => Some(convert::restart_policy(policy)?),
+        },
+    };
+    let warnings = engine.update(&id, update).await?;
+    Ok(Json(UpdateAnswer { warnings: (!warnings.is_empty()).then_some(warnings) }))
 }
 
 pub(crate) async fn rename(
@@ -589,7 +605,7 @@ pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<
     let filters = Filters::parse(query.get("filters").map(String::as_str), &["label"])?;
     let (mut deleted, mut space_reclaimed) = (Vec::new(), 0);
     for view in engine.containers() {
-        if !view.record.phase.is_alive() && filters.labels(&view.record.spec.labels) {
+        if !view.record.phase.is_on() && filters.labels(&view.record.spec.labels) {
             let bytes = engine.written_bytes(&view.record.id).await.unwrap_or(0);
             match engine.remove(&view.record.id, false, false).await {
                 Ok(()) => {

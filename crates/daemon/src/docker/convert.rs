@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use sampan_docker_api::container::CreateRequest;
+use sampan_docker_api::container::{CreateRequest, Healthcheck};
 use sampan_docker_api::host_config::{self, HostConfig, Mount};
 use sampan_docker_api::network::PortBinding;
 use sampan_engine::spec::{
-    ContainerSpec, Device, Dns, IpcMode, LogSpec, MountForm, MountSource, MountSpec, NamespaceMode,
-    NetworkMode, Port, Publish, ReadOnlyBelow, Resources, RestartPolicy, SeccompChoice, Security, Ulimit,
+    ContainerSpec, Device, Dns, HealthSpec, IpcMode, LogSpec, MountForm, MountSource, MountSpec,
+    NamespaceMode, Port, Publish, ReadOnlyBelow, Resources, RestartPolicy, SeccompChoice, Security, Ulimit,
 };
 
 use super::error::{Answer, ApiError};
@@ -30,12 +30,7 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
     let ports = config.exposed_ports.unwrap_or_default();
     let exposed = ports.keys().map(|text| port(text)).collect::<Answer<Vec<_>>>()?;
     let text = |s: String| Some(s).filter(|s| !s.is_empty());
-    let network = match request.networking_config.map(|n| n.endpoints_config).unwrap_or_default() {
-        endpoints if host.network_mode.is_empty() && endpoints.len() == 1 => {
-            network_mode(endpoints.keys().next().map_or("", String::as_str))?
-        }
-        _ => network_mode(&host.network_mode)?,
-    };
+    let networks = super::networks::places(&host, request.networking_config, config.mac_address.as_deref())?;
     Ok(ContainerSpec {
         image: config.image,
         entrypoint: config.entrypoint,
@@ -56,10 +51,10 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
         publish_all: host.publish_all_ports,
         stop_signal: config.stop_signal.and_then(text),
         stop_timeout: config.stop_timeout,
-        network,
-        network_word: String::new(),
-        endpoints: BTreeMap::new(),
-        links: Vec::new(),
+        network: networks.mode,
+        network_word: host.network_mode.clone(),
+        endpoints: networks.endpoints,
+        links: host.links.clone().unwrap_or_default(),
         dns: Dns {
             servers: host.dns.clone(),
             search: host.dns_search.clone(),
@@ -107,6 +102,7 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
         device_rules: host.device_cgroup_rules.clone().unwrap_or_default(),
         auto_remove: host.auto_remove,
         restart_policy: restart_policy(&host.restart_policy)?,
+        health: config.healthcheck.map(health),
         log: LogSpec { driver: host.log_config.kind.clone(), options: host.log_config.config.clone() },
         ..ContainerSpec::default()
     })
@@ -115,7 +111,6 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
 fn refuse_unsupported(host: &HostConfig) -> Answer<()> {
     let set = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|l: &Vec<String>| !l.is_empty());
     let refused = [
-        (set(&host.links), "--link: use a name in /etc/hosts (--add-host)"),
         (set(&host.volumes_from), "--volumes-from"),
         (host.device_requests.as_ref().is_some_and(|l| !l.is_empty()), "--gpus and other device requests"),
         (host.init == Some(true), "--init"),
@@ -170,21 +165,19 @@ pub(crate) fn restart_policy(asked: &host_config::RestartPolicy) -> Answer<Resta
     Ok(policy)
 }
 
-fn port(text: &str) -> Answer<Port> {
-    text.parse().map_err(ApiError::invalid)
+fn health(asked: Healthcheck) -> HealthSpec {
+    HealthSpec {
+        test: asked.test.unwrap_or_default(),
+        interval: asked.interval,
+        timeout: asked.timeout,
+        start_period: asked.start_period,
+        start_interval: asked.start_interval,
+        retries: asked.retries,
+    }
 }
 
-fn network_mode(text: &str) -> Answer<NetworkMode> {
-    Ok(match text {
-        "" | "default" | "bridge" => NetworkMode::Bridge,
-        "host" => NetworkMode::Host,
-        "none" => NetworkMode::None,
-        other => match other.strip_prefix("container:") {
-            Some(id) if !id.is_empty() => NetworkMode::Container(id.to_owned()),
-            // Not 404: clients take that for a missing image, and pull it.
-            _ => return Err(ApiError::invalid(format!("network {other} not found"))),
-        },
-    })
+fn port(text: &str) -> Answer<Port> {
+    text.parse().map_err(ApiError::invalid)
 }
 
 fn namespace(kind: &str, text: &str) -> Answer<NamespaceMode> {
@@ -377,13 +370,10 @@ fn long_mount(mount: &Mount) -> Answer<MountSpec> {
     })
 }
 
-fn resources(host: &HostConfig) -> Answer<Resources> {
+pub(crate) fn resources(host: &HostConfig) -> Answer<Resources> {
     let unsigned = |what: &str, n: i64| {
         u64::try_from(n).map_err(|_| ApiError::invalid(format!("{what} must not be negative: {n}")))
     };
-    if host.nano_cpus > 0 && (host.cpu_period > 0 || host.cpu_quota > 0) {
-        return Err(ApiError::invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set"));
-    }
     Ok(Resources {
         cpu_shares: unsigned("CPU shares", host.cpu_shares)?,
         nano_cpus: host.nano_cpus,
@@ -401,7 +391,7 @@ fn resources(host: &HostConfig) -> Answer<Resources> {
             .ok()
             .filter(|n| (-1000..=1000).contains(n))
             .ok_or_else(|| ApiError::invalid("Invalid value for OOM score: the range is [-1000, 1000]"))?,
-        pids: host.pids_limit.unwrap_or(0),
+        pids: host.pids_limit,
         blkio_weight: host.blkio_weight,
         ..Resources::default()
     })
@@ -472,7 +462,7 @@ mod tests {
         );
         assert_eq!((spec.resources.nano_cpus, spec.resources.memory), (200_000_000, 64 << 20));
         assert_eq!(spec.resources.memory_swappiness, None);
-        assert_eq!(spec.network, NetworkMode::Bridge);
+        assert_eq!(spec.network, sampan_engine::spec::NetworkMode::Bridge);
     }
 
     #[test]
@@ -503,7 +493,7 @@ mod tests {
         for (json, words) in [
             (r#"{}"#, "no image"),
             (r#"{"Image":"a","ExposedPorts":{"x":{}}}"#, "invalid port `x`"),
-            (r#"{"Image":"a","HostConfig":{"NetworkMode":"nope"}}"#, "network nope not found"),
+            (r#"{"Image":"a","HostConfig":{"NetworkMode":"container:"}}"#, "invalid network mode"),
             (r#"{"Image":"a","HostConfig":{"PidMode":"x"}}"#, "invalid PID mode: x"),
             (r#"{"Image":"a","HostConfig":{"SecurityOpt":["x=y"]}}"#, "invalid --security-opt"),
             (r#"{"Image":"a","HostConfig":{"VolumesFrom":["b"]}}"#, "--volumes-from"),

@@ -17,7 +17,7 @@ pub(crate) struct ApiError {
 pub(crate) type Answer<T> = Result<T, ApiError>;
 
 /// The status of an error's class.
-fn status(class: Class) -> StatusCode {
+pub(crate) fn status(class: Class) -> StatusCode {
     match class {
         // A command that can't be started is the caller's mistake (Docker: "invalid start config").
         Class::Invalid | Class::CommandNotFound | Class::CommandNotExecutable => StatusCode::BAD_REQUEST,
@@ -26,8 +26,8 @@ fn status(class: Class) -> StatusCode {
         Class::NotModified => StatusCode::NOT_MODIFIED,
         Class::Forbidden => StatusCode::FORBIDDEN,
         Class::Unsupported => StatusCode::NOT_IMPLEMENTED,
-        Class::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Class::Exhausted | Class::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        // Docker says 503 only of swarms.
+        Class::Unavailable | Class::Exhausted | Class::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(
             table.join(", "),
             "Invalid 400, NotFound 404, Conflict 409, NotModified 304, Forbidden 403, Unsupported 501, Exhausted 500, \
-             Unavailable 503, CommandNotFound 400, CommandNotExecutable 400, Internal 500"
+             Unavailable 500, CommandNotFound 400, CommandNotExecutable 400, Internal 500"
         );
     }
 }

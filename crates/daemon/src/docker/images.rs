@@ -109,6 +109,17 @@ pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<J
     let shared = is_on(query.get("shared-size")).then(|| shared_bytes(&images));
     let row = |image: &Image| {
         let (mut tags, mut digests) = (tags(image), digests(image));
+        // Only the names that were asked for are shown.
+        if filters.has("reference") {
+            let asked = |name: &&ImageRef| filters.any("reference", |p| matches_reference(name, p));
+            tags = image
+                .names
+                .iter()
+                .filter(|n| n.tag().is_some())
+                .filter(asked)
+                .map(ImageRef::familiar)
+                .collect();
+        }
         if tags.is_empty() && digests.is_empty() {
             tags.push("<none>:<none>".to_owned());
             digests.push("<none>@<none>".to_owned());
@@ -329,6 +340,8 @@ pub(crate) async fn create(
         author: String::new(),
         changes: repeated(raw.as_deref(), "changes"),
     };
+    // Told by the status: after the answer has begun, only by a line in it.
+    sampan_engine::build::check_changes(&new.changes)?;
     let (sender, body) = channel_body();
     tokio::spawn(async move {
         let progress = match engine.import(archive, new).await {

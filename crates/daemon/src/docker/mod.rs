@@ -1,7 +1,8 @@
 //! Docker's Engine API as a skin over the engine: it translates and decides nothing.
 //!
 //! * [`convert`], [`show`]: from Docker's words to the engine's, and back.
-//! * [`containers`], [`execs`], [`images`], [`registry`], [`builds`], [`volumes`], [`system`], [`info`], [`swarm`]: the routes.
+//! * [`containers`], [`copy`], [`stats`], [`execs`], [`images`], [`registry`], [`builds`], [`volumes`], [`system`], [`info`],
+//!   [`swarm`]: the routes.
 //! * [`hijack`]: attach and exec streams. [`filters`], [`error`]: what all routes share.
 //!
 //! A path may begin with a version, `/v1.43/…`; it is taken off before the routes see it. Versions from 1.24 on are
@@ -10,14 +11,17 @@
 mod builds;
 mod containers;
 mod convert;
+mod copy;
 mod error;
 mod execs;
 mod filters;
 mod hijack;
 mod images;
 mod info;
+mod networks;
 mod registry;
 mod show;
+mod stats;
 mod store;
 mod swarm;
 mod system;
@@ -70,6 +74,9 @@ pub(crate) fn router(engine: Engine, metrics: Metrics) -> Router {
         .route("/containers/{id}/top", get(containers::top))
         .route("/containers/{id}/changes", get(containers::changes))
         .route("/containers/{id}/export", get(containers::export))
+        .route("/containers/{id}/update", post(containers::update))
+        .route("/containers/{id}/stats", get(stats::stats))
+        .route("/containers/{id}/archive", head(copy::stat).get(copy::get).put(copy::put))
         .route("/containers/{id}/exec", post(execs::create))
         .route("/exec/{id}/json", get(execs::inspect))
         .route("/exec/{id}/start", post(execs::start))
@@ -92,8 +99,12 @@ pub(crate) fn router(engine: Engine, metrics: Metrics) -> Router {
         .route("/sampan/check", post(store::check))
         .route("/sampan/analyze", get(store::analyze))
         .route("/sampan/squash", post(store::squash))
-        .route("/networks", get(system::networks))
-        .route("/networks/{name}", get(system::network))
+        .route("/networks", get(networks::list))
+        .route("/networks/create", post(networks::create))
+        .route("/networks/prune", post(networks::prune))
+        .route("/networks/{name}", get(networks::inspect).delete(networks::remove))
+        .route("/networks/{name}/connect", post(networks::connect))
+        .route("/networks/{name}/disconnect", post(networks::disconnect))
         .merge(swarm::router())
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)

@@ -2,35 +2,27 @@
 
 use std::collections::BTreeMap;
 
+use super::networks;
 use sampan_base::Timestamp;
 use sampan_docker_api::Empty;
 use sampan_docker_api::container::{
-    ContainerConfig, ContainerInspect, ContainerState, ContainerSummary, GraphDriver, Healthcheck,
-    MountPoint, NetworkSettings, SummaryHostConfig, SummaryNetworks,
+    ContainerConfig, ContainerInspect, ContainerState, ContainerSummary, GraphDriver, Health, HealthResult,
+    Healthcheck, MountPoint, SummaryHostConfig, SummaryNetworks,
 };
 use sampan_docker_api::host_config::{
     DeviceMapping, HostConfig, LogConfig, Mount, RestartPolicy, TmpfsOptions,
 };
-use sampan_docker_api::network::{EndpointSettings, PortBinding, PortSummary};
+use sampan_docker_api::network::PortBinding;
 use sampan_docker_api::system::{Actor, Event};
 use sampan_docker_api::units::human_duration;
 use sampan_engine::container::View;
+use sampan_engine::container::health::HealthStatus;
 use sampan_engine::container::state::Phase;
 use sampan_engine::events::EventKind;
-use sampan_engine::network::Endpoint;
-use sampan_engine::spec::{
-    self, ContainerSpec, IpcMode, MountSource, MountSpec, NamespaceMode, NetworkMode, Publish,
-};
+use sampan_engine::spec::{self, ContainerSpec, IpcMode, MountSource, MountSpec, NamespaceMode};
 
 /// What Docker writes where there is no time.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
-/// The id that the default network is shown with: it is one, and always there.
-pub(crate) const BRIDGE_ID: &str = "b21d9e000000000000000000000000000000000000000000000000000000b21d";
-/// As [`BRIDGE_ID`].
-pub(crate) const HOST_ID: &str = "4057000000000000000000000000000000000000000000000000000000004057";
-/// As [`BRIDGE_ID`].
-pub(crate) const NONE_ID: &str = "090e00000000000000000000000000000000000000000000000000000000090e";
-
 /// Directories that the engine tells about a container.
 #[derive(Debug, Default)]
 pub(crate) struct Paths {
@@ -59,7 +51,8 @@ pub(crate) fn inspect(
         created: record.created.to_string(),
         path,
         args,
-        state: state(&record.phase),
+        state: ContainerState { health: record.health.as_ref().map(health), ..state(&record.phase) },
+        restart_count: i64::from(record.restart_count),
         image: record.image_id.clone(),
         resolv_conf_path: file("resolv.conf"),
         hostname_path: file("hostname"),
@@ -69,11 +62,14 @@ pub(crate) fn inspect(
         driver: "overlay2".to_owned(),
         platform: "linux".to_owned(),
         exec_ids: (!execs.is_empty()).then_some(execs),
-        host_config: host_config(&record.spec, host_cgroup_default),
+        host_config: HostConfig {
+            links: networks::links(&record.spec, &record.name),
+            ..host_config(&record.spec, host_cgroup_default)
+        },
         graph_driver: GraphDriver { data: Some(paths.layers.clone()), name: "overlay2".to_owned() },
         mounts: record.spec.mounts.iter().filter_map(|m| mount_point(m, &paths.volumes)).collect(),
         config: config(&record.spec, &record.id),
-        network_settings: network_settings(view),
+        network_settings: networks::settings(view),
         ..ContainerInspect::default()
     }
 }
@@ -100,8 +96,10 @@ fn state(phase: &Phase) -> ContainerState {
                 ..base
             }
         }
-        Phase::Exited(exit) => ContainerState {
-            status: "exited".to_owned(),
+        Phase::Exited(exit) | Phase::Restarting(exit) => ContainerState {
+            status: status_word(phase).to_owned(),
+            running: phase.is_on(),
+            restarting: phase.is_on(),
             exit_code: i64::from(exit.code),
             oom_killed: exit.oom_killed,
             error: exit.error.clone(),
@@ -118,17 +116,44 @@ pub(crate) fn status_word(phase: &Phase) -> &'static str {
         Phase::Created { .. } => "created",
         Phase::Running { .. } => "running",
         Phase::Paused { .. } => "paused",
+        Phase::Restarting(_) => "restarting",
         Phase::Exited(_) => "exited",
     }
 }
 
-/// The sentence for a phase: `Up 3 minutes`, `Exited (0) 2 hours ago`.
-fn status_text(phase: &Phase, now: Timestamp) -> String {
+fn health(health: &sampan_engine::container::health::Health) -> Health {
+    Health {
+        status: health.status.word().to_owned(),
+        failing_streak: i64::from(health.failing_streak),
+        log: health
+            .log
+            .iter()
+            .map(|r| HealthResult {
+                start: r.start.to_string(),
+                end: r.end.to_string(),
+                exit_code: i64::from(r.exit_code),
+                output: r.output.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// The sentence for a phase: `Up 3 minutes (healthy)`, `Exited (0) 2 hours ago`.
+fn status_text(phase: &Phase, health: Option<HealthStatus>, now: Timestamp) -> String {
     let since = |t: &Timestamp| human_duration(now.unix_seconds() - t.unix_seconds());
     match phase {
         Phase::Created { .. } => "Created".to_owned(),
-        Phase::Running { started_at, .. } => format!("Up {}", since(started_at)),
+        Phase::Running { started_at, .. } => {
+            let health = match health {
+                None => "",
+                Some(HealthStatus::Starting) => " (health: starting)",
+                Some(HealthStatus::Healthy) => " (healthy)",
+                Some(HealthStatus::Unhealthy) => " (unhealthy)",
+            };
+            format!("Up {}{health}", since(started_at))
+        }
         Phase::Paused { started_at, .. } => format!("Up {} (Paused)", since(started_at)),
+        Phase::Restarting(exit) => format!("Restarting ({}) {} ago", exit.code, since(&exit.finished_at)),
         Phase::Exited(exit) => format!("Exited ({}) {} ago", exit.code, since(&exit.finished_at)),
     }
 }
@@ -136,7 +161,7 @@ fn status_text(phase: &Phase, now: Timestamp) -> String {
 /// A row of the listing.
 pub(crate) fn summary(view: &View, volumes: &std::path::Path, now: Timestamp) -> ContainerSummary {
     let record = &view.record;
-    let networks = network_settings(view).networks;
+    let networks = networks::settings(view).networks;
     ContainerSummary {
         id: record.id.clone(),
         names: vec![format!("/{}", record.name)],
@@ -144,11 +169,11 @@ pub(crate) fn summary(view: &View, volumes: &std::path::Path, now: Timestamp) ->
         image_id: record.image_id.clone(),
         command: command_text(&record.args),
         created: record.created.unix_seconds(),
-        ports: ports(view),
+        ports: networks::ports(view),
         labels: record.spec.labels.clone(),
         state: status_word(&record.phase).to_owned(),
-        status: status_text(&record.phase, now),
-        host_config: SummaryHostConfig { network_mode: network_word(&record.spec.network) },
+        status: status_text(&record.phase, record.health.as_ref().map(|h| h.status), now),
+        host_config: SummaryHostConfig { network_mode: networks::word(&record.spec) },
         network_settings: SummaryNetworks { networks },
         mounts: record.spec.mounts.iter().filter_map(|m| mount_point(m, volumes)).collect(),
         ..ContainerSummary::default()
@@ -161,97 +186,11 @@ fn command_text(args: &[String]) -> String {
     quoted.collect::<Vec<_>>().join(" ")
 }
 
-fn published(view: &View) -> &[Publish] {
-    let endpoint = view.live.as_ref().and_then(|l| l.endpoints.first());
-    endpoint.map_or(&[], |e| e.published.as_slice())
-}
-
-fn shown_ip(text: &str) -> String {
-    if text.is_empty() { "0.0.0.0".to_owned() } else { text.to_owned() }
-}
-
-fn ports(view: &View) -> Vec<PortSummary> {
-    if view.live.is_none() || view.record.spec.network != NetworkMode::Bridge {
-        return Vec::new();
-    }
-    let mut rows: Vec<PortSummary> = published(view)
-        .iter()
-        .map(|p| PortSummary {
-            ip: Some(shown_ip(&p.host_ip)),
-            private_port: p.port.number,
-            public_port: Some(p.host_port),
-            kind: p.port.protocol.to_string(),
-        })
-        .collect();
-    for port in &view.record.spec.exposed {
-        if !published(view).iter().any(|p| p.port == *port) {
-            rows.push(PortSummary {
-                private_port: port.number,
-                kind: port.protocol.to_string(),
-                ..PortSummary::default()
-            });
-        }
-    }
-    rows
-}
-
-fn network_word(mode: &NetworkMode) -> String {
-    match mode {
-        NetworkMode::Bridge => "default".to_owned(),
-        NetworkMode::Host => "host".to_owned(),
-        NetworkMode::None => "none".to_owned(),
-        NetworkMode::Container(id) => format!("container:{id}"),
-        NetworkMode::Named(id) => id.clone(),
-    }
-}
-
 fn namespace_word(mode: &NamespaceMode, private: &str) -> String {
     match mode {
         NamespaceMode::Private => private.to_owned(),
         NamespaceMode::Host => "host".to_owned(),
         NamespaceMode::Container(id) => format!("container:{id}"),
-    }
-}
-
-fn network_settings(view: &View) -> NetworkSettings {
-    let (name, id) = match view.record.spec.network {
-        NetworkMode::Bridge => ("bridge", BRIDGE_ID),
-        NetworkMode::Host => ("host", HOST_ID),
-        NetworkMode::None => ("none", NONE_ID),
-        NetworkMode::Container(_) | NetworkMode::Named(_) => return NetworkSettings::default(),
-    };
-    let endpoint = view.live.as_ref().and_then(|l| l.endpoints.first());
-    let settings = |e: Option<&Endpoint>| EndpointSettings {
-        network_id: if view.live.is_some() { id.to_owned() } else { String::new() },
-        endpoint_id: e.map(|_| view.record.id.clone()).unwrap_or_default(),
-        gateway: e.map(|e| e.gateway.to_string()).unwrap_or_default(),
-        ip_address: e.map(|e| e.address.to_string()).unwrap_or_default(),
-        ip_prefix_len: e.map_or(0, |e| i64::from(e.prefix)),
-        mac_address: e.map(|e| e.mac.clone()).unwrap_or_default(),
-        ..EndpointSettings::default()
-    };
-    let networks = BTreeMap::from([(name.to_owned(), settings(endpoint))]);
-    let Some(endpoint) = endpoint else { return NetworkSettings { networks, ..NetworkSettings::default() } };
-    let mut ports: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
-    for port in &view.record.spec.exposed {
-        ports.insert(port.to_string(), None);
-    }
-    for publish in &endpoint.published {
-        let binding =
-            PortBinding { host_ip: shown_ip(&publish.host_ip), host_port: publish.host_port.to_string() };
-        ports.entry(publish.port.to_string()).or_default().get_or_insert_default().push(binding);
-    }
-    NetworkSettings {
-        sandbox_id: view.record.id.clone(),
-        sandbox_key: endpoint.namespace.display().to_string(),
-        ports,
-        endpoint_id: view.record.id.clone(),
-        gateway: endpoint.gateway.to_string(),
-        ip_address: endpoint.address.to_string(),
-        ip_prefix_len: i64::from(endpoint.prefix),
-        mac_address: endpoint.mac.clone(),
-        networks,
-        ..NetworkSettings::default()
     }
 }
 
@@ -309,6 +248,14 @@ fn config(spec: &ContainerSpec, id: &str) -> ContainerConfig {
         labels: Some(spec.labels.clone()),
         stop_signal: spec.stop_signal.clone(),
         stop_timeout: spec.stop_timeout,
+        healthcheck: spec.health.as_ref().map(|h| Healthcheck {
+            test: some(&h.test),
+            interval: h.interval,
+            timeout: h.timeout,
+            start_interval: h.start_interval,
+            retries: h.retries,
+            start_period: h.start_period,
+        }),
         ..ContainerConfig::default()
     }
 }
@@ -340,7 +287,7 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
             kind: if spec.log.driver.is_empty() { "json-file".to_owned() } else { spec.log.driver.clone() },
             config: spec.log.options.clone(),
         },
-        network_mode: network_word(&spec.network),
+        network_mode: networks::word(spec),
         port_bindings,
         restart_policy: restart_policy(spec.restart_policy),
         auto_remove: spec.auto_remove,
@@ -388,14 +335,10 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
         ),
         device_cgroup_rules: some(&spec.device_rules),
         memory_reservation: limits.memory_reservation,
-        memory_swap: if limits.memory_swap == 0 {
-            limits.memory.saturating_mul(2)
-        } else {
-            limits.memory_swap
-        },
+        memory_swap: limits.swap_limit(),
         memory_swappiness: limits.memory_swappiness.map(signed),
         oom_kill_disable: Some(limits.oom_kill_disable),
-        pids_limit: (limits.pids != 0).then_some(limits.pids),
+        pids_limit: limits.pids,
         ulimits: some(
             &spec
                 .ulimits
@@ -556,8 +499,14 @@ mod tests {
             (at("2026-01-01T00:00:00Z"), at("2026-01-01T00:01:00Z"), at("2026-01-01T00:03:00Z"));
         let exit =
             Exit { code: 3, oom_killed: false, started_at: start, finished_at: end, error: String::new() };
-        assert_eq!(status_text(&Phase::Exited(exit), now), "Exited (3) 2 minutes ago");
-        assert_eq!(status_text(&Phase::Running { pid: 1, started_at: start }, now), "Up 3 minutes");
-        assert_eq!(status_text(&Phase::Paused { pid: 1, started_at: start }, now), "Up 3 minutes (Paused)");
+        assert_eq!(status_text(&Phase::Exited(exit), None, now), "Exited (3) 2 minutes ago");
+        let running = Phase::Running { pid: 1, started_at: start };
+        assert_eq!(status_text(&running, None, now), "Up 3 minutes");
+        assert_eq!(
+            status_text(&running, Some(HealthStatus::Starting), now),
+            "Up 3 minutes (health: starting)"
+        );
+        let paused = Phase::Paused { pid: 1, started_at: start };
+        assert_eq!(status_text(&paused, Some(HealthStatus::Unhealthy), now), "Up 3 minutes (Paused)");
     }
 }

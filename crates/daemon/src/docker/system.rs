@@ -1,15 +1,12 @@
 //! The routes of the engine itself: ping, version, info, events, networks.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{StatusCode, header};
+use http::header;
 use sampan_base::Timestamp;
 use sampan_docker_api::container::ContainerSummary;
-use sampan_docker_api::network::{Ipam, IpamPool, Network, NetworkContainer};
 use sampan_engine::Engine;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
@@ -41,6 +38,7 @@ pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Valu
             json!({"Size": engine.volume_bytes(name).await?, "RefCount": engine.volume_users(name).len()});
         volumes.push(json!({
             "Name": name, "Driver": "local", "Mountpoint": volume.directory, "Scope": "local", "UsageData": usage,
+            "CreatedAt": volume.record.created, "Labels": volume.record.labels, "Options": null,
         }));
     }
     let mut containers = Vec::new();
@@ -60,6 +58,7 @@ pub(crate) async fn disk_usage(State(engine): State<Engine>) -> Answer<Json<Valu
         "Containers": containers,
         "Volumes": volumes,
         "BuildCache": super::builds::cache::shown(&engine).await?,
+        "BuilderSize": 0,
     })))
 }
 
@@ -126,59 +125,4 @@ pub(crate) async fn events(State(engine): State<Engine>, query: Query) -> Answer
         }
     });
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
-}
-
-fn all_networks(engine: &Engine) -> Vec<Network> {
-    let config = engine.config();
-    let network = |name: &str, id: &str, driver: &str| Network {
-        name: name.to_owned(),
-        id: id.to_owned(),
-        created: "0001-01-01T00:00:00Z".to_owned(),
-        scope: "local".to_owned(),
-        driver: driver.to_owned(),
-        ipam: Ipam { driver: "default".to_owned(), ..Ipam::default() },
-        ..Network::default()
-    };
-    let mut bridge = network("bridge", show::BRIDGE_ID, "bridge");
-    let gateway = config.subnet.hosts().next().map(|a| a.to_string()).unwrap_or_default();
-    bridge.ipam.config = vec![IpamPool { subnet: config.subnet.to_string(), gateway }];
-    bridge.options = BTreeMap::from([
-        ("com.docker.network.bridge.name".to_owned(), config.bridge.clone()),
-        ("com.docker.network.bridge.default_bridge".to_owned(), "true".to_owned()),
-    ]);
-    for view in engine.containers() {
-        if let Some(endpoint) = view.live.as_ref().and_then(|l| l.endpoints.first()) {
-            let row = NetworkContainer {
-                name: view.record.name.clone(),
-                endpoint_id: view.record.id.clone(),
-                mac_address: endpoint.mac.clone(),
-                ipv4_address: format!("{}/{}", endpoint.address, endpoint.prefix),
-                ipv6_address: String::new(),
-            };
-            bridge.containers.insert(view.record.id, row);
-        }
-    }
-    vec![bridge, network("host", show::HOST_ID, "host"), network("none", show::NONE_ID, "null")]
-}
-
-pub(crate) async fn networks(State(engine): State<Engine>, query: Query) -> Answer<Json<Vec<Network>>> {
-    let filters =
-        Filters::parse(query.get("filters").map(String::as_str), &["name", "id", "driver", "scope", "type"])?;
-    let wanted = |n: &Network| {
-        filters.any("name", |v| n.name.contains(v))
-            && filters.any("id", |v| n.id.starts_with(v))
-            && filters.any("driver", |v| n.driver == v)
-            && filters.any("scope", |v| n.scope == v)
-            && filters.any("type", |v| v == "builtin")
-    };
-    Ok(Json(all_networks(&engine).into_iter().filter(wanted).collect()))
-}
-
-pub(crate) async fn network(State(engine): State<Engine>, Path(name): Path<String>) -> Answer<Json<Network>> {
-    let found = all_networks(&engine)
-        .into_iter()
-        .find(|n| n.name == name || (name.len() > 3 && n.id.starts_with(&name)));
-    found
-        .map(Json)
-        .ok_or(ApiError { status: StatusCode::NOT_FOUND, message: format!("network {name} not found") })
 }

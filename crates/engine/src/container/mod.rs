@@ -5,6 +5,8 @@
 //! * `owner`: the task.
 //! * `run`: from a created container to a running process, and back.
 //! * `files`: the texts of its hosts, hostname and resolv.conf.
+//! * `restart`: whether and when it starts again by itself. [`health`]: whether it is well.
+//! * [`stats`]: what it uses. [`update`]: new limits for it.
 
 use std::sync::Arc;
 
@@ -17,9 +19,13 @@ use crate::network::Endpoint;
 use crate::shim::Task;
 
 pub(crate) mod files;
+pub mod health;
 pub(crate) mod owner;
+pub(crate) mod restart;
 pub(crate) mod run;
 pub mod state;
+pub mod stats;
+pub mod update;
 
 /// What everybody may know of a container.
 #[derive(Clone, Debug)]
@@ -62,6 +68,15 @@ pub(crate) type Reply<T = ()> = oneshot::Sender<Result<T>>;
 pub(crate) enum Request {
     /// Start it.
     Start { console: Option<(u32, u32)>, reply: Reply },
+    /// Start it if it waits for its restart: the daemon has just started.
+    Revive { reply: Reply },
+    /// It is about to be ended by hand: its restart policy is to leave it alone. Answers whether there is a process
+    /// to end; if it only waited for its restart, it does so no more.
+    Ending { for_good: bool, reply: Reply<bool> },
+    /// Give it other limits or another restart policy.
+    Update { update: Box<update::Update>, reply: Reply },
+    /// Take the result of a probe by this monitor.
+    Probed { generation: u64, result: health::ProbeResult },
     /// Freeze it.
     Pause { reply: Reply },
     /// Thaw it.
@@ -70,6 +85,8 @@ pub(crate) enum Request {
     Rename { name: String, reply: Reply },
     /// Remove it, with its anonymous volumes if asked.
     Remove { force: bool, volumes: bool, reply: Reply },
+    /// Change the networks that it is in.
+    Networks { change: crate::network::Change, reply: Reply },
     /// Connect a client to its first process, when it starts if it does not run.
     Attach { streams: Streams, reply: oneshot::Sender<std::io::Result<tokio::net::UnixStream>> },
 }
@@ -87,13 +104,19 @@ impl Handle {
         answer.await.map_err(|_| gone())?
     }
 
-    /// The container's view and shim if it runs. A start that goes on is waited for: the process may have said
+    /// The container's view if `verb` is allowed. A start that goes on is waited for: the process may have said
     /// something, and so be known to run, before its start is noted.
-    pub(crate) async fn live(&self, verb: state::Verb) -> Result<(View, Live)> {
+    pub(crate) async fn settled(&self, verb: state::Verb) -> Result<View> {
         // If its owner has gone, the last view stands.
         let _ = self.view.clone().wait_for(|view| !view.starting).await;
         let view = self.snapshot();
         view.record.phase.allows(verb, &self.id)?;
+        Ok(view)
+    }
+
+    /// As [`Handle::settled`], for a container that runs: with its shim.
+    pub(crate) async fn live(&self, verb: state::Verb) -> Result<(View, Live)> {
+        let view = self.settled(verb).await?;
         match view.live.clone() {
             Some(live) => Ok((view, live)),
             None => Err(state::Denial::NotRunning { id: self.id.clone() }.into()),

@@ -4,19 +4,25 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
-use sampan_base::Timestamp;
+use sampan_base::{Class, Timestamp};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::attach;
+use crate::container::health::{self, Health, HealthStatus, Monitor, ProbeResult, Watched};
+use crate::container::restart::{self, Backoff};
 use crate::container::run::{self, Run, WaitingClient};
-use crate::container::state::{Exit, Phase, Verb};
+use crate::container::state::{Denial, Exit, Phase, Verb};
+use crate::container::update::Update;
 use crate::container::{Handle, Live, Request, View};
 use crate::error::{EngineError, Result};
 use crate::events::EventKind;
 use crate::metadata::{ContainerRecord, Durable};
 use crate::shim::{ProcessExit, ShimError};
-use crate::{Inner, blocking, volumes};
+use crate::spec::RestartPolicy;
+use crate::{Inner, blocking, network, volumes};
 
 /// How many requests may wait for a container's owner.
 const REQUESTS: usize = 64;
@@ -28,8 +34,19 @@ struct Owner {
     view: watch::Sender<View>,
     alive: watch::Sender<bool>,
     requests: mpsc::Receiver<Request>,
+    /// For what reports to the owner; weak, since who holds a strong one keeps the owner alive.
+    own_requests: mpsc::WeakSender<Request>,
     run: Option<Run>,
     waiting: Vec<WaitingClient>,
+    backoff: Backoff,
+    /// When its restart policy starts it again.
+    restart_at: Option<Instant>,
+    /// It is to stay ended, whatever its restart policy says.
+    ending: bool,
+    /// Probes it while it runs and is not frozen.
+    monitor: Option<Monitor>,
+    /// Tells results of earlier monitors from the current one's.
+    generation: u64,
 }
 
 /// Begins to own the container of `record`, which runs if there is a `run`.
@@ -41,6 +58,12 @@ pub(crate) fn spawn(inner: &Arc<Inner>, record: ContainerRecord, run: Option<Run
     let (alive_sender, alive) = watch::channel(run.is_some());
     let (sender, requests) = mpsc::channel(REQUESTS);
     let owner = Owner {
+        own_requests: sender.downgrade(),
+        backoff: Backoff::default(),
+        restart_at: None,
+        ending: false,
+        monitor: None,
+        generation: 0,
         inner: Arc::clone(inner),
         view: view_sender,
         alive: alive_sender,
@@ -58,6 +81,7 @@ fn live_of(run: &Run) -> Live {
 
 impl Owner {
     async fn own(mut self) {
+        self.begin_monitor();
         loop {
             let next = match &mut self.run {
                 Some(run) => tokio::select! {
@@ -66,10 +90,15 @@ impl Owner {
                     exit = run.ended() => self.on_exit(exit).await,
                     request = self.requests.recv() => self.on_request(request).await,
                 },
-                None => {
-                    let request = self.requests.recv().await;
-                    self.on_request(request).await
-                }
+                None => tokio::select! {
+                    // Whoever stops it in the last moment is heard.
+                    biased;
+                    request = self.requests.recv() => self.on_request(request).await,
+                    () = at(self.restart_at) => {
+                        self.restart().await;
+                        ControlFlow::Continue(())
+                    }
+                },
             };
             if next.is_break() {
                 return;
@@ -103,23 +132,38 @@ impl Owner {
                     return ControlFlow::Break(());
                 }
             }
+            Some(Request::Revive { reply }) => {
+                if matches!(self.view.borrow().record.phase, Phase::Restarting(_)) {
+                    self.restart().await;
+                }
+                let _ = reply.send(Ok(()));
+            }
+            Some(Request::Ending { for_good, reply }) => {
+                drop(reply.send(self.prepare_ending(for_good).await))
+            }
+            Some(Request::Update { update, reply }) => drop(reply.send(self.update(*update).await)),
+            Some(Request::Probed { generation, result }) => self.take_probe(generation, result).await,
             Some(Request::Pause { reply }) => drop(reply.send(self.pause().await)),
             Some(Request::Resume { reply }) => drop(reply.send(self.resume().await)),
             Some(Request::Rename { name, reply }) => {
                 let mut record = self.record();
                 let old = std::mem::replace(&mut record.name, name);
                 let stored = self.store(record, Durable::Yes).await;
+                self.note_name();
                 if stored.is_ok() {
                     self.event("rename", [("oldName", format!("/{old}"))]);
                 }
                 let _ = reply.send(stored);
             }
+            Some(Request::Networks { change, reply }) => drop(reply.send(self.change_networks(change).await)),
             Some(Request::Attach { streams, reply }) => match (&self.run, &self.view.borrow().record.phase) {
                 (Some(_), _) => {
                     let bundle = self.inner.config.bundle(&self.view.borrow().record.id);
                     tokio::spawn(async move { reply.send(attach::connect(&bundle, None, streams).await) });
                 }
-                (None, Phase::Created { .. } | Phase::Exited(_)) => self.waiting.push((streams, reply)),
+                (None, Phase::Created { .. } | Phase::Exited(_) | Phase::Restarting(_)) => {
+                    self.waiting.push((streams, reply))
+                }
                 (None, _) => {}
             },
             Some(Request::Remove { force, volumes, reply }) => {
@@ -134,18 +178,64 @@ impl Owner {
         ControlFlow::Continue(())
     }
 
+    /// Starts it by hand.
     async fn start(&mut self, console: Option<(u32, u32)>) -> Result<()> {
         self.allows(Verb::Start)?;
+        if let Some(why) = &self.view.borrow().record.unreadable {
+            return Err(EngineError::layer(Class::Internal, "the container's record on disk can't be read")(
+                why.clone(),
+            ));
+        }
+        self.backoff = Backoff::default();
+        self.ending = false;
         let mut record = self.record();
+        record.restart_count = 0;
+        record.stopped_by_hand = false;
+        self.run(record, console).await
+    }
+
+    /// Starts it because its restart policy says so.
+    async fn restart(&mut self) {
+        self.restart_at = None;
+        let record = self.record();
+        self.view.send_modify(|view| view.starting = true);
+        let result = self.run(record, None).await;
+        self.view.send_modify(|view| view.starting = false);
+        let Err(error) = result else { return };
+        let mut record = self.record();
+        tracing::error!(
+            container = record.id,
+            error = sampan_base::chain(&error),
+            "cannot restart the container"
+        );
+        // A container that it shares namespaces with may be restarting, too: that one comes first.
+        if let (EngineError::Denied(Denial::NotRunning { .. }), Phase::Exited(exit)) = (&error, &record.phase)
+            && restart::is_wanted(record.spec.restart_policy, exit.code, record.restart_count, false)
+        {
+            record.phase = Phase::Restarting(exit.clone());
+            record.restart_count += 1;
+            self.restart_at = Some(Instant::now() + self.backoff.next(Duration::ZERO));
+            if let Err(error) = self.store(record, Durable::No).await {
+                tracing::warn!(error = sampan_base::chain(&error), "cannot note that it is to be restarted");
+            }
+        }
+    }
+
+    async fn run(&mut self, mut record: ContainerRecord, console: Option<(u32, u32)>) -> Result<()> {
+        network::normalise(&self.inner, &mut record.spec);
         match run::start(&self.inner, &record, console, &mut self.waiting).await {
             Ok(run) => {
                 record.phase = Phase::Running { pid: run.pid, started_at: run.started_at };
+                if is_probed(&record) {
+                    record.health = Some(Health::begin(record.health));
+                }
                 let live = live_of(&run);
                 self.run = Some(run);
                 // Only noted: if this is lost, the next daemon learns from the shim that it runs.
                 self.store(record, Durable::No).await?;
                 self.view.send_modify(|view| view.live = Some(live));
                 self.alive.send_replace(true);
+                self.begin_monitor();
                 self.event("start", []);
                 Ok(())
             }
@@ -153,7 +243,7 @@ impl Owner {
                 // Clients that were waiting see the end of their stream.
                 self.waiting.clear();
                 record.phase = match record.phase {
-                    Phase::Exited(mut exit) => {
+                    Phase::Exited(mut exit) | Phase::Restarting(mut exit) => {
                         let failure = run::failure(&error);
                         exit.code = failure.exit_code;
                         exit.error = failure.message;
@@ -165,6 +255,93 @@ impl Owner {
                 self.view.send_modify(|view| view.ended_runs += 1);
                 Err(error)
             }
+        }
+    }
+
+    /// Lets it end by hand. Answers whether there is a process to end.
+    async fn prepare_ending(&mut self, for_good: bool) -> Result<bool> {
+        let mut record = self.record();
+        if !record.phase.is_on() {
+            return Ok(false);
+        }
+        self.ending |= for_good;
+        let waits = match &record.phase {
+            Phase::Restarting(exit) if for_good => Some(exit.clone()),
+            _ => None,
+        };
+        let changes = waits.is_some() || !record.stopped_by_hand;
+        record.stopped_by_hand = true;
+        if let Some(exit) = waits {
+            self.restart_at = None;
+            record.phase = Phase::Exited(exit);
+        }
+        if changes {
+            // A container that the next daemon would start again must not be, so this is not only noted.
+            let durable =
+                if record.spec.restart_policy == RestartPolicy::No { Durable::No } else { Durable::Yes };
+            self.store(record, durable).await?;
+        }
+        Ok(self.run.is_some())
+    }
+
+    async fn update(&mut self, update: Update) -> Result<()> {
+        let mut record = self.record();
+        let limits_change = update.apply(&mut record.spec)?;
+        if let (true, Some(run)) = (limits_change, &self.run) {
+            let resources = crate::bundle::resources(&record.spec.resources, Vec::new());
+            run.task
+                .update(&resources)
+                .await
+                .map_err(run::shim_failed("cannot change the container's limits"))?;
+        }
+        self.store(record, Durable::Yes).await?;
+        self.event("update", []);
+        Ok(())
+    }
+
+    fn begin_monitor(&mut self) {
+        self.generation += 1;
+        self.monitor = None;
+        let record = self.record();
+        if let (Some(run), Phase::Running { started_at, .. }) = (&self.run, &record.phase) {
+            self.monitor = Monitor::begin(Watched {
+                inner: Arc::clone(&self.inner),
+                task: run.task.clone(),
+                started_at: *started_at,
+                owner: self.own_requests.clone(),
+                generation: self.generation,
+                record,
+            });
+        }
+    }
+
+    /// While nobody probes it, it counts as unhealthy, as in Docker.
+    fn end_monitor(&mut self, record: &mut ContainerRecord) {
+        if self.monitor.take().is_some()
+            && let Some(health) = &mut record.health
+        {
+            health.status = HealthStatus::Unhealthy;
+        }
+    }
+
+    async fn take_probe(&mut self, generation: u64, result: ProbeResult) {
+        let mut record = self.record();
+        let (Phase::Running { started_at, .. }, Some(spec), Some(health)) =
+            (&record.phase, &record.spec.health, &mut record.health)
+        else {
+            return;
+        };
+        if self.monitor.is_none() || generation != self.generation {
+            return;
+        }
+        let before = health.status;
+        health.take(result, spec, *started_at);
+        let status = health.status;
+        if let Err(error) = self.store(record, Durable::No).await {
+            tracing::warn!(error = sampan_base::chain(&error), "cannot note the result of a health check");
+        }
+        if status != before {
+            self.event(format!("health_status: {}", status.word()), []);
         }
     }
 
@@ -185,8 +362,26 @@ impl Owner {
                 (LOST_EXIT_CODE, Timestamp::now(), told.to_owned())
             }
         };
-        record.phase =
-            Phase::Exited(Exit { code, oom_killed, started_at: run.started_at, finished_at, error });
+        self.end_monitor(&mut record);
+        let lived = u64::try_from(finished_at.unix_nanos() - run.started_at.unix_nanos()).unwrap_or(0);
+        let restarts = !self.ending
+            && restart::is_wanted(
+                record.spec.restart_policy,
+                code,
+                record.restart_count,
+                record.stopped_by_hand,
+            );
+        let exit = Exit { code, oom_killed, started_at: run.started_at, finished_at, error };
+        record.phase = if restarts {
+            record.restart_count += 1;
+            self.restart_at = Some(Instant::now() + self.backoff.next(Duration::from_nanos(lived)));
+            Phase::Restarting(exit)
+        } else {
+            Phase::Exited(exit)
+        };
+        if record.spec.auto_remove && !restarts && !volumes::has_anonymous(&record.spec) {
+            return self.vanish(record, run, oom_killed).await;
+        }
         // On disk before the shim, which remembers it too, is told to forget it.
         if let Err(error) = self.store(record.clone(), durable_unless(record.spec.auto_remove)).await {
             tracing::error!(
@@ -212,12 +407,79 @@ impl Owner {
         ControlFlow::Continue(())
     }
 
+    /// Connects or disconnects it, and stores what has become of it.
+    async fn change_networks(&mut self, change: network::Change) -> Result<()> {
+        let live = self.run.as_ref().map(|run| run.endpoints.clone());
+        let changed = network::change(&self.inner, self.record(), live, change).await?;
+        self.note_endpoints(changed.endpoints);
+        self.store(changed.record, Durable::Yes).await
+    }
+
+    fn note_endpoints(&mut self, endpoints: Vec<network::Endpoint>) {
+        if let Some(run) = &mut self.run {
+            run.endpoints.clone_from(&endpoints);
+            self.view.send_modify(|view| {
+                if let Some(live) = &mut view.live {
+                    live.endpoints = endpoints;
+                }
+            });
+        }
+    }
+
+    /// It has another name: so it has in its networks.
+    fn note_name(&mut self) {
+        let record = self.record();
+        let Some(mut endpoints) = self.run.as_ref().map(|run| run.endpoints.clone()) else { return };
+        network::renamed(&self.inner, &record, &mut endpoints);
+        self.note_endpoints(endpoints);
+    }
+
+    /// The end of a container that removes itself: whoever waits for it is told as soon as its name, its addresses and
+    /// ports, and its record are free; the rest goes behind the answer. Of a crash in between the next daemon finds
+    /// things without a record, which it removes, or the record of a container without a process, which it removes, too.
+    async fn vanish(&mut self, record: ContainerRecord, run: Run, oom_killed: bool) -> ControlFlow<()> {
+        let (id, code) = (record.id.clone(), crate::lifecycle::exit_code(&record.phase));
+        self.view.send_modify(|view| view.record = record);
+        if oom_killed {
+            self.event("oom", []);
+        }
+        self.event("die", [("exitCode", code.to_string())]);
+        self.alive.send_replace(false);
+        self.inner.execs.forget_container(&id);
+        network::detach(&self.inner, &id).await;
+        let forgotten = {
+            let (inner, id) = (Arc::clone(&self.inner), id.clone());
+            blocking(move || inner.metadata.remove_container(&id, Durable::No)).await
+        };
+        let gone = forgotten.is_ok();
+        if let Err(error) = forgotten {
+            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the record");
+        }
+        if gone {
+            self.inner.containers().remove(&id);
+            self.event("destroy", []);
+        }
+        self.view.send_modify(|view| {
+            view.live = None;
+            view.ended_runs += 1;
+            view.removed = gone;
+        });
+        run::tear_down(&self.inner, &id, Some(&run.task)).await;
+        if !gone {
+            return ControlFlow::Continue(());
+        }
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.forget_on_disk(&id)).await;
+        ControlFlow::Break(())
+    }
+
     async fn pause(&mut self) -> Result<()> {
         self.allows(Verb::Pause)?;
         let Some(run) = &self.run else { return Ok(()) };
         run.task.pause().await.map_err(run::shim_failed("cannot pause the container"))?;
         let mut record = self.record();
         record.phase = Phase::Paused { pid: run.pid, started_at: run.started_at };
+        self.end_monitor(&mut record);
         self.store(record, Durable::No).await?;
         self.event("pause", []);
         Ok(())
@@ -229,7 +491,11 @@ impl Owner {
         run.task.resume().await.map_err(run::shim_failed("cannot resume the container"))?;
         let mut record = self.record();
         record.phase = Phase::Running { pid: run.pid, started_at: run.started_at };
+        if is_probed(&record) {
+            record.health = Some(Health::begin(record.health));
+        }
         self.store(record, Durable::No).await?;
+        self.begin_monitor();
         self.event("unpause", []);
         Ok(())
     }
@@ -238,6 +504,8 @@ impl Owner {
         if !force {
             self.allows(Verb::Remove)?;
         }
+        self.ending = true;
+        self.restart_at = None;
         if let Some(run) = &mut self.run {
             publish(&self.inner, &self.view.borrow().record, "kill", [("signal", "9".to_owned())]);
             // Frozen processes die only when thawed (cgroup v1).
@@ -268,7 +536,7 @@ impl Owner {
             let (inner, record) = (Arc::clone(&inner), record.clone());
             move || -> Result<()> {
                 volumes::keep_anonymous(&inner, &record.id, !with_volumes)?;
-                inner.metadata.remove_container(&record.id)?;
+                inner.metadata.remove_container(&record.id, Durable::Yes)?;
                 inner.forget_on_disk(&record.id);
                 if with_volumes {
                     volumes::remove_anonymous(&inner, &record.id, &record.spec);
@@ -291,10 +559,27 @@ impl Owner {
         Ok(())
     }
 
-    fn event<const N: usize>(&self, action: &str, more: [(&str, String); N]) {
+    fn event<const N: usize>(&self, action: impl Into<String>, more: [(&str, String); N]) {
         let record = self.record();
         publish(&self.inner, &record, action, more);
     }
+}
+
+/// Until that time; for ever if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether it is to be probed while it runs.
+pub(crate) fn is_probed(record: &ContainerRecord) -> bool {
+    health_command(record).is_some()
+}
+
+fn health_command(record: &ContainerRecord) -> Option<Vec<String>> {
+    health::command(record.spec.health.as_ref()?, record.spec.shell.as_deref())
 }
 
 /// An exit code is on disk before anybody is told, unless the record is about to go anyway.

@@ -87,28 +87,34 @@ async fn try_start(
     let directories = rootfs.clone();
     blocking(move || disk::create_directories(&directories, 0o711)).await.map_err(EngineError::file)?;
     let mount = {
-        let (inner, id, at) = (Arc::clone(inner), record.id.clone(), rootfs.clone());
-        blocking(move || inner.images.mount_snapshot(&id, &at))
+        let (inner, record, at) = (Arc::clone(inner), record.clone(), rootfs.clone());
+        blocking(move || crate::rootfs::mount(&inner, &record, &at))
     };
-    let (mounted, endpoint, task) = tokio::join!(
-        mount,
-        network::attach(inner, &record.id, &record.spec),
-        shim::start(&inner.config.shim, &record.id, &bundle)
-    );
-    mounted?;
-    let attached = endpoint?;
+    let prepared = async {
+        let (mounted, attached) = tokio::join!(mount, network::attach(inner, record));
+        mounted?;
+        let attached = attached?;
+        let request = {
+            let (inner, record, attached) = (Arc::clone(inner), record.clone(), attached.clone());
+            let (bundle, rootfs) = (bundle.clone(), rootfs.clone());
+            blocking(move || {
+                let mut facts = facts(&inner, &record, &attached, &rootfs)?;
+                facts.console = console;
+                write_bundle(&bundle, &record.spec, &facts)?;
+                create_request(&inner, &record, &bundle)
+            })
+        };
+        Ok::<_, EngineError>((attached, request.await?))
+    };
+    let (prepared, task) = tokio::join!(prepared, shim::start(&inner.config.shim, &record.id, &bundle));
+    let (attached, request) = prepared?;
     let task = task.map_err(shim_failed("cannot start the container's shim"))?;
-    let facts = {
-        let (inner, record, attached) = (Arc::clone(inner), record.clone(), attached.clone());
-        let (bundle, rootfs) = (bundle.clone(), rootfs.clone());
-        blocking(move || {
-            let mut facts = facts(&inner, &record, &attached, &rootfs)?;
-            facts.console = console;
-            write_bundle(&bundle, &record.spec, &facts)?;
-            create_request(&inner, &record, &bundle)
-        })
-    };
-    let pid = task.create(facts.await?).await.map_err(start_failed)?;
+    let pid = task.create(request).await.map_err(|error| match error {
+        ShimError::Lost => EngineError::layer(Class::Internal, "the container's shim ended at once")(
+            shim::last_words(&bundle),
+        ),
+        other => start_failed(other),
+    })?;
     let (pid, started_at) = async {
         for (streams, client) in waiting.drain(..) {
             // A client that has gone meanwhile is no reason not to start.
@@ -161,7 +167,6 @@ fn facts(
         network::Namespace::Own(path) => {
             join.insert(sampan_oci::runtime::NamespaceKind::Network, path.clone());
         }
-        network::Namespace::Fresh => {}
         network::Namespace::Host => share.push(sampan_oci::runtime::NamespaceKind::Network),
     }
     let own_uts = spec.uts == crate::spec::NamespaceMode::Private;
@@ -171,7 +176,7 @@ fn facts(
         // The files of the container whose network it shares.
         NetworkMode::Container(id) => bound_files(&inner.config.container_directory(id)),
         _ => {
-            write_files(inner, spec, attached, &hostname, &directory)?;
+            write_files(inner, record, attached, &hostname, &directory)?;
             bound_files(&directory)
         }
     };
@@ -187,7 +192,7 @@ fn facts(
         id: record.id.clone(),
         rootfs: rootfs.to_owned(),
         args: record.args.clone(),
-        image_env: process.env.clone(),
+        image_env: [network::links::environment(inner, record)?, process.env.clone()].concat(),
         cwd,
         user: Some(user),
         hostname: own_uts.then_some(hostname),
@@ -202,7 +207,7 @@ fn facts(
     })
 }
 
-fn hostname(inner: &Inner, record: &ContainerRecord) -> String {
+pub(crate) fn hostname(inner: &Inner, record: &ContainerRecord) -> String {
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     match (&record.spec.hostname, &record.spec.network) {
         (Some(name), _) => name.clone(),
@@ -224,16 +229,19 @@ fn bound_files(directory: &Path) -> Vec<(&'static str, std::path::PathBuf)> {
 
 fn write_files(
     inner: &Inner,
-    spec: &ContainerSpec,
+    record: &ContainerRecord,
     attached: &network::Attached,
     hostname: &str,
     directory: &Path,
 ) -> Result<()> {
+    let spec = &record.spec;
     let own_network = !matches!(attached.namespace, network::Namespace::Host);
-    let endpoint = attached.endpoints.first();
     let hosts = if own_network || !spec.extra_hosts.is_empty() {
-        let (address, gateway) = (endpoint.map(|e| e.address), endpoint.map(|e| e.gateway));
-        files::hosts(address, hostname, spec.domainname.as_deref(), &spec.extra_hosts, gateway)
+        let addresses: Vec<_> = attached.endpoints.iter().flat_map(network::Endpoint::addresses).collect();
+        let way_out = attached.endpoints.iter().find(|e| e.default_route).or(attached.endpoints.first());
+        let links = network::links::host_lines(inner, spec)?;
+        let (domain, gateway) = (spec.domainname.as_deref(), way_out.map(|e| e.gateway));
+        files::hosts(&addresses, hostname, domain, &spec.extra_hosts, gateway, &links)
             .map_err(EngineError::Invalid)?
     } else {
         read_host_file("/etc/hosts")?
@@ -243,6 +251,7 @@ fn write_files(
         &spec.dns,
         own_network,
         &inner.config.fallback_dns,
+        attached.has_names(inner),
     );
     let texts = [("hosts", hosts), ("resolv.conf", resolv), ("hostname", format!("{hostname}\n"))];
     for (name, text) in texts {

@@ -6,9 +6,9 @@
 //!    |                 |       resume     |
 //!    |                 | exit             | exit (killed)
 //!    |                 v                  |
-//!    |               Exited <-------------+
-//!    |                 |  `--- start ---> Running
-//!    +----- remove ----+----> (record gone)
+//!    |               Exited <-------------+       (or Restarting, if the restart policy says so:
+//!    |                 |  `--- start ---> Running   it goes on to Running by itself after a pause,
+//!    +----- remove ----+----> (record gone)         or to Exited if it is stopped meanwhile)
 //! ```
 
 use sampan_base::{Class, Timestamp};
@@ -37,6 +37,8 @@ pub enum Phase {
         /// Since when it runs.
         started_at: Timestamp,
     },
+    /// Its process has ended, and its restart policy starts it again after a pause.
+    Restarting(Exit),
     /// Its process has ended.
     Exited(Exit),
 }
@@ -82,6 +84,8 @@ pub enum Verb {
     Resume,
     /// Run another process in it.
     Exec,
+    /// Connect a client to its process.
+    Attach,
     /// Set its terminal's size.
     Resize,
     /// Remove it (not by force).
@@ -117,6 +121,15 @@ pub enum Denial {
         /// What was asked.
         doing: &'static str,
     },
+    /// It is frozen, and so runs.
+    #[error("cannot start a paused container, try unpause instead")]
+    FrozenStart,
+    /// It waits for its restart.
+    #[error("Container {id} is restarting, wait until the container is running")]
+    Restarting {
+        /// The container.
+        id: String,
+    },
     /// It is frozen already.
     #[error("Container {id} is already paused")]
     AlreadyPaused {
@@ -131,15 +144,14 @@ pub enum Denial {
     },
     /// It must not be removed while it runs.
     #[error(
-        "You cannot remove a {} container {id}. {}",
-        if *paused { "paused" } else { "running" },
-        if *paused { "Unpause and then stop the container before attempting removal or force remove" } else { "Stop the container before attempting removal or force remove" }
+        "You cannot remove a {phase} container {id}. {}",
+        if *phase == "paused" { "Unpause and then stop the container before attempting removal or force remove" } else { "Stop the container before attempting removal or force remove" }
     )]
     RemoveRunning {
         /// The container.
         id: String,
-        /// It is frozen.
-        paused: bool,
+        /// `running`, `paused` or `restarting`.
+        phase: &'static str,
     },
 }
 
@@ -161,7 +173,8 @@ impl Phase {
     pub fn allows(&self, verb: Verb, id: &str) -> Result<(), Denial> {
         let id = || id.to_owned();
         match (self, verb) {
-            (Phase::Created { .. } | Phase::Exited(_), Verb::Start | Verb::Remove) => Ok(()),
+            // A client that attaches before the start sees all of it.
+            (Phase::Created { .. } | Phase::Exited(_), Verb::Start | Verb::Remove | Verb::Attach) => Ok(()),
             (Phase::Created { .. } | Phase::Exited(_), Verb::Stop) => {
                 Err(Denial::AlreadyStopped { id: id() })
             }
@@ -169,13 +182,24 @@ impl Phase {
             (Phase::Created { .. } | Phase::Exited(_), _) => Err(Denial::NotRunning { id: id() }),
             (Phase::Running { .. }, Verb::Start) => Err(Denial::AlreadyRunning { id: id() }),
             (Phase::Running { .. }, Verb::Resume) => Err(Denial::NotPaused { id: id() }),
-            (Phase::Running { .. }, Verb::Remove) => Err(Denial::RemoveRunning { id: id(), paused: false }),
+            (Phase::Running { .. }, Verb::Remove) => {
+                Err(Denial::RemoveRunning { id: id(), phase: "running" })
+            }
             (Phase::Running { .. }, _) => Ok(()),
-            (Phase::Paused { .. }, Verb::Start) => Err(Denial::Frozen { id: id(), doing: "start" }),
+            (Phase::Paused { .. }, Verb::Start) => Err(Denial::FrozenStart),
             (Phase::Paused { .. }, Verb::Exec) => Err(Denial::Frozen { id: id(), doing: "exec" }),
+            (Phase::Paused { .. }, Verb::Attach) => Err(Denial::Frozen { id: id(), doing: "attach" }),
             (Phase::Paused { .. }, Verb::Pause) => Err(Denial::AlreadyPaused { id: id() }),
-            (Phase::Paused { .. }, Verb::Remove) => Err(Denial::RemoveRunning { id: id(), paused: true }),
+            (Phase::Paused { .. }, Verb::Remove) => Err(Denial::RemoveRunning { id: id(), phase: "paused" }),
             (Phase::Paused { .. }, _) => Ok(()),
+            // Stopping or killing one that waits for its restart ends the waiting.
+            (Phase::Restarting(_), Verb::Stop | Verb::Kill) => Ok(()),
+            (Phase::Restarting(_), Verb::Start) => Err(Denial::AlreadyRunning { id: id() }),
+            (Phase::Restarting(_), Verb::Resume) => Err(Denial::NotPaused { id: id() }),
+            (Phase::Restarting(_), Verb::Remove) => {
+                Err(Denial::RemoveRunning { id: id(), phase: "restarting" })
+            }
+            (Phase::Restarting(_), _) => Err(Denial::Restarting { id: id() }),
         }
     }
 
@@ -191,6 +215,19 @@ impl Phase {
     pub fn is_alive(&self) -> bool {
         self.pid().is_some()
     }
+
+    /// Whether it is on: a process of it exists, or will again by itself.
+    pub fn is_on(&self) -> bool {
+        self.is_alive() || matches!(self, Phase::Restarting(_))
+    }
+
+    /// How its last run ended, if it does not run.
+    pub fn exit(&self) -> Option<&Exit> {
+        match self {
+            Phase::Restarting(exit) | Phase::Exited(exit) => Some(exit),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -205,12 +242,13 @@ mod tests {
             ("created", Phase::Created { error: None }),
             ("running", Phase::Running { pid: 1, started_at: t }),
             ("paused", Phase::Paused { pid: 1, started_at: t }),
+            ("restarting", Phase::Restarting(exit.clone())),
             ("exited", Phase::Exited(exit)),
         ];
         use Verb::*;
         let mut text = String::new();
         for (name, phase) in phases {
-            for verb in [Start, Stop, Kill, Pause, Resume, Exec, Resize, Remove] {
+            for verb in [Start, Stop, Kill, Pause, Resume, Exec, Attach, Resize, Remove] {
                 let answer = match phase.allows(verb, "c") {
                     Ok(()) => "yes".to_owned(),
                     Err(denial) => format!("{:?}: {denial}", denial.class()),

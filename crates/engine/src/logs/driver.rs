@@ -394,6 +394,10 @@ mod tests {
                 ..ContainerSpec::default()
             },
             phase: Phase::Created { error: None },
+            restart_count: 0,
+            stopped_by_hand: false,
+            health: None,
+            unreadable: None,
         }
     }
 

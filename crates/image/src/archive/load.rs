@@ -97,10 +97,18 @@ const MAX_FILES: usize = 10_000;
 /// How deep indexes may point to indexes.
 const MAX_INDEX_DEPTH: usize = 4;
 
+/// `image` with only those of its names that are among `names`.
+fn only(mut image: Image, names: &[ImageRef]) -> Image {
+    image.names.retain(|name| names.contains(name));
+    image
+}
+
 impl Store {
     /// Takes in all images of an archive, perhaps packed by gzip, zstd, xz or bzip2, with their names. Of an index of
     /// several platforms it takes the image for `platform`, or for this machine; if a platform is asked for, all
     /// images must be for it.
+    ///
+    /// Each image is told with the names that the archive gives it, whatever others it has.
     ///
     /// # Errors
     /// If the archive is damaged or holds no images, or the disk is full; images that were whole before that stay.
@@ -122,7 +130,7 @@ impl Store {
         for descriptor in &index.manifests {
             let names = names_of(descriptor);
             let manifest = files.manifest_for(descriptor.clone(), wanted)?;
-            images.push(self.load_manifest(&mut files, &manifest, &names, platform, &lease)?);
+            images.push(only(self.load_manifest(&mut files, &manifest, &names, platform, &lease)?, &names));
         }
         Ok(images)
     }
@@ -195,7 +203,7 @@ impl Store {
         };
         let manifest = serde_json::to_vec(&manifest)
             .map_err(|source| LoadError::Document { path: "manifest.json".to_owned(), source })?;
-        Ok(self.put_image(&config_bytes, &manifest, &layers, &names)?)
+        Ok(only(self.put_image(&config_bytes, &manifest, &layers, &names)?, &names))
     }
 
     /// One image of an OCI layout; its manifest is kept byte for byte.

@@ -85,17 +85,48 @@ pub(crate) fn measure(input: &mut dyn BufRead) -> Result<Applied, ApplyError> {
 /// # Errors
 /// If the archive is damaged or hostile or the file system refuses; a part may be unpacked then.
 pub fn extract(input: &mut dyn Read, rootfs: &Path, under: &Path) -> Result<(), ApplyError> {
+    extract_with(input, open(rootfs)?, under, &ExtractOptions::default())
+}
+
+/// How an archive is unpacked into a file system that is in use.
+#[derive(Clone, Debug, Default)]
+pub struct ExtractOptions {
+    /// A directory is not replaced by something else, nor something else by a directory.
+    pub keep_kinds: bool,
+    /// Who owns what is unpacked, instead of whom the archive says.
+    pub owner: Option<(u32, u32)>,
+    /// The ids of the archive are those of this user namespace.
+    pub mapping: Option<crate::IdMapping>,
+}
+
+/// As [`extract`], into the tree `root`.
+///
+/// # Errors
+/// As [`extract`].
+pub fn extract_with(
+    input: &mut dyn Read,
+    root: RootDir,
+    under: &Path,
+    options: &ExtractOptions,
+) -> Result<(), ApplyError> {
     let unpacked = crate::compression::unpacked(input);
     let input = unpacked.map_err(|source| ApplyError::Archive { source: TarError::Read { source } })?;
     let inside = |raw: &[u8]| -> Result<Vec<u8>, EntryError> {
         Ok(under.join(clean_path(raw)?).into_os_string().into_vec())
     };
     let nothing = Vec::new();
-    let mut applier = Applier::new(open(rootfs)?, &nothing, false);
+    let mut applier = Applier::new(root, &nothing, false);
+    applier.keep_kinds = options.keep_kinds;
     run(&mut io::BufReader::with_capacity(128 * 1024, input), &mut applier, |mut member| {
         member.path = inside(&member.path)?;
         if let Kind::HardLink { target } = &mut member.kind {
             *target = inside(target)?;
+        }
+        if let Some((uid, gid)) = options.owner {
+            (member.uid, member.gid) = (uid, gid);
+        }
+        if let Some(mapping) = &options.mapping {
+            (member.uid, member.gid) = mapping.to_host(member.uid, member.gid);
         }
         Ok(member)
     })?;
@@ -186,6 +217,8 @@ pub(super) struct Applier<'a> {
     bytes: u64,
     /// Whether names that mark deletions do so.
     whiteouts: bool,
+    /// See [`ExtractOptions::keep_kinds`].
+    keep_kinds: bool,
     /// The bits that creating clears, if nothing else can change what is created.
     umask: Option<u32>,
 }
@@ -213,6 +246,7 @@ impl<'a> Applier<'a> {
             hides_root: false,
             bytes: 0,
             whiteouts,
+            keep_kinds: false,
             umask: None,
         }
     }
@@ -247,6 +281,14 @@ impl<'a> Applier<'a> {
         }
         let parent = self.enter(parent_path)?;
         let place = Place { fd: parent.fd.as_fd(), umask: parent.umask };
+        if self.keep_kinds
+            && let Ok(there) = stat(place.fd, name)
+        {
+            let was_directory = FileType::from_raw_mode(there.st_mode) == FileType::Directory;
+            if was_directory != (member.kind == Kind::Directory) {
+                return Err(EntryError::OtherKind { was_directory });
+            }
+        }
         match &member.kind {
             Kind::Directory => {
                 place.directory(name, member)?;

@@ -62,6 +62,12 @@ pub enum EntryError {
         /// The target's path.
         target: String,
     },
+    /// A directory would replace something else, or be replaced by it, and that was forbidden.
+    #[error("cannot overwrite {} with {}", if *was_directory { "a directory" } else { "a non-directory" }, if *was_directory { "a non-directory" } else { "a directory" })]
+    OtherKind {
+        /// A directory is there.
+        was_directory: bool,
+    },
     /// Only root may make it.
     #[error("making {what} needs more privilege")]
     NeedsPrivilege {

@@ -39,7 +39,7 @@ pub struct IdRange {
 
 impl IdMapping {
     /// The ids in an image of a file that has these ids on the host; what is not mapped stays.
-    pub(crate) fn to_image(&self, uid: u32, gid: u32) -> (u32, u32) {
+    pub fn to_image(&self, uid: u32, gid: u32) -> (u32, u32) {
         let back = |ranges: &[IdRange], id: u32| {
             let of = |r: &IdRange| Some(id.checked_sub(r.outside).filter(|n| *n < r.length)? + r.inside);
             ranges.iter().find_map(of).unwrap_or(id)
@@ -48,7 +48,7 @@ impl IdMapping {
     }
 
     /// The ids on the host of what has these in an image; what is not mapped stays.
-    pub(crate) fn to_host(&self, uid: u32, gid: u32) -> (u32, u32) {
+    pub fn to_host(&self, uid: u32, gid: u32) -> (u32, u32) {
         let forth = |ranges: &[IdRange], id: u32| {
             let of = |r: &IdRange| Some(id.checked_sub(r.inside).filter(|n| *n < r.length)? + r.outside);
             ranges.iter().find_map(of).unwrap_or(id)

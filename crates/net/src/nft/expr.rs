@@ -3,14 +3,16 @@
 //! Registers are 4 bytes wide and numbered from [`R0`]; a key of several parts lies in consecutive ones. A link's name
 //! takes four of them: `Reg1` is the same 16 bytes as the four from [`R0`].
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Lookup, Meta,
     MetaKey, Operator, Payload, Register, Verdict, VerdictAttribute,
 };
+
+use super::Family;
 
 /// One expression.
 pub(super) type Expr = ListAttribute<ExpressionAttribute>;
@@ -21,6 +23,8 @@ pub(super) const R0: Register = Register::Reg32_00;
 pub(super) const R1: Register = Register::Reg32_01;
 /// The third.
 pub(super) const R2: Register = Register::Reg32_02;
+/// The sixth: behind a number and an IPv6 address.
+pub(super) const R5: Register = Register::Reg32_05;
 
 /// Bits of a connection's state, as `ct state` has them.
 pub(super) const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
@@ -66,26 +70,35 @@ pub(super) fn compare(register: Register, operator: Operator, data: Vec<u8>) -> 
 }
 
 /// The packet's source address is in `net`.
-pub(super) fn source_in(net: Ipv4Net) -> [Expr; 3] {
-    address_in(12, net)
+pub(super) fn source_in(net: IpNet) -> [Expr; 3] {
+    address_in(if net.addr().is_ipv4() { 12 } else { 8 }, net)
 }
 
 /// The packet's destination address is in `net`.
-pub(super) fn destination_in(net: Ipv4Net) -> [Expr; 3] {
-    address_in(16, net)
+pub(super) fn destination_in(net: IpNet) -> [Expr; 3] {
+    address_in(if net.addr().is_ipv4() { 16 } else { 24 }, net)
 }
 
-fn address_in(offset: u32, net: Ipv4Net) -> [Expr; 3] {
-    [
-        payload(1, offset, 4, R0),
-        mask(net.netmask().octets().to_vec()),
-        compare(R0, Operator::Equal, net.network().octets().to_vec()),
-    ]
+fn address_in(offset: u32, net: IpNet) -> [Expr; 3] {
+    let bits = octets(net.netmask());
+    let length = if net.addr().is_ipv4() { 4 } else { 16 };
+    [payload(1, offset, length, R0), mask(bits), compare(R0, Operator::Equal, octets(net.network()))]
+}
+
+/// An address as registers hold it.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 /// Loads the packet's destination address.
-pub(super) fn destination(to: Register) -> Expr {
-    payload(1, 16, 4, to)
+pub(super) fn destination(family: Family, to: Register) -> Expr {
+    match family {
+        Family::V4 => payload(1, 16, 4, to),
+        Family::V6 => payload(1, 24, 16, to),
+    }
 }
 
 /// Loads the packet's destination port, of any protocol that has it where TCP does.
@@ -103,13 +116,14 @@ fn payload(base: u32, offset: u32, length: u32, to: Register) -> Expr {
     .into()
 }
 
-/// Keeps only `bits` of the first register.
+/// Keeps only `bits` of the first register, or of as many as they are long.
 fn mask(bits: Vec<u8>) -> Expr {
     let zeros = vec![0; bits.len()];
+    let length = if bits.len() > 4 { 16 } else { 4 };
     Expressions::Bitwise(vec![
         Bitwise::SourceRegister(R0),
         Bitwise::DestinationRegister(R0),
-        Bitwise::Length(4),
+        Bitwise::Length(length),
         Bitwise::Mask(DataAttribute::Value(bits)),
         Bitwise::Xor(DataAttribute::Value(zeros)),
     ])
@@ -147,14 +161,33 @@ pub(super) fn for_this_host() -> [Expr; 2] {
     [load, compare(R0, Operator::Equal, LOCAL.to_ne_bytes().to_vec())]
 }
 
-/// Changes the destination to the address in the first register and the port in the second.
-pub(super) fn change_destination() -> Expr {
+/// Changes the destination to the address that begins in the first register and the port behind it.
+pub(super) fn change_destination(family: Family) -> Expr {
     const DESTINATION: u32 = 1;
     const IPV4: u32 = 2;
+    const IPV6: u32 = 10;
+    let (number_of_family, port) = match family {
+        Family::V4 => (IPV4, R1),
+        Family::V6 => (IPV6, Register::Reg32_04),
+    };
     other(
         "nat",
-        vec![number(1, DESTINATION), number(2, IPV4), number(3, u32::from(R0)), number(5, u32::from(R1))],
+        vec![
+            number(1, DESTINATION),
+            number(2, number_of_family),
+            number(3, u32::from(R0)),
+            number(5, u32::from(port)),
+        ],
     )
+}
+
+/// Loads a value into the first register and what follows it.
+pub(super) fn load(value: Vec<u8>, to: Register) -> Expr {
+    Expressions::Immediate(vec![
+        Immediate::DestinationRegister(to),
+        Immediate::Data(DataAttribute::Value(value)),
+    ])
+    .into()
 }
 
 /// Changes the source to the outgoing link's address.
@@ -197,6 +230,6 @@ fn number(kind: u16, value: u32) -> DefaultNla {
 }
 
 /// An address and a port as maps hold them.
-pub(super) fn address_and_port(address: Ipv4Addr, port: u16) -> Vec<u8> {
-    [&address.octets()[..], &port.to_be_bytes(), &[0, 0]].concat()
+pub(super) fn address_and_port(address: SocketAddr) -> Vec<u8> {
+    [&octets(address.ip())[..], &address.port().to_be_bytes(), &[0, 0]].concat()
 }

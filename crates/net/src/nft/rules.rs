@@ -1,11 +1,11 @@
-//! What our table is: a value from which all of it follows.
+//! What our tables are: a value from which all of both follows.
 //!
 //! ```text
-//! table ip sampan
+//! table ip sampan, and table ip6 sampan likewise
 //!   set bridges              our bridges' names
 //!   map ports                protocol . host address . port -> address . port      published on one address
 //!   map any_ports            protocol . port -> address . port                     published on all
-//!   chain raw                prerouting -300   nobody on a bridge speaks to or from 127/8
+//!   chain raw                prerouting -300   nobody on a bridge speaks to or from 127/8, ::1
 //!   chain prerouting, output dstnat     -100   for this host's addresses: look up in ports, then any_ports
 //!   chain postrouting        srcnat      100   a subnet's packets to elsewhere; loopback's to a bridge; a published
 //!                                              port used from the subnet that it leads to
@@ -17,9 +17,9 @@
 //! A `drop` of any table is final, an `accept` is not: other tables may still drop what ours accepts. See
 //! [`crate::docker`].
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, Hook, HookNumber, InetHookNumber, ListAttribute, MetaKey,
@@ -27,6 +27,7 @@ use netlink_packet_netfilter::nftables::{
     SetElementMessage, SetFlags, SetMessage, TableAttribute, TableMessage,
 };
 
+use super::Family;
 use super::expr::{self, Expr, R0, R1, R2};
 use crate::spec::Protocol;
 
@@ -35,14 +36,17 @@ const PORTS: &str = "ports";
 const ANY_PORTS: &str = "any_ports";
 /// nft's numbers for the types of keys; the kernel only stores them, for nft to print.
 const TYPE_ADDRESS: u32 = 7;
+const TYPE_ADDRESS6: u32 = 8;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
 const TYPE_LINK: u32 = 41;
 
-/// All of a table.
+/// All of our tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Ruleset {
     pub(crate) table: String,
+    /// Whether this kernel has IPv6.
+    pub(crate) v6: bool,
     pub(crate) networks: Vec<NetworkRules>,
     pub(crate) published: Vec<Published>,
 }
@@ -52,38 +56,128 @@ pub(crate) struct Ruleset {
 pub(crate) struct NetworkRules {
     pub(crate) bridge: String,
     pub(crate) subnet: Ipv4Net,
+    pub(crate) subnet6: Option<Ipv6Net>,
     /// No way out, no way in.
     pub(crate) internal: bool,
     /// Its containers may speak to each other.
     pub(crate) between_containers: bool,
+    /// What leaves it has the host's address.
+    pub(crate) masquerade: bool,
 }
 
-/// One published port.
+impl NetworkRules {
+    fn subnet(&self, family: Family) -> Option<IpNet> {
+        match family {
+            Family::V4 => Some(self.subnet.into()),
+            Family::V6 => self.subnet6.map(IpNet::from),
+        }
+    }
+}
+
+/// One published port. Both addresses are of one family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Published {
     pub(crate) protocol: Protocol,
-    /// 0.0.0.0 is every address of the host.
-    pub(crate) host: SocketAddrV4,
-    pub(crate) to: SocketAddrV4,
+    /// 0.0.0.0 is every address of the host, `::` every IPv6 one.
+    pub(crate) host: SocketAddr,
+    pub(crate) to: SocketAddr,
 }
 
-/// A message of a transaction, with its flags.
-pub(crate) type Step = (NfTablesMessage, u16);
+/// A message of a transaction, with its table's family and its flags.
+pub(crate) type Step = (Family, NfTablesMessage, u16);
 
 impl Ruleset {
-    /// The steps that put this table in place of what is there, if anything is.
+    /// The families that have a table.
+    fn families(&self) -> &'static [Family] {
+        if self.v6 { &[Family::V4, Family::V6] } else { &[Family::V4] }
+    }
+
+    fn half(&self, family: Family) -> Half<'_> {
+        Half { all: self, family }
+    }
+
+    /// The steps that put the tables in place of what is there, if anything is.
     pub(crate) fn replace(&self) -> Vec<Step> {
-        let table = || TableMessage { attributes: vec![TableAttribute::Name(self.table.clone())] };
+        let mut steps: Vec<Step> =
+            self.families().iter().flat_map(|family| self.half(*family).replace()).collect();
+        steps.extend(self.add(&self.published));
+        steps
+    }
+
+    /// The steps that publish `ports` beside those that are published.
+    pub(crate) fn add(&self, ports: &[Published]) -> Vec<Step> {
+        self.port_steps(ports, |message| {
+            (NfTablesMessage::NewSetElement(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
+        })
+    }
+
+    /// The steps that take `ports` back.
+    pub(crate) fn remove(&self, ports: &[Published]) -> Vec<Step> {
+        self.port_steps(ports, |message| (NfTablesMessage::DeleteSetElement(message), NLM_F_ACK))
+    }
+
+    /// The steps that remove the tables, whether they are there or not.
+    pub(crate) fn remove_tables(&self) -> Vec<Step> {
+        let tables = self.families().iter().flat_map(|family| {
+            let table = || TableMessage { attributes: vec![TableAttribute::Name(self.table.clone())] };
+            [
+                // Made in order to be deleted: deleting what is not there is an error.
+                (*family, NfTablesMessage::NewTable(table()), NLM_F_ACK | NLM_F_CREATE),
+                (*family, NfTablesMessage::DeleteTable(table()), NLM_F_ACK),
+            ]
+        });
+        tables.collect()
+    }
+
+    fn port_steps(
+        &self,
+        ports: &[Published],
+        step: impl Fn(SetElementMessage) -> (NfTablesMessage, u16),
+    ) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for family in self.families() {
+            for (map, anywhere) in [(PORTS, false), (ANY_PORTS, true)] {
+                let elements: Vec<_> = ports
+                    .iter()
+                    .filter(|p| {
+                        Family::of(p.host.ip()) == *family && p.host.ip().is_unspecified() == anywhere
+                    })
+                    .map(|p| ListAttribute::Element(element(p)))
+                    .collect();
+                if !elements.is_empty() {
+                    let (message, flags) = step(self.half(*family).elements(map, elements));
+                    steps.push((*family, message, flags));
+                }
+            }
+        }
+        steps
+    }
+}
+
+/// The table of one family.
+struct Half<'a> {
+    all: &'a Ruleset,
+    family: Family,
+}
+
+impl Half<'_> {
+    fn replace(&self) -> Vec<Step> {
+        let table = || TableMessage { attributes: vec![TableAttribute::Name(self.all.table.clone())] };
+        let (address, width) = match self.family {
+            Family::V4 => (TYPE_ADDRESS, 4),
+            Family::V6 => (TYPE_ADDRESS6, 16),
+        };
+        let value = (concat(&[address, TYPE_PORT]), width + 4);
         let mut steps = vec![
-            // Made in order to be deleted: deleting what is not there is an error.
-            (NfTablesMessage::NewTable(table()), NLM_F_ACK | NLM_F_CREATE),
-            (NfTablesMessage::DeleteTable(table()), NLM_F_ACK),
-            (NfTablesMessage::NewTable(table()), NLM_F_ACK | NLM_F_CREATE),
+            (self.family, NfTablesMessage::NewTable(table()), NLM_F_ACK | NLM_F_CREATE),
+            (self.family, NfTablesMessage::DeleteTable(table()), NLM_F_ACK),
+            (self.family, NfTablesMessage::NewTable(table()), NLM_F_ACK | NLM_F_CREATE),
             self.set(1, BRIDGES, TYPE_LINK, 16, None),
-            self.set(2, PORTS, concat(&[TYPE_PROTOCOL, TYPE_ADDRESS, TYPE_PORT]), 12, Some(8)),
-            self.set(3, ANY_PORTS, concat(&[TYPE_PROTOCOL, TYPE_PORT]), 8, Some(8)),
+            self.set(2, PORTS, concat(&[TYPE_PROTOCOL, address, TYPE_PORT]), width + 8, Some(value)),
+            self.set(3, ANY_PORTS, concat(&[TYPE_PROTOCOL, TYPE_PORT]), 8, Some(value)),
         ];
         let bridges: Vec<_> = self
+            .all
             .networks
             .iter()
             .map(|n| SetElementAttribute::Key(DataAttribute::Value(expr::link_name(&n.bridge))))
@@ -91,7 +185,7 @@ impl Ruleset {
             .collect();
         if !bridges.is_empty() {
             let message = self.elements(BRIDGES, bridges);
-            steps.push((NfTablesMessage::NewSetElement(message), NLM_F_ACK | NLM_F_CREATE));
+            steps.push((self.family, NfTablesMessage::NewSetElement(message), NLM_F_ACK | NLM_F_CREATE));
         }
         steps.extend([
             self.chain("raw", "filter", InetHookNumber::PreRouting, -300),
@@ -105,30 +199,18 @@ impl Ruleset {
         steps.extend(self.destinations("output"));
         steps.extend(self.sources());
         steps.extend(self.forward());
-        steps.extend(self.add(&self.published));
         steps
     }
 
-    /// The steps that publish `ports` beside those that are published.
-    pub(crate) fn add(&self, ports: &[Published]) -> Vec<Step> {
-        self.port_elements(ports, |message| {
-            (NfTablesMessage::NewSetElement(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
-        })
-    }
-
-    /// The steps that take `ports` back.
-    pub(crate) fn remove(&self, ports: &[Published]) -> Vec<Step> {
-        self.port_elements(ports, |message| (NfTablesMessage::DeleteSetElement(message), NLM_F_ACK))
-    }
-
-    /// The steps that remove the table; an error if it is not there.
-    pub(crate) fn remove_table(&self) -> Vec<Step> {
-        let table = TableMessage { attributes: vec![TableAttribute::Name(self.table.clone())] };
-        vec![(NfTablesMessage::DeleteTable(table), NLM_F_ACK)]
+    fn loopback(&self) -> IpNet {
+        match self.family {
+            Family::V4 => Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(),
+            Family::V6 => Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
+        }
     }
 
     fn raw(&self) -> Vec<Step> {
-        let loopback = loopback();
+        let loopback = self.loopback();
         let from_bridge = || expr::link_in(MetaKey::Iifname, BRIDGES).to_vec();
         vec![
             self.rule(
@@ -141,32 +223,37 @@ impl Ruleset {
 
     fn destinations(&self, chain: &str) -> Vec<Step> {
         let ours = || expr::for_this_host().to_vec();
+        let port_at = match self.family {
+            Family::V4 => R2,
+            Family::V6 => expr::R5,
+        };
         let one = vec![
             expr::meta(MetaKey::L4Proto, R0),
-            expr::destination(R1),
-            expr::destination_port(R2),
+            expr::destination(self.family, R1),
+            expr::destination_port(port_at),
             expr::lookup(PORTS, R0, Some(R0)),
-            expr::change_destination(),
+            expr::change_destination(self.family),
         ];
         let any = vec![
             expr::meta(MetaKey::L4Proto, R0),
             expr::destination_port(R1),
             expr::lookup(ANY_PORTS, R0, Some(R0)),
-            expr::change_destination(),
+            expr::change_destination(self.family),
         ];
         vec![self.rule(chain, [ours(), one]), self.rule(chain, [ours(), any])]
     }
 
     fn sources(&self) -> Vec<Step> {
         let mut steps = Vec::new();
-        for network in &self.networks {
+        for network in &self.all.networks {
+            let Some(subnet) = network.subnet(self.family) else { continue };
             let out = |operator| expr::link(MetaKey::Oifname, operator, &network.bridge).to_vec();
-            let from_subnet = || expr::source_in(network.subnet).to_vec();
+            let from_subnet = || expr::source_in(subnet).to_vec();
             let masquerade = || vec![expr::masquerade()];
-            if !network.internal {
+            if !network.internal && network.masquerade {
                 steps.push(self.rule("postrouting", [from_subnet(), out(Operator::NotEqual), masquerade()]));
             }
-            let from_loopback = expr::source_in(loopback()).to_vec();
+            let from_loopback = expr::source_in(self.loopback()).to_vec();
             steps.push(self.rule("postrouting", [out(Operator::Equal), from_loopback, masquerade()]));
             // Without it the answer would go straight to the neighbour, from an address that it has not asked.
             let published = expr::connection_status(expr::DESTINATION_CHANGED).to_vec();
@@ -187,7 +274,7 @@ impl Ruleset {
             self.rule("forward", [to_bridges(), answers(), accept()]),
             self.rule("forward", [from_bridges(), answers(), accept()]),
         ];
-        for network in &self.networks {
+        for network in &self.all.networks {
             let from = || expr::link(MetaKey::Iifname, Operator::Equal, &network.bridge).to_vec();
             if network.between_containers {
                 let to = expr::link(MetaKey::Oifname, Operator::Equal, &network.bridge).to_vec();
@@ -205,37 +292,19 @@ impl Ruleset {
     }
 
     fn chain(&self, name: &str, kind: &str, hook: InetHookNumber, priority: i32) -> Step {
-        let message = ChainMessage {
-            attributes: vec![
-                ChainAttribute::Table(self.table.clone()),
-                ChainAttribute::Name(name.to_owned()),
-                ChainAttribute::Hook(vec![
-                    Hook::Number(HookNumber::Inet(hook)),
-                    Hook::Priority(priority.cast_unsigned()),
-                ]),
-                ChainAttribute::Type(kind.to_owned()),
-                ChainAttribute::Policy(1), // accept: most packets are none of ours
-            ],
-        };
-        (NfTablesMessage::NewChain(message), NLM_F_ACK | NLM_F_CREATE)
+        (self.family, chain(&self.all.table, name, kind, hook, priority), NLM_F_ACK | NLM_F_CREATE)
     }
 
     fn rule(&self, chain: &str, parts: impl IntoIterator<Item = Vec<Expr>>) -> Step {
-        let message = RuleMessage {
-            attributes: vec![
-                RuleAttribute::Table(self.table.clone()),
-                RuleAttribute::Chain(chain.to_owned()),
-                RuleAttribute::Expressions(parts.into_iter().flatten().collect()),
-            ],
-        };
-        (NfTablesMessage::NewRule(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND)
+        let message = rule(&self.all.table, chain, parts.into_iter().flatten().collect());
+        (self.family, message, NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND)
     }
 
-    fn set(&self, id: u32, name: &str, key_type: u32, key_length: u32, data_length: Option<u32>) -> Step {
+    fn set(&self, id: u32, name: &str, key_type: u32, key_length: u32, data: Option<(u32, u32)>) -> Step {
         let mut attributes = vec![
-            SetAttribute::Table(self.table.clone()),
+            SetAttribute::Table(self.all.table.clone()),
             SetAttribute::Name(name.to_owned()),
-            SetAttribute::Flags(if data_length.is_some() { SetFlags::Map } else { SetFlags::empty() }),
+            SetAttribute::Flags(if data.is_some() { SetFlags::Map } else { SetFlags::empty() }),
             SetAttribute::KeyType(key_type),
             SetAttribute::KeyLen(key_length),
             SetAttribute::Id(id),
@@ -245,32 +314,17 @@ impl Ruleset {
             let order = [&[0u8, 4][..], &1u32.to_ne_bytes()].concat();
             attributes.push(SetAttribute::UserData(order));
         }
-        if let Some(length) = data_length {
-            attributes.push(SetAttribute::DataType(concat(&[TYPE_ADDRESS, TYPE_PORT])));
+        if let Some((data_type, length)) = data {
+            attributes.push(SetAttribute::DataType(data_type));
             attributes.push(SetAttribute::DataLen(length));
         }
-        (NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_ACK | NLM_F_CREATE)
-    }
-
-    fn port_elements(&self, ports: &[Published], step: impl Fn(SetElementMessage) -> Step) -> Vec<Step> {
-        let mut steps = Vec::new();
-        for (map, anywhere) in [(PORTS, false), (ANY_PORTS, true)] {
-            let elements: Vec<_> = ports
-                .iter()
-                .filter(|p| p.host.ip().is_unspecified() == anywhere)
-                .map(|p| ListAttribute::Element(element(p)))
-                .collect();
-            if !elements.is_empty() {
-                steps.push(step(self.elements(map, elements)));
-            }
-        }
-        steps
+        (self.family, NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_ACK | NLM_F_CREATE)
     }
 
     fn elements(&self, set: &str, elements: Vec<ListAttribute<SetElementAttribute>>) -> SetElementMessage {
         SetElementMessage {
             attributes: vec![
-                SetElementList::Table(self.table.clone()),
+                SetElementList::Table(self.all.table.clone()),
                 SetElementList::Set(set.to_owned()),
                 SetElementList::Elements(elements),
             ],
@@ -278,30 +332,58 @@ impl Ruleset {
     }
 }
 
+/// A chain on a hook.
+pub(super) fn chain(
+    table: &str,
+    name: &str,
+    kind: &str,
+    hook: InetHookNumber,
+    priority: i32,
+) -> NfTablesMessage {
+    NfTablesMessage::NewChain(ChainMessage {
+        attributes: vec![
+            ChainAttribute::Table(table.to_owned()),
+            ChainAttribute::Name(name.to_owned()),
+            ChainAttribute::Hook(vec![
+                Hook::Number(HookNumber::Inet(hook)),
+                Hook::Priority(priority.cast_unsigned()),
+            ]),
+            ChainAttribute::Type(kind.to_owned()),
+            ChainAttribute::Policy(1), // accept: most packets are none of ours
+        ],
+    })
+}
+
+/// A rule of a chain.
+pub(super) fn rule(table: &str, chain: &str, expressions: Vec<Expr>) -> NfTablesMessage {
+    NfTablesMessage::NewRule(RuleMessage {
+        attributes: vec![
+            RuleAttribute::Table(table.to_owned()),
+            RuleAttribute::Chain(chain.to_owned()),
+            RuleAttribute::Expressions(expressions),
+        ],
+    })
+}
+
 /// An element's key and value. Each part of a key is padded to a whole register.
 fn element(port: &Published) -> Vec<SetElementAttribute> {
-    let protocol = [port.protocol.number(), 0, 0, 0];
+    let protocol = [port.protocol.number(), 0, 0, 0].to_vec();
     let [high, low] = port.host.port().to_be_bytes();
-    let host_port = [high, low, 0, 0];
-    let key = if port.host.ip().is_unspecified() {
-        [protocol, host_port].concat()
-    } else {
-        [protocol, port.host.ip().octets(), host_port].concat()
+    let host_port = [high, low, 0, 0].to_vec();
+    let key = match port.host.ip() {
+        any if any.is_unspecified() => [protocol, host_port].concat(),
+        IpAddr::V4(ip) => [protocol, ip.octets().to_vec(), host_port].concat(),
+        IpAddr::V6(ip) => [protocol, ip.octets().to_vec(), host_port].concat(),
     };
-    let value = expr::address_and_port(*port.to.ip(), port.to.port());
     vec![
         SetElementAttribute::Key(DataAttribute::Value(key)),
-        SetElementAttribute::Data(DataAttribute::Value(value)),
+        SetElementAttribute::Data(DataAttribute::Value(expr::address_and_port(port.to))),
     ]
 }
 
 /// nft's number for a key of several parts: six bits each.
 fn concat(types: &[u32]) -> u32 {
     types.iter().fold(0, |all, one| all << 6 | one)
-}
-
-fn loopback() -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)
 }
 
 /// Rules for a chain that is not ours: what goes to or comes from `bridge` is left to our own table, but for

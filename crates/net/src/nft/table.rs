@@ -9,11 +9,12 @@ use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
 
+use super::Family;
 use super::expr::Expr;
 use super::rules::Step;
 use crate::netlink::Conversation;
 
-/// nftables of one network namespace, family ip.
+/// nftables of one network namespace.
 #[derive(Debug)]
 pub(crate) struct Tables(Conversation);
 
@@ -31,6 +32,11 @@ impl Tables {
         Conversation::open(netlink_sys::protocols::NETLINK_NETFILTER).map(Tables)
     }
 
+    /// Whether this is the socket that the kernel calls `port`.
+    pub(crate) fn is_from(&self, port: u32) -> bool {
+        self.0.port() == port
+    }
+
     /// Does all of `steps`, or on an error none.
     pub(crate) fn commit(&mut self, steps: Vec<Step>) -> io::Result<()> {
         if steps.is_empty() {
@@ -41,7 +47,7 @@ impl Tables {
             NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 10), message)
         };
         let mut messages = vec![(end(ControlMessage::BatchBegin), 0)];
-        messages.extend(steps.into_iter().map(|(step, flags)| (ipv4(step), flags)));
+        messages.extend(steps.into_iter().map(|(family, step, flags)| (of(family, step), flags)));
         messages.push((end(ControlMessage::BatchEnd), 0));
         self.0.send_all(messages)
     }
@@ -55,7 +61,7 @@ impl Tables {
         if !self.has_chain(table, chain)? {
             return Ok(None);
         }
-        let answers = self.0.get(ipv4(NfTablesMessage::GetRule(filter)), NLM_F_DUMP)?;
+        let answers = self.0.get(of(Family::V4, NfTablesMessage::GetRule(filter)), NLM_F_DUMP)?;
         let mut rules = Vec::new();
         for answer in answers {
             let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)) = answer.inner else {
@@ -80,7 +86,7 @@ impl Tables {
         let message = ChainMessage {
             attributes: vec![ChainAttribute::Table(table.to_owned()), ChainAttribute::Name(chain.to_owned())],
         };
-        match self.0.get(ipv4(NfTablesMessage::GetChain(message)), 0) {
+        match self.0.get(of(Family::V4, NfTablesMessage::GetChain(message)), 0) {
             Ok(_) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(e),
@@ -97,7 +103,7 @@ pub(crate) fn insert_rule(table: &str, chain: &str, expressions: Vec<Expr>, user
         RuleAttribute::Expressions(expressions),
         RuleAttribute::UserData(user_data),
     ];
-    (NfTablesMessage::NewRule(RuleMessage { attributes }), NLM_F_ACK | NLM_F_CREATE)
+    (Family::V4, NfTablesMessage::NewRule(RuleMessage { attributes }), NLM_F_ACK | NLM_F_CREATE)
 }
 
 /// The step that deletes one rule.
@@ -108,9 +114,13 @@ pub(crate) fn delete_rule(table: &str, chain: &str, handle: u64) -> Step {
         RuleAttribute::Chain(chain.to_owned()),
         RuleAttribute::Handle(handle),
     ];
-    (NfTablesMessage::DeleteRule(RuleMessage { attributes }), NLM_F_ACK)
+    (Family::V4, NfTablesMessage::DeleteRule(RuleMessage { attributes }), NLM_F_ACK)
 }
 
-fn ipv4(message: NfTablesMessage) -> NetfilterMessage {
-    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), message)
+fn of(family: Family, message: NfTablesMessage) -> NetfilterMessage {
+    let family = match family {
+        Family::V4 => NetfilterProtoFamily::IPv4,
+        Family::V6 => NetfilterProtoFamily::IPv6,
+    };
+    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
 }

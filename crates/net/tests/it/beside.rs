@@ -33,11 +33,9 @@ pub(crate) fn traffic_gets_past_dockers_forward_policy_and_its_chain_is_left_as_
     ];
     assert_eq!(rules, expected);
 
-    // A Docker that starts again makes its chain anew: the next attachment or reconciliation sees it.
+    // A Docker that starts again makes its chain anew: the kernel tells, and our rules are put back.
     host.run("iptables-nft -F DOCKER-USER && iptables-nft -A DOCKER-USER -j RETURN");
-    assert_eq!(host.ask("world", Tcp, (HOST, 8080)), None);
-    host.container(&net, "b", &[]);
-    assert!(host.ask("world", Tcp, (HOST, 8080)).is_some());
+    assert!((0..20).any(|_| host.ask("world", Tcp, (HOST, 8080)).is_some()));
     host.on_host(|| net.remove_all().map_err(std::io::Error::other));
     assert_eq!(host.run("iptables-nft -S"), before);
 }

@@ -219,5 +219,5 @@ pub(crate) fn port(
     host_port: u16,
     container_port: u16,
 ) -> PortMapping {
-    PortMapping { protocol, host_ip, host_port, container_port }
+    PortMapping { protocol, host_ip: host_ip.into(), host_port, container_port }
 }

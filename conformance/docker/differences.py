@@ -1,0 +1,3 @@
+"""Differences that are meant: a pattern for `scenario: path`, and why."""
+
+MEANT = []
