@@ -353,8 +353,7 @@ pub(super) async fn healthy(client: &Client, member: &Member, strict: bool) -> R
     loop {
         let inspect: ContainerInspect = client.get(&container_path(&member.id, "json")).await?;
         let state = &inspect.state;
-        let health =
-            state.health.as_ref().and_then(|h| h.get("Status")).and_then(|s| s.as_str()).unwrap_or_default();
+        let health = state.health.as_ref().map(|h| h.status.as_str()).unwrap_or_default();
         match (state.status.as_str(), health) {
             ("running" | "paused", "healthy") => return Ok(()),
             (_, "unhealthy") => bail!("dependency failed to start: container {} is unhealthy", member.name),
