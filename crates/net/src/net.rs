@@ -476,7 +476,11 @@ impl Inner {
         if self.v6 {
             // Without IPv6 of its own the host is not to be reached by it from the bridge either.
             let off = if network.v6.is_some() { "0" } else { "1" };
-            set_sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", network.bridge), off)?;
+            match set_sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", network.bridge), off) {
+                // A link whose packets are too small for IPv6 has no such setting.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && network.v6.is_none() => {}
+                other => other?,
+            }
         }
         if let Some(v6) = &network.v6 {
             let address =
