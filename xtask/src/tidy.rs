@@ -8,8 +8,21 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Crates that never name tokio: async is for the network.
-const SYNC: [&str; 11] =
-    ["base", "kernel", "oci", "docker-api", "rpc", "runtime", "shim", "image", "registry", "net", "build"];
+const SYNC: [&str; 13] = [
+    "base",
+    "kernel",
+    "oci",
+    "docker-api",
+    "template",
+    "compose",
+    "rpc",
+    "runtime",
+    "shim",
+    "image",
+    "registry",
+    "net",
+    "build",
+];
 
 pub(crate) fn run() -> Result<()> {
     let problems = problems()?;

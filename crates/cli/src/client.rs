@@ -122,6 +122,13 @@ impl Client {
         success(self.send(request).await?).await
     }
 
+    /// Whether the engine is ours, which can do more than Docker's API says.
+    pub(crate) async fn is_sampan(&self) -> Result<bool> {
+        let answer = self.request(Method::GET, "/_ping", full(""), "application/json").await?;
+        let server = answer.headers().get(header::SERVER).and_then(|s| s.to_str().ok());
+        Ok(server.is_some_and(|s| s.starts_with("sampan/")))
+    }
+
     /// Asks and reads a JSON answer.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         read_json(self.request(Method::GET, path, full(""), "application/json").await?).await

@@ -100,6 +100,8 @@ enum Command {
     Load(image::archive::Load),
     /// Write images to an archive
     Save(image::archive::Save),
+    /// Services of compose files
+    Compose(Box<commands::compose::Compose>),
     /// Manage containers
     #[command(subcommand)]
     Container(container::Group),
@@ -197,6 +199,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Import(command) => image::archive::import(client, command).await,
         Command::Load(command) => image::archive::load(client, command).await,
         Command::Save(command) => image::archive::save(client, command).await,
+        Command::Compose(command) => commands::compose::compose(client, *command).await,
         Command::Container(group) => container::group(client, group).await,
         Command::Image(group) => image::group(client, group).await,
         Command::Builder(group) => commands::builder::group(client, group).await,

@@ -3,7 +3,7 @@
 //!
 //! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
 //! * `network`, `networks`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
-//! * `restart`, `health`, `copy`: what is done with containers.
+//! * `restart`, `health`, `copy`, `mounts`, `options`: what is done with containers.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
@@ -24,8 +24,10 @@ mod health;
 mod image_care;
 mod limits;
 mod logs;
+mod mounts;
 mod network;
 mod networks;
+mod options;
 mod registry;
 mod restart;
 mod sampan;
@@ -125,6 +127,8 @@ fn main() {
         ("copy", copy::CASES),
         ("health", health::CASES),
         ("restart", restart::CASES),
+        ("mounts", mounts::CASES),
+        ("options", options::CASES),
         ("daemon", daemon::CASES),
         ("disk_full", disk_full::CASES),
         ("docker", docker::CASES),

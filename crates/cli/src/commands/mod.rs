@@ -3,6 +3,7 @@
 pub(crate) mod analyze;
 pub(crate) mod build;
 pub(crate) mod builder;
+pub(crate) mod compose;
 pub(crate) mod container;
 pub(crate) mod df;
 pub(crate) mod exec;

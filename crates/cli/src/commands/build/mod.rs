@@ -161,17 +161,25 @@ pub(crate) async fn build(client: &Client, command: Build) -> Result<ExitCode> {
             client.build(&path, full(""), &extras).await?
         }
         Source::Directory { root, name, text } => {
-            extras.directory = Some(context::host_directory(&root)?);
-            extras.dockerfile.clone_from(&text);
-            let dockerfile = name.clone().unwrap_or_else(|| "Dockerfile".to_owned());
-            match client.build(&command.path(&dockerfile)?, full(""), &extras).await {
-                Err(error) if elsewhere(&error) => {
+            let mut answer = None;
+            if client.is_sampan().await? {
+                extras.directory = Some(context::host_directory(&root)?);
+                extras.dockerfile.clone_from(&text);
+                let dockerfile = name.clone().unwrap_or_else(|| "Dockerfile".to_owned());
+                match client.build(&command.path(&dockerfile)?, full(""), &extras).await {
+                    Err(error) if elsewhere(&error) => {}
+                    other => answer = Some(other?),
+                }
+            }
+            match answer {
+                Some(answer) => answer,
+                // Another engine, or one that does not see the directory, is sent it.
+                None => {
                     (extras.directory, extras.dockerfile) = (None, None);
                     let body = context::send_directory(root, name.clone(), text.map(String::into_bytes))?;
                     let dockerfile = name.unwrap_or_else(|| OUTSIDE_DOCKERFILE.to_owned());
                     client.build(&command.path(&dockerfile)?, channel(body), &extras).await?
                 }
-                other => other?,
             }
         }
     };
@@ -179,9 +187,14 @@ pub(crate) async fn build(client: &Client, command: Build) -> Result<ExitCode> {
         if let Some(aux) = &line.aux {
             built = aux.get("ID").and_then(|v| v.as_str()).map(str::to_owned);
         }
-        match &line.update {
-            Some(update) => show.update(update),
-            None => Ok(()),
+        match (&line.update, &line.stream) {
+            (Some(update), _) => show.update(update),
+            // What another engine says.
+            (None, Some(text)) if mode != Mode::Quiet && !text.trim().is_empty() => {
+                tell(text.trim_end());
+                Ok(())
+            }
+            (None, _) => Ok(()),
         }
     })
     .await;
