@@ -9,10 +9,11 @@ mod updates;
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
+use futures_util::stream::{self, StreamExt};
 use http::Request;
 use sampan_docker_api::build::{BuildUpdate, Progress};
 use sampan_engine::Engine;
-use sampan_engine::build::{BuildRequest, Events};
+use sampan_engine::build::{BuildFailure, BuildRequest, Events};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,7 +37,7 @@ pub(crate) async fn build(
         return check(engine, wanted.request).await;
     }
     let (sender, mut lines) = mpsc::channel::<Bytes>(WAITING_PIECES);
-    let (early, failed_early) = oneshot::channel();
+    let (early, mut failed_early) = oneshot::channel();
     let events: Events = if updates {
         let lines = sender.clone();
         Box::new(move |event| {
@@ -75,35 +76,39 @@ pub(crate) async fn build(
                 }
             }
             Err(failure) => {
-                let progress = match &failure.command {
-                    // The classic builder's words: clients compare them.
-                    Some((command, code)) if !updates => Progress::error(
-                        format!("The command '{command}' returned a non-zero code: {code}"),
-                        Some(i64::from(*code)),
-                    ),
-                    Some((_, code)) => Progress::error(failure.message.clone(), Some(i64::from(*code))),
-                    None => Progress::error(failure.message.clone(), None),
-                };
-                // Whoever is past the first line takes the failure from the stream.
+                // Once the answer has begun, the failure is a line of it.
                 if let Err(failure) = early.send(failure) {
-                    drop(failure);
-                    tell(&sender, progress).await;
+                    tell(&sender, told(failure, updates)).await;
                 }
             }
         }
     });
     // What goes wrong before anything was said, a Dockerfile that makes no sense above all, has a status of its own.
-    let first = tokio::select! {
-        biased;
-        first = lines.recv() => first,
-        Ok(failure) = failed_early => {
-            return Err(ApiError { status: super::error::status(failure.class), message: failure.message });
-        }
+    let Some(first) = lines.recv().await else {
+        let Ok(failure) = failed_early.await else { return Ok(json_lines(Body::empty())) };
+        return Err(ApiError { status: super::error::status(failure.class), message: failure.message });
     };
-    let rest =
-        futures_util::stream::unfold(lines, |mut lines| async move { Some((lines.recv().await?, lines)) });
-    let all = futures_util::StreamExt::chain(futures_util::stream::iter(first), rest);
-    Ok(json_lines(Body::from_stream(futures_util::StreamExt::map(all, Ok::<_, std::io::Error>))))
+    failed_early.close();
+    // It may have failed between its first line and now.
+    let last = failed_early.try_recv().ok().map(|failure| told(failure, updates));
+    let last = last.and_then(|progress| serde_json::to_vec(&progress).ok());
+    let last = last.map(|line| Bytes::from([&line[..], b"\r\n"].concat()));
+    let rest = stream::unfold(lines, |mut lines| async move { Some((lines.recv().await?, lines)) });
+    let all = stream::iter([first]).chain(rest).chain(stream::iter(last));
+    Ok(json_lines(Body::from_stream(all.map(Ok::<_, std::io::Error>))))
+}
+
+/// A failure as the last line of a build's answer.
+fn told(failure: BuildFailure, updates: bool) -> Progress {
+    match failure.command {
+        // The classic builder's words: clients compare them.
+        Some((command, code)) if !updates => {
+            let text = format!("The command '{command}' returned a non-zero code: {code}");
+            Progress::error(text, Some(i64::from(code)))
+        }
+        Some((_, code)) => Progress::error(failure.message, Some(i64::from(code))),
+        None => Progress::error(failure.message, None),
+    }
 }
 
 /// Only checks a Dockerfile: each warning is a line.

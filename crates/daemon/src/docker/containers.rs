@@ -53,8 +53,21 @@ pub(crate) fn json<T: serde::de::DeserializeOwned + Default>(body: &Bytes) -> An
     if body.is_empty() {
         return Ok(T::default());
     }
-    let parsed: Result<Option<T>, _> = serde_json::from_slice(body);
+    let parsed = serde_json::from_slice(body).map(without_nulls).and_then(serde_json::from_value::<Option<T>>);
     parsed.map(Option::unwrap_or_default).map_err(|e| ApiError::invalid(format!("invalid JSON: {e}")))
+}
+
+/// Members that are `null` say nothing, as in Go: clients send them for all that they leave out.
+fn without_nulls(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(members) => {
+            let kept = members.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(key, value)| (key, without_nulls(value))).collect())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
 }
 
 fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Answer<Option<T>> {

@@ -455,7 +455,7 @@ pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<
     };
     let (removed, space_reclaimed) = engine.images_prune(wanted).await?;
     Ok(Json(ImagesPruned {
-        images_deleted: Some(removed.into_iter().map(deleted).collect()),
+        images_deleted: (!removed.is_empty()).then(|| removed.into_iter().map(deleted).collect()),
         space_reclaimed,
     }))
 }
