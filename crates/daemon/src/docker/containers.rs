@@ -53,7 +53,8 @@ pub(crate) fn json<T: serde::de::DeserializeOwned + Default>(body: &Bytes) -> An
     if body.is_empty() {
         return Ok(T::default());
     }
-    let parsed = serde_json::from_slice(body).map(without_nulls).and_then(serde_json::from_value::<Option<T>>);
+    let parsed =
+        serde_json::from_slice(body).map(without_nulls).and_then(serde_json::from_value::<Option<T>>);
     parsed.map(Option::unwrap_or_default).map_err(|e| ApiError::invalid(format!("invalid JSON: {e}")))
 }
 
