@@ -13,7 +13,7 @@ use futures_util::stream::{self, StreamExt};
 use http::Request;
 use sampan_docker_api::build::{BuildUpdate, Progress};
 use sampan_engine::Engine;
-use sampan_engine::build::{BuildFailure, BuildRequest, Events};
+use sampan_engine::build::{BuildFailure, BuildOptions, BuildRequest, CacheSource, Events};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,7 +30,10 @@ pub(crate) async fn build(
 ) -> Answer<Response> {
     let headers = request.headers().clone();
     let body = body_reader(request);
-    let wanted = options::read(&query, raw.as_deref(), &headers, body)?;
+    let mut wanted = options::read(&query, raw.as_deref(), &headers, body)?;
+    if !wanted.updates {
+        only_local_caches(&engine, &mut wanted.request.options).await;
+    }
     let (quiet, updates) = (wanted.quiet, wanted.updates);
     let names = wanted.request.options.names.clone();
     if wanted.check {
@@ -96,6 +99,30 @@ pub(crate) async fn build(
     let rest = stream::unfold(lines, |mut lines| async move { Some((lines.recv().await?, lines)) });
     let all = stream::iter([first]).chain(rest).chain(stream::iter(last));
     Ok(json_lines(Body::from_stream(all.map(Ok::<_, std::io::Error>))))
+}
+
+/// To the classic builder `cachefrom` names images that are here: only what made one of them is taken for made. Its steps
+/// are in the builder's own cache; if none of the images is here, nothing is. Images of other registries are asked for.
+async fn only_local_caches(engine: &Engine, options: &mut BuildOptions) {
+    if options.cache_from.is_empty() {
+        return;
+    }
+    let mut elsewhere = Vec::new();
+    let mut here = false;
+    for source in std::mem::take(&mut options.cache_from) {
+        match &source {
+            CacheSource::Registry(name) => match engine.image(name).await {
+                Ok(_) => here = true,
+                Err(_) if name.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':'])) => {
+                    elsewhere.push(source);
+                }
+                Err(_) => {}
+            },
+            _ => elsewhere.push(source),
+        }
+    }
+    options.no_cache |= !here && elsewhere.is_empty();
+    options.cache_from = elsewhere;
 }
 
 /// A failure as the last line of a build's answer.
