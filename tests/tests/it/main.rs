@@ -2,10 +2,11 @@
 //! line, curl, and our own. What can't run on this host is reported as ignored, with the reason beside its name.
 //!
 //! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
-//! * `network`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
+//! * `network`, `networks`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
 //! * `lifecycle`, `restart`, `health`, `copy`, `mounts`, `options`: what is done with containers.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
+//! * `chaos`: daemons and shims killed under load.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
@@ -13,6 +14,7 @@
 mod bad_input;
 mod build;
 mod build_flags;
+mod chaos;
 mod concurrency;
 mod copy;
 mod crash;
@@ -27,6 +29,7 @@ mod limits;
 mod logs;
 mod mounts;
 mod network;
+mod networks;
 mod options;
 mod registry;
 mod restart;
@@ -45,6 +48,8 @@ const THREADS: usize = 4;
 const ECHO_DATAGRAMS: &str = "echo-datagrams";
 /// The argument with which it is a server in another network namespace.
 const TELL_PEERS: &str = "tell-peers";
+/// The argument with which it is a name server there.
+const ANSWER_NAMES: &str = "answer-names";
 
 /// What a test needs of the host.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +64,7 @@ enum Need {
     Buildah,
     Ip,
     CpuAccounting,
+    Cni,
 }
 
 /// A test: its name, what it needs besides root and busybox, and itself.
@@ -85,6 +91,8 @@ impl Need {
             Need::Skopeo => absent("/usr/bin/skopeo").then_some("no skopeo"),
             Need::Podman => absent("/usr/bin/podman").then_some("no podman"),
             Need::Buildah => absent("/usr/bin/buildah").then_some("no buildah"),
+            Need::Cni => absent("/usr/lib/cni/bridge")
+                .then_some("no /usr/lib/cni (package containernetworking-plugins)"),
             Need::Curl => absent("/usr/bin/curl").then_some("no curl"),
             Need::CpuAccounting => (absent("/sys/fs/cgroup/cpuacct/cpuacct.usage")
                 && absent("/sys/fs/cgroup/cgroup.controllers"))
@@ -97,6 +105,7 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some(ECHO_DATAGRAMS) => return network::echo_datagrams(),
         Some(TELL_PEERS) => return network::tell_peers(),
+        Some(ANSWER_NAMES) => return network::answer_names(),
         _ => {}
     }
     // What it says is shown with the test's name at the end; a backtrace of a client's failure says nothing.
@@ -116,6 +125,7 @@ fn main() {
         ("bad_input", bad_input::CASES),
         ("build", build::CASES),
         ("build_flags", build_flags::CASES),
+        ("chaos", chaos::CASES),
         ("crash", crash::CASES),
         ("concurrency", concurrency::CASES),
         ("copy", copy::CASES),
@@ -132,6 +142,7 @@ fn main() {
         ("limits", limits::CASES),
         ("logs", logs::CASES),
         ("network", network::CASES),
+        ("networks", networks::CASES),
         ("registry", registry::CASES),
         ("sampan", sampan::CASES),
         ("serving", serving::CASES),
