@@ -362,7 +362,13 @@ pub(crate) async fn attach(
         }
     }
     if !is_on(query.get("stream")) {
-        return Ok(hijack::serve(request, options, prelude, async { None }, std::future::ready(())));
+        return Ok(hijack::serve(
+            request,
+            options,
+            prelude,
+            async { Err(Vec::new()) },
+            std::future::ready(()),
+        ));
     }
     let streams = Streams { stdin: is_on(query.get("stdin")), stdout, stderr, stdin_once: false };
     let stream = engine.attach(&id, streams).await?;
@@ -370,7 +376,8 @@ pub(crate) async fn attach(
         request,
         options,
         prelude,
-        async move { stream.await.ok()?.ok() },
+        // Without one, the container did not start; its client learns that from the answer to `start`.
+        async move { stream.await.ok().and_then(Result::ok).ok_or_else(Vec::new) },
         std::future::ready(()),
     ))
 }
