@@ -70,8 +70,14 @@ fn containers_of_a_network_find_each_other_by_name() {
     let id = it.docker(["inspect", "-f", "{{.Id}}", "web"]).ok().text().to_owned();
     for name in ["web", "www", "WEB", "host1", &id[..12], "web.front"] {
         let found = look_up(&it, "asker", name);
-        assert_eq!(found, [web.as_str()], "{name}: {found:?}, {}", exec(&it, "asker", &format!("nslookup {name} 127.0.0.11")));
-        let said = exec(&it, "asker", &format!("ping -c 1 -W 2 {name}; ip neigh; cat /proc/net/snmp | grep -i udp"));
+        assert_eq!(
+            found,
+            [web.as_str()],
+            "{name}: {found:?}, {}",
+            exec(&it, "asker", &format!("nslookup {name} 127.0.0.11"))
+        );
+        let said =
+            exec(&it, "asker", &format!("ping -c 1 -W 2 {name}; ip neigh; cat /proc/net/snmp | grep -i udp"));
         assert!(said.stdout.contains(" 0% packet loss"), "{name}: {said}");
     }
     let reverse = exec(&it, "asker", &format!("nslookup {web} 127.0.0.11"));
