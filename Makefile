@@ -73,6 +73,11 @@ bench-runtime: packages-build
 
 install: release
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/release/,$(BINARIES))
+	$(TARGET)/release/sampan man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	$(TARGET)/release/sampan completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/sampan
+	$(TARGET)/release/sampan completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_sampan
+	$(TARGET)/release/sampan completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/sampan.fish
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system dist/sampand.service dist/sampand.socket
 
 clean:
