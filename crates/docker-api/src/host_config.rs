@@ -162,6 +162,12 @@ pub struct HostConfig {
     pub device_cgroup_rules: Option<Vec<String>>,
     /// Devices by a driver's words.
     pub device_requests: Option<Vec<serde_json::Value>>,
+    /// Bytes; taken for old clients, without effect on kernels of today.
+    #[serde(deserialize_with = "null_default")]
+    pub kernel_memory: i64,
+    /// Bytes of TCP buffers (cgroup v1).
+    #[serde(rename = "KernelMemoryTCP", deserialize_with = "null_default")]
+    pub kernel_memory_tcp: i64,
     /// Bytes, a soft limit.
     #[serde(deserialize_with = "null_default")]
     pub memory_reservation: i64,
@@ -249,6 +255,21 @@ pub struct Mount {
     /// Of tmpfs mounts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmpfs_options: Option<TmpfsOptions>,
+    /// Of images' files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_options: Option<ImageOptions>,
+    /// A hint of how exactly the mount must follow the host.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub consistency: String,
+}
+
+/// Options of a mount of an image's files.
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageOptions {
+    /// The directory of the image that is mounted; empty: all of it.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub subpath: String,
 }
 
 /// Options of a bind mount.
@@ -310,8 +331,15 @@ pub struct TmpfsOptions {
     #[serde(deserialize_with = "null_default")]
     pub size_bytes: i64,
     /// Permissions of its root.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "is_zero_mode")]
     pub mode: u32,
+    /// Further options, each a name or a name and a value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub options: Option<Vec<Vec<String>>>,
+}
+
+fn is_zero_mode(mode: &u32) -> bool {
+    *mode == 0
 }
 
 /// A device and its weight.

@@ -2,18 +2,21 @@
 //!
 //! [`plan`] is pure; the facts it needs (resolved user, files to bind, namespaces to join) come as [`Facts`].
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+pub(crate) mod mounts;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use sampan_image::IdMapping;
 use sampan_oci::runtime::defaults;
-use sampan_oci::runtime::{BlockIo, ConsoleSize};
 use sampan_oci::runtime::{
-    Capabilities, Cpu, Device as OciDevice, DeviceRule, Linux, Memory, Mount, Namespace, NamespaceKind, Pids,
-    Process, Resources as OciResources, Rlimit, Root, Spec, User,
+    BlockIo, Capabilities, ConsoleSize, Cpu, Device as OciDevice, DeviceRule, IdMapping as OciIdMapping,
+    Linux, Memory, Namespace, NamespaceKind, Pids, Process, Resources as OciResources, Rlimit, Root, Spec,
+    ThrottleDevice, User, WeightDevice,
 };
 
 use crate::error::{EngineError, Result};
-use crate::spec::{ContainerSpec, IpcMode, MountSource, NamespaceMode, Resources, SeccompChoice, Security};
+use crate::spec::{ContainerSpec, DeviceNumber, IpcMode, NamespaceMode, Resources, SeccompChoice, Security};
 use crate::user::ResolvedUser;
 
 /// What the host contributes to a container's config.json.
@@ -39,8 +42,20 @@ pub(crate) struct Facts {
     pub share_with_host: Vec<NamespaceKind>,
     /// Files that are bound over /etc/hosts, /etc/hostname, /etc/resolv.conf: path inside to path outside.
     pub files: Vec<(&'static str, PathBuf)>,
-    /// Where each volume of the spec's mounts lies, by name.
-    pub volumes: BTreeMap<String, PathBuf>,
+    /// What volume and image mounts bind, by target.
+    pub sources: BTreeMap<String, PathBuf>,
+    /// What becomes /dev/shm, if it is not the container's own.
+    pub shm: Option<PathBuf>,
+    /// The executable that is its first process, if it wants a small init.
+    pub init: Option<PathBuf>,
+    /// Whether the kernel can make mounts below a mount read-only with it.
+    pub can_rro: bool,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Block devices' numbers, by path.
+    pub block_devices: BTreeMap<String, (i64, i64)>,
+    /// Which ids of the host its ids are.
+    pub mapping: Option<IdMapping>,
     /// All capabilities that this host's kernel knows.
     pub all_capabilities: Vec<String>,
     /// Devices to pass in, looked up.
@@ -53,7 +68,6 @@ pub(crate) struct Facts {
 
 /// The environment variable that every container gets when it has none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const DEFAULT_SHM_BYTES: i64 = 64 << 20;
 
 /// The config.json of a container.
 ///
@@ -68,11 +82,12 @@ pub(crate) fn plan(spec: &ContainerSpec, facts: &Facts) -> Result<Spec> {
     });
     let capabilities = capabilities(&spec.security, user.uid, &facts.all_capabilities)?;
     let security = &spec.security;
-    let seccomp = match security.seccomp {
-        SeccompChoice::Default if !security.privileged => {
-            Some(defaults::default_seccomp(&capabilities.bounding))
-        }
-        _ => None,
+    let seccomp = match &security.seccomp {
+        _ if security.privileged => None,
+        SeccompChoice::Default => Some(defaults::default_seccomp(&capabilities.bounding)),
+        SeccompChoice::Unconfined => None,
+        SeccompChoice::Profile(json) => crate::seccomp::filter(json, &capabilities.bounding, &facts.kernel)
+            .map_err(EngineError::Invalid)?,
     };
     let shares = |kind| facts.share_with_host.contains(&kind);
     let namespaces = [
@@ -85,6 +100,7 @@ pub(crate) fn plan(spec: &ContainerSpec, facts: &Facts) -> Result<Spec> {
     ]
     .into_iter()
     .filter(|kind| !shares(*kind))
+    .chain(facts.mapping.as_ref().map(|_| NamespaceKind::User))
     .map(|kind| Namespace { kind, path: facts.join.get(&kind).cloned() })
     .collect();
     let paths = |chosen: &Option<Vec<String>>, default: fn() -> Vec<String>| match chosen {
@@ -109,7 +125,14 @@ pub(crate) fn plan(spec: &ContainerSpec, facts: &Facts) -> Result<Spec> {
                 additional_gids: user.groups.clone(),
                 ..User::default()
             },
-            args: facts.args.clone(),
+            args: match &facts.init {
+                Some(_) => [mounts::INIT_PATH, "--"]
+                    .into_iter()
+                    .map(str::to_owned)
+                    .chain(facts.args.iter().cloned())
+                    .collect(),
+                None => facts.args.clone(),
+            },
             env: environment(spec, facts, &user),
             cwd: facts.cwd.clone(),
             capabilities: Some(capabilities),
@@ -121,20 +144,33 @@ pub(crate) fn plan(spec: &ContainerSpec, facts: &Facts) -> Result<Spec> {
         root: Some(Root { path: facts.rootfs.clone(), readonly: security.read_only_root }),
         hostname: facts.hostname.clone(),
         domainname: spec.domainname.clone().filter(|_| facts.hostname.is_some()),
-        mounts: mounts(spec, facts)?,
+        mounts: mounts::plan(spec, facts)?,
         linux: Some(Linux {
             sysctl,
-            resources: Some(resources(&spec.resources, device_rules(spec, facts))),
+            resources: Some(resources(&spec.resources, device_rules(spec, facts), &facts.block_devices)),
             cgroups_path: Some(cgroups_path(spec, &facts.id)),
             namespaces,
             devices: facts.devices.clone(),
             seccomp,
             masked_paths: paths(&security.masked_paths, defaults::masked_paths),
             readonly_paths: paths(&security.readonly_paths, defaults::readonly_paths),
+            rootfs_propagation: mounts::root_propagation(spec),
+            uid_mappings: facts.mapping.as_ref().map(|m| ranges(&m.uids)).unwrap_or_default(),
+            gid_mappings: facts.mapping.as_ref().map(|m| ranges(&m.gids)).unwrap_or_default(),
             ..Linux::default()
         }),
+        annotations: spec.annotations.clone(),
         ..Spec::default()
     })
+}
+
+fn ranges(list: &[sampan_image::IdRange]) -> Vec<OciIdMapping> {
+    let range = |r: &sampan_image::IdRange| OciIdMapping {
+        container_id: r.inside,
+        host_id: r.outside,
+        size: r.length,
+    };
+    list.iter().map(range).collect()
 }
 
 /// The cgroup of a container: `<parent>/<id>`, by default below `/sampan`.
@@ -238,7 +274,11 @@ fn device_rules(spec: &ContainerSpec, facts: &Facts) -> Vec<DeviceRule> {
     rules
 }
 
-pub(crate) fn resources(limits: &Resources, devices: Vec<DeviceRule>) -> OciResources {
+pub(crate) fn resources(
+    limits: &Resources,
+    devices: Vec<DeviceRule>,
+    block_devices: &BTreeMap<String, (i64, i64)>,
+) -> OciResources {
     let positive = |n: i64| (n > 0).then_some(n);
     // `--cpus 0.2` is a quota of 20 ms in each period of 100 ms.
     const PERIOD: u64 = 100_000;
@@ -260,6 +300,7 @@ pub(crate) fn resources(limits: &Resources, devices: Vec<DeviceRule>) -> OciReso
             reservation: positive(limits.memory_reservation),
             swap,
             swappiness: limits.memory_swappiness,
+            kernel_tcp: positive(limits.kernel_memory_tcp),
             disable_oom_killer: limits.oom_kill_disable.then_some(true),
             ..Memory::default()
         }),
@@ -267,85 +308,40 @@ pub(crate) fn resources(limits: &Resources, devices: Vec<DeviceRule>) -> OciReso
             shares: (limits.cpu_shares > 0).then_some(limits.cpu_shares),
             quota,
             period,
+            realtime_period: (limits.cpu_rt_period > 0).then_some(limits.cpu_rt_period),
+            realtime_runtime: (limits.cpu_rt_runtime != 0).then_some(limits.cpu_rt_runtime),
             cpus: text(&limits.cpuset_cpus),
             mems: text(&limits.cpuset_mems),
             ..Cpu::default()
         }),
         pids: limits.pids.filter(|n| *n != 0).map(|limit| Pids { limit: Some(limit) }),
-        block_io: (limits.blkio_weight > 0)
-            .then(|| BlockIo { weight: Some(limits.blkio_weight), ..BlockIo::default() }),
+        block_io: block_io(limits, block_devices),
         ..OciResources::default()
     }
 }
 
-fn mount(destination: &str, kind: &str, source: &Path, options: &[&str]) -> Mount {
-    Mount {
-        destination: destination.to_owned(),
-        kind: Some(kind.to_owned()),
-        source: Some(source.to_string_lossy().into_owned()),
-        options: options.iter().map(|o| (*o).to_owned()).collect(),
-        ..Mount::default()
-    }
-}
-
-fn mounts(spec: &ContainerSpec, facts: &Facts) -> Result<Vec<Mount>> {
-    let mut list = defaults::default_mounts();
-    for entry in &mut list {
-        match entry.destination.as_str() {
-            "/dev/shm" => {
-                let size = if spec.shm_size > 0 { spec.shm_size } else { DEFAULT_SHM_BYTES };
-                entry.options.retain(|o| !o.starts_with("size="));
-                entry.options.push(format!("size={size}"));
-            }
-            "/sys" | "/sys/fs/cgroup" if spec.security.privileged => {
-                entry.options.iter_mut().filter(|o| *o == "ro").for_each(|o| *o = "rw".to_owned());
-            }
-            // sysfs shows the network namespace it was mounted in; the host's can only be bound.
-            "/sys" if facts.share_with_host.contains(&NamespaceKind::Network) => {}
-            _ => {}
-        }
-    }
-    if facts.share_with_host.contains(&NamespaceKind::Ipc) {
-        list.retain(|m| m.destination != "/dev/shm" && m.destination != "/dev/mqueue");
-        list.push(mount("/dev/shm", "bind", Path::new("/dev/shm"), &["rbind", "rprivate"]));
-        list.push(mount("/dev/mqueue", "bind", Path::new("/dev/mqueue"), &["rbind", "rprivate"]));
-    }
-    let overridden: Vec<&str> = spec.mounts.iter().map(|m| m.target.as_str()).collect();
-    list.retain(|m| !overridden.contains(&m.destination.as_str()));
-    for (inside, outside) in &facts.files {
-        if !overridden.contains(inside) {
-            list.push(mount(inside, "bind", outside, &["rbind", "rprivate"]));
-        }
-    }
-    // A mount below another one's target must come after it.
-    let mut ordered: Vec<_> = spec.mounts.iter().collect();
-    ordered.sort_by_key(|m| m.target.matches('/').count());
-    for entry in ordered {
-        let access = if entry.read_only { "ro" } else { "rw" };
-        let propagation = if entry.propagation.is_empty() { "rprivate" } else { &entry.propagation };
-        list.push(match &entry.source {
-            MountSource::Bind { path, recursive, .. } => {
-                let bind = if *recursive { "rbind" } else { "bind" };
-                mount(&entry.target, "bind", path, &[bind, access, propagation])
-            }
-            MountSource::Volume { name, .. } => {
-                let path = facts
-                    .volumes
-                    .get(name)
-                    .ok_or_else(|| EngineError::NoSuchVolume { name: name.clone() })?;
-                mount(&entry.target, "bind", path, &["rbind", access, propagation])
-            }
-            MountSource::Image { image, .. } => {
-                return Err(EngineError::Unsupported(format!("image mounts are not supported: {image}")));
-            }
-            MountSource::Tmpfs { options } => {
-                let mut all = vec!["noexec", "nosuid", "nodev", access];
-                all.extend(options.iter().map(String::as_str));
-                mount(&entry.target, "tmpfs", Path::new("tmpfs"), &all)
-            }
-        });
-    }
-    Ok(list)
+fn block_io(limits: &Resources, devices: &BTreeMap<String, (i64, i64)>) -> Option<BlockIo> {
+    let throttles = |list: &[DeviceNumber]| {
+        let throttle = |d: &DeviceNumber| {
+            let (major, minor) = *devices.get(&d.path)?;
+            Some(ThrottleDevice { major, minor, rate: d.number })
+        };
+        list.iter().filter_map(throttle).collect::<Vec<_>>()
+    };
+    let weight = |d: &DeviceNumber| {
+        let (major, minor) = *devices.get(&d.path)?;
+        Some(WeightDevice { major, minor, weight: u16::try_from(d.number).ok(), leaf_weight: None })
+    };
+    let block_io = BlockIo {
+        weight: (limits.blkio_weight > 0).then_some(limits.blkio_weight),
+        leaf_weight: None,
+        weight_device: limits.blkio_weight_device.iter().filter_map(weight).collect(),
+        throttle_read_bps_device: throttles(&limits.device_read_bps),
+        throttle_write_bps_device: throttles(&limits.device_write_bps),
+        throttle_read_iops_device: throttles(&limits.device_read_iops),
+        throttle_write_iops_device: throttles(&limits.device_write_iops),
+    };
+    (block_io != BlockIo::default()).then_some(block_io)
 }
 
 /// Which namespaces are joined or shared, from the spec's modes. `process_of` gives the process of a container.
@@ -388,7 +384,7 @@ pub(crate) fn namespaces(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::MountSpec;
+    use crate::spec::{MountSource, MountSpec};
 
     fn facts() -> Facts {
         let all = defaults::default_capabilities().into_iter().chain(["CAP_SYS_ADMIN".to_owned()]).collect();
@@ -415,7 +411,7 @@ mod tests {
     #[test]
     fn fractions_of_a_cpu_become_a_quota_and_memory_brings_its_swap() {
         let limits = Resources { nano_cpus: 200_000_000, memory: 64 << 20, ..Default::default() };
-        let planned = resources(&limits, Vec::new());
+        let planned = resources(&limits, Vec::new(), &BTreeMap::new());
         let cpu = planned.cpu.unwrap();
         assert_eq!((cpu.period, cpu.quota), (Some(100_000), Some(20_000)));
         let memory = planned.memory.unwrap();
@@ -458,5 +454,7 @@ mod tests {
         assert!(at("/a") < at("/a/b"));
         assert_eq!(mounts.iter().filter(|m| m.destination == "/dev/shm").count(), 1);
         assert_eq!(mounts[at("/a")].options, ["rbind", "ro", "rprivate"]);
+        let mounts = plan(&spec, &Facts { can_rro: true, ..facts() }).unwrap().mounts;
+        assert_eq!(mounts[at("/a")].options, ["rbind", "ro", "rprivate", "rro"]);
     }
 }

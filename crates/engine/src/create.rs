@@ -4,8 +4,8 @@
 //! the next daemon removes it; anonymous volumes are then unused ones.
 
 pub(crate) mod limits;
+pub(crate) mod mounts;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sampan_base::{Timestamp, files as disk};
@@ -17,8 +17,7 @@ use crate::error::{EngineError, Result};
 use crate::images::Image;
 use crate::metadata::{ContainerRecord, Durable};
 use crate::spec::{
-    ContainerSpec, HealthSpec, IpcMode, MountForm, MountSource, MountSpec, NamespaceMode, NetworkMode,
-    RestartPolicy, check_name,
+    ContainerSpec, HealthSpec, IpcMode, NamespaceMode, NetworkMode, RestartPolicy, check_name,
 };
 use crate::{Engine, Inner, blocking, names, volumes};
 
@@ -43,6 +42,7 @@ impl Engine {
         let mut spec = spec;
         crate::logs::driver::settle(&mut spec.log, &self.inner.settings().log);
         let warnings = check(&mut spec, &self.inner)?;
+        self.add_mounts_of_others(&mut spec)?;
         self.resolve_containers(&mut spec)?;
         crate::network::resolve(&self.inner, &mut spec)?;
         let id = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
@@ -176,11 +176,11 @@ fn make(inner: &Inner, id: String, name: String, mut spec: ContainerSpec) -> Res
         inner.images.prepare_snapshot(&record.id, &image, directory)?;
         let directory = inner.config.container_directory(&record.id);
         disk::create_directories(&directory, 0o710).map_err(EngineError::file)?;
-        make_volumes(inner, &mut record, &image)?;
+        mounts::make(inner, &mut record, &image)?;
         inner.metadata.put_container(&record, Durable::Yes)
     })();
     if let Err(error) = result {
-        inner.forget_on_disk(&record.id);
+        inner.forget_on_disk(&record.id, &record.spec);
         volumes::remove_anonymous(inner, &record.id, &record.spec);
         return Err(error);
     }
@@ -238,38 +238,4 @@ fn complete(spec: &mut ContainerSpec, image: &Image) -> Result<Vec<String>> {
         return Err(EngineError::Invalid("No command specified".to_owned()));
     }
     Ok(args)
-}
-
-/// Makes the volumes that the container names, and one for each path that only asks for some.
-fn make_volumes(inner: &Inner, record: &mut ContainerRecord, image: &Image) -> Result<()> {
-    let spec = &mut record.spec;
-    for path in spec.anonymous_volumes.clone() {
-        if spec.mounts.iter().any(|m| m.target.trim_end_matches('/') == path.trim_end_matches('/')) {
-            continue;
-        }
-        let name = sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?;
-        let source = MountSource::volume(name, true);
-        spec.mounts.push(MountSpec { form: MountForm::Anonymous, ..MountSpec::new(source, path) });
-    }
-    for mount in &spec.mounts {
-        match &mount.source {
-            MountSource::Volume { name, anonymous, copy_up, .. } => {
-                let made_for = anonymous.then_some(record.id.as_str());
-                let (volume, new) = volumes::ensure(inner, name, BTreeMap::new(), *anonymous, made_for)?;
-                if new && *copy_up {
-                    inner.images.copy_up(image, &mount.target, &volume.directory)?;
-                }
-            }
-            MountSource::Bind { path, .. } => {
-                if !path.exists() {
-                    let path = path.display();
-                    return Err(EngineError::Invalid(format!(
-                        "invalid mount config for type \"bind\": bind source path does not exist: {path}"
-                    )));
-                }
-            }
-            MountSource::Tmpfs { .. } | MountSource::Image { .. } => {}
-        }
-    }
-    Ok(())
 }

@@ -1,12 +1,13 @@
 //! Devices that are passed into a container: looked up on the host, with the rules that let them be used.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use sampan_oci::runtime::{Device as OciDevice, DeviceRule};
 
 use crate::error::{EngineError, Result};
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, DeviceNumber, Resources};
 
 /// The device nodes and rules for `spec`. A privileged container gets all of the host's devices.
 ///
@@ -18,25 +19,33 @@ pub(crate) fn plan(spec: &ContainerSpec) -> Result<(Vec<OciDevice>, Vec<DeviceRu
         collect(Path::new("/dev"), &mut nodes);
     }
     for wanted in &spec.devices {
+        // As with docker, a directory stands for all devices in it.
+        if wanted.host.is_dir() {
+            let mut found = Vec::new();
+            collect(&wanted.host, &mut found);
+            if found.is_empty() {
+                let path = wanted.host.display();
+                return Err(EngineError::Invalid(format!(
+                    "error gathering device information while adding custom device \"{path}\": no devices in it"
+                )));
+            }
+            let access = access(&wanted.permissions)?;
+            for mut node in found {
+                let below = Path::new(&node.path).strip_prefix(&wanted.host).unwrap_or(Path::new(""));
+                let inside = Path::new(&wanted.container).join(below);
+                node.path = inside.to_string_lossy().into_owned();
+                rules.push(allow(&node, access));
+                nodes.push(node);
+            }
+            continue;
+        }
         let node = node(&wanted.host, &wanted.container).map_err(|source| {
             let path = wanted.host.display();
             EngineError::Invalid(format!(
                 "error gathering device information while adding custom device \"{path}\": {source}"
             ))
         })?;
-        let access = if wanted.permissions.is_empty() { "rwm" } else { &wanted.permissions };
-        if !access.bytes().all(|b| matches!(b, b'r' | b'w' | b'm')) {
-            return Err(EngineError::Invalid(format!(
-                "invalid device permissions `{access}`: use r, w and m"
-            )));
-        }
-        rules.push(DeviceRule {
-            allow: true,
-            kind: Some(node.kind.clone()),
-            major: Some(node.major),
-            minor: Some(node.minor),
-            access: Some(access.to_owned()),
-        });
+        rules.push(allow(&node, access(&wanted.permissions)?));
         nodes.push(node);
     }
     for text in &spec.device_rules {
@@ -47,6 +56,47 @@ pub(crate) fn plan(spec: &ContainerSpec) -> Result<(Vec<OciDevice>, Vec<DeviceRu
         })?);
     }
     Ok((nodes, rules))
+}
+
+fn access(text: &str) -> Result<&str> {
+    let access = if text.is_empty() { "rwm" } else { text };
+    if access.bytes().all(|b| matches!(b, b'r' | b'w' | b'm')) {
+        Ok(access)
+    } else {
+        Err(EngineError::Invalid(format!("invalid device permissions `{access}`: use r, w and m")))
+    }
+}
+
+fn allow(node: &OciDevice, access: &str) -> DeviceRule {
+    DeviceRule {
+        allow: true,
+        kind: Some(node.kind.clone()),
+        major: Some(node.major),
+        minor: Some(node.minor),
+        access: Some(access.to_owned()),
+    }
+}
+
+/// The numbers of the block devices that limits name.
+///
+/// # Errors
+/// If one does not exist or is none.
+pub(crate) fn block_devices(limits: &Resources) -> Result<BTreeMap<String, (i64, i64)>> {
+    let lists = [
+        &limits.blkio_weight_device,
+        &limits.device_read_bps,
+        &limits.device_write_bps,
+        &limits.device_read_iops,
+        &limits.device_write_iops,
+    ];
+    let mut found = BTreeMap::new();
+    for DeviceNumber { path, .. } in lists.into_iter().flatten() {
+        let node = node(Path::new(path), path).map_err(|source| {
+            EngineError::Invalid(format!("cannot limit the device \"{path}\": {source}"))
+        })?;
+        found.insert(path.clone(), (node.major, node.minor));
+    }
+    Ok(found)
 }
 
 fn node(host: &Path, inside: &str) -> std::io::Result<OciDevice> {

@@ -27,6 +27,14 @@ pub enum EngineError {
         id: String,
     },
     /// No volume has this name.
+    #[error("{doing}: error looking up volume plugin {name}: plugin \"{name}\" not found")]
+    NoSuchPlugin {
+        /// What for.
+        doing: String,
+        /// The plugin's name.
+        name: String,
+    },
+    /// There is nothing at a path.
     #[error("Could not find the file {path} in container {container}")]
     NoSuchPath {
         /// The path.
@@ -154,6 +162,7 @@ impl EngineError {
             | EngineError::NoSuchExec { .. }
             | EngineError::NoSuchVolume { .. }
             | EngineError::NoSuchPath { .. }
+            | EngineError::NoSuchPlugin { .. }
             | EngineError::NoSuchNetwork { .. }
             | EngineError::NotToPush { .. }
             | EngineError::NoSuchTag { .. }

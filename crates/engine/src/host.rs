@@ -15,6 +15,23 @@ pub struct HostFacts {
     pub memory: u64,
     /// What its cgroups can do.
     pub cgroups: Cgroups,
+    /// The kernel's release.
+    pub kernel: String,
+    /// Mounts below a mount can be made read-only with it (Linux 5.12).
+    pub can_rro: bool,
+}
+
+/// Where an executable is: a name is looked for where the shell would.
+pub(crate) fn program(program: &Path) -> crate::Result<std::path::PathBuf> {
+    if program.is_absolute() {
+        return Ok(program.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|d| d.join(program)).find(|p| p.is_file());
+    found.ok_or_else(|| {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        crate::EngineError::io(format!("cannot find `{}`", program.display()))(missing)
+    })
 }
 
 /// Which limits the host's cgroups have.
@@ -135,7 +152,12 @@ impl HostFacts {
             line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
         });
         let cgroup_v1 = !Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = kernel.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         HostFacts {
+            can_rro: version >= (5, 12),
+            kernel,
             cgroup_v1,
             cgroups: Cgroups::probe(cgroup_v1),
             capabilities: known_capabilities(),

@@ -71,6 +71,12 @@ impl Images {
         prepared.map(drop).map_err(snapshot_failed("cannot prepare the container's file system"))
     }
 
+    /// A snapshot that only shows an image.
+    pub(crate) fn prepare_view(&self, key: &str, image: &Image) -> Result<()> {
+        let prepared = self.store.prepare(key, image.chain_id(), &InitLayer::empty());
+        prepared.map(drop).map_err(snapshot_failed("cannot prepare the image's file system"))
+    }
+
     pub(crate) fn mount_snapshot(&self, key: &str, at: &Path) -> Result<()> {
         self.store.mount(key, at).map_err(snapshot_failed("cannot mount the container's file system"))
     }

@@ -33,8 +33,10 @@ pub mod network;
 pub mod registry;
 mod restore;
 mod rootfs;
+mod seccomp;
 pub mod settings;
 pub mod shim;
+mod sources;
 pub mod spec;
 mod step;
 mod user;
@@ -81,6 +83,10 @@ pub(crate) struct Inner {
     pub(crate) execs: exec::Execs,
     /// File systems of containers that are looked into from outside.
     pub(crate) borrowed: rootfs::Borrowed,
+    /// Volumes with options, which are mounted while they are used.
+    pub(crate) mounted: volumes::local::Mounted,
+    /// Who makes a volume.
+    pub(crate) volumes_turn: Mutex<()>,
     containers: Mutex<Registry>,
     settings: RwLock<settings::Settings>,
 }
@@ -108,10 +114,16 @@ impl Inner {
     }
 
     /// Removes what is on disk of a container whose record is gone. What fails is logged; the next daemon tries again.
-    pub(crate) fn forget_on_disk(&self, id: &str) {
+    pub(crate) fn forget_on_disk(&self, id: &str, spec: &spec::ContainerSpec) {
         self.execs.remove_container(id);
-        if let Err(error) = self.images.remove_snapshot(id) {
-            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the snapshot");
+        for key in sources::image_keys(id, spec).chain([id.to_owned()]) {
+            if let Err(error) = self.images.remove_snapshot(&key) {
+                tracing::warn!(
+                    snapshot = key,
+                    error = sampan_base::chain(&error),
+                    "cannot remove the snapshot"
+                );
+            }
         }
         if let Err(error) = sampan_base::files::remove_if_exists(&self.config.container_directory(id)) {
             tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the directory");
@@ -192,6 +204,8 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         events: events::Events::default(),
         execs: exec::Execs::default(),
         borrowed: rootfs::Borrowed::default(),
+        mounted: volumes::local::Mounted::default(),
+        volumes_turn: Mutex::default(),
         containers: Mutex::default(),
         settings: RwLock::new(config.settings.clone()),
         config,

@@ -103,6 +103,9 @@ pub struct VolumeRecord {
     /// The container that it was made for, as long as it is to go with that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_for: Option<String>,
+    /// The driver's options.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
 }
 
 /// Whether a change must be on disk before the call returns.

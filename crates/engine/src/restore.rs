@@ -42,6 +42,10 @@ impl Engine {
                 }
             }
         }
+        let inner = Arc::clone(&self.inner);
+        let running: Vec<_> = self.containers().into_iter().filter(|v| v.record.phase.is_alive()).collect();
+        let running = running.into_iter().map(|v| (v.record.id, v.record.spec)).collect::<Vec<_>>();
+        blocking(move || volumes::local::reconcile(&inner, &running)).await?;
         if !to_start.is_empty() {
             tokio::spawn(revive(to_start));
         }
@@ -155,7 +159,7 @@ impl Engine {
             network::reconcile(&shared, &known)?;
             volumes::remove_unowned(&shared, &known)?;
             for id in shared.images.snapshot_keys()? {
-                if !known.contains(&id) {
+                if !known.contains(crate::sources::owner_of_key(&id)) {
                     tracing::warn!(container = id, "removing a snapshot without a container");
                     shared.images.remove_snapshot(&id)?;
                 }

@@ -195,7 +195,7 @@ fn mount_borrowed(inner: &Inner, record: &ContainerRecord, at: &Path) -> Result<
 }
 
 /// Whether something is mounted at a directory: it is then on another device than the directory above.
-fn is_mounted(at: &Path) -> bool {
+pub(crate) fn is_mounted(at: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| std::fs::metadata(path).map(|m| m.dev()).ok();
     device(at).is_some_and(|own| at.parent().and_then(device).is_some_and(|above| above != own))

@@ -98,8 +98,8 @@ pub struct ContainerSpec {
     pub health: Option<HealthSpec>,
     /// A small init is the first process; `None`: it was not said.
     pub init: Option<bool>,
-    /// Containers whose mounts it got at creation (`id[:mode]`); only shown again.
-    pub volumes_from: Vec<String>,
+    /// Containers whose mounts it gets at creation; then only shown again.
+    pub volumes_from: Vec<VolumesFrom>,
     /// The driver of volumes it gave no driver for; empty: `local`.
     pub volume_driver: String,
     /// In the host's user namespace, though the daemon maps others.
@@ -486,6 +486,18 @@ pub struct VolumeDriver {
     pub options: BTreeMap<String, String>,
 }
 
+/// A container whose mounts another one gets.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(default)]
+pub struct VolumesFrom {
+    /// Its id or name.
+    pub container: String,
+    /// They are read-only there.
+    pub read_only: bool,
+    /// As it was asked for.
+    pub given: String,
+}
+
 /// A block device and a number: a weight, or bytes or operations a second.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
 pub struct DeviceNumber {
@@ -631,6 +643,11 @@ pub fn default_masked_paths() -> Vec<String> {
 /// The paths that are read-only inside unless a spec says otherwise.
 pub fn default_readonly_paths() -> Vec<String> {
     sampan_oci::runtime::defaults::readonly_paths()
+}
+
+/// Whether there is a capability of this name, `CAP_…`.
+pub fn is_capability(name: &str) -> bool {
+    sampan_kernel::capabilities::Set::named(name).is_some()
 }
 
 /// Checks a container's name by Docker's rule: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.

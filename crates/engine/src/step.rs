@@ -160,7 +160,6 @@ impl Steps {
             join,
             share_with_host: share,
             files: bound,
-            volumes: BTreeMap::new(),
             all_capabilities: inner.host.capabilities.clone(),
             ..Facts::default()
         };

@@ -11,6 +11,8 @@ use crate::metadata::VolumeRecord;
 use crate::spec::{ContainerSpec, MountSource};
 use crate::{Engine, Inner, blocking, long_blocking};
 
+pub(crate) mod local;
+
 /// A volume and where it lies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Volume {
@@ -18,6 +20,14 @@ pub struct Volume {
     pub record: VolumeRecord,
     /// Its directory on the host.
     pub directory: PathBuf,
+}
+
+impl Volume {
+    /// Whether nothing is in it; one that is mounted when used is not looked into.
+    pub(crate) fn is_empty(&self) -> bool {
+        let looked_into = self.record.options.is_empty();
+        looked_into && std::fs::read_dir(&self.directory).is_ok_and(|mut entries| entries.next().is_none())
+    }
 }
 
 pub(crate) fn directory(inner: &Inner, name: &str) -> PathBuf {
@@ -33,18 +43,40 @@ fn check_name(name: &str) -> Result<()> {
     })
 }
 
-/// Makes the volume `name` unless there is one; tells whether it is new. Where it is made for a container, it goes with it.
+/// A volume to be made.
+#[derive(Clone, Debug, Default)]
+pub struct NewVolume {
+    /// Its name; empty: one is made up.
+    pub name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// `local`, also when empty.
+    pub driver: String,
+    /// The driver's options: `type`, `device`, `o`.
+    pub options: BTreeMap<String, String>,
+    /// Its name was made up.
+    pub anonymous: bool,
+    /// The container that it is made for, with which it goes.
+    pub made_for: Option<String>,
+}
+
+/// Makes the volume unless there is one of its name; tells whether it is new.
 ///
 /// The record comes before the directory and goes after it, so that a crash leaves no directory that nobody knows.
-pub(crate) fn ensure(
-    inner: &Inner,
-    name: &str,
-    labels: BTreeMap<String, String>,
-    anonymous: bool,
-    made_for: Option<&str>,
-) -> Result<(Volume, bool)> {
-    check_name(name)?;
-    let existing = inner.metadata.volumes()?.into_iter().find(|v| v.name == name);
+pub(crate) fn ensure(inner: &Inner, new: NewVolume) -> Result<(Volume, bool)> {
+    check_name(&new.name)?;
+    let name = &new.name;
+    if !matches!(new.driver.as_str(), "" | "local") {
+        let driver = &new.driver;
+        return Err(EngineError::NoSuchPlugin { doing: format!("create {name}"), name: driver.clone() });
+    }
+    local::check(&new.options).map_err(|error| match error {
+        EngineError::Invalid(why) => EngineError::Invalid(format!("create {name}: {why}")),
+        other => other,
+    })?;
+    // Two requests for the same name make one volume.
+    let _turn = inner.volumes_turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let existing = inner.metadata.volumes()?.into_iter().find(|v| v.name == *name);
     let directory = directory(inner, name);
     let make_directory = || {
         disk::create_directories(&inner.config.volumes(), 0o711)?;
@@ -54,9 +86,14 @@ pub(crate) fn ensure(
         make_directory().map_err(EngineError::file)?;
         return Ok((Volume { record, directory }, false));
     }
-    let made_for = made_for.map(str::to_owned);
-    let record =
-        VolumeRecord { name: name.to_owned(), created: Timestamp::now(), labels, anonymous, made_for };
+    let record = VolumeRecord {
+        name: name.clone(),
+        created: Timestamp::now(),
+        labels: new.labels,
+        anonymous: new.anonymous,
+        made_for: new.made_for,
+        options: new.options,
+    };
     inner.metadata.put_volume(&record)?;
     make_directory().map_err(EngineError::file)?;
     let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
@@ -64,13 +101,29 @@ pub(crate) fn ensure(
     Ok((Volume { record, directory }, true))
 }
 
-/// Where each volume of the spec's mounts lies.
-pub(crate) fn sources(inner: &Inner, spec: &ContainerSpec) -> BTreeMap<String, PathBuf> {
-    let names = spec.mounts.iter().filter_map(|m| match &m.source {
-        MountSource::Volume { name, .. } => Some(name),
-        _ => None,
-    });
-    names.map(|name| (name.clone(), directory(inner, name))).collect()
+/// The volume of this name.
+pub(crate) fn find(inner: &Inner, name: &str) -> Result<Volume> {
+    let record = inner.metadata.volumes()?.into_iter().find(|v| v.name == name);
+    let record = record.ok_or_else(|| EngineError::NoSuchVolume { name: name.to_owned() })?;
+    let directory = directory(inner, name);
+    Ok(Volume { record, directory })
+}
+
+/// Tells that a container has begun or ceased to use its volumes.
+pub(crate) fn publish_use(inner: &Inner, id: &str, spec: &ContainerSpec, begins: bool) {
+    for mount in &spec.mounts {
+        let MountSource::Volume { name, .. } = &mount.source else { continue };
+        let mut attributes = BTreeMap::from([
+            ("container".to_owned(), id.to_owned()),
+            ("driver".to_owned(), "local".to_owned()),
+        ]);
+        if begins {
+            attributes.insert("destination".to_owned(), mount.target.clone());
+            attributes.insert("propagation".to_owned(), mount.propagation.clone());
+            attributes.insert("read/write".to_owned(), (!mount.read_only).to_string());
+        }
+        inner.events.publish(EventKind::Volume, if begins { "mount" } else { "unmount" }, name, attributes);
+    }
 }
 
 /// Removes the volumes that were made for the container `id` alone, but for those that another one has come to use. What
@@ -130,6 +183,9 @@ fn uses(spec: &ContainerSpec, volume: &str) -> bool {
 }
 
 fn remove(inner: &Inner, name: &str) -> Result<()> {
+    if local::is_mounted(inner, name) {
+        return Err(EngineError::Conflict(format!("remove {name}: volume is in use")));
+    }
     disk::remove_if_exists(&inner.config.volumes().join(name)).map_err(EngineError::file)?;
     inner.metadata.remove_volume(name)?;
     inner.events.publish(
@@ -183,19 +239,14 @@ impl Engine {
     ///
     /// # Errors
     /// If the name can't be one.
-    pub async fn volume_create(
-        &self,
-        name: Option<String>,
-        labels: BTreeMap<String, String>,
-    ) -> Result<Volume> {
+    pub async fn volume_create(&self, mut new: NewVolume) -> Result<Volume> {
         let inner = self.inner.clone();
         blocking(move || {
-            let anonymous = name.is_none();
-            let name = match name {
-                Some(name) => name,
-                None => sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?,
-            };
-            Ok(ensure(&inner, &name, labels, anonymous, None)?.0)
+            new.anonymous = new.name.is_empty();
+            if new.anonymous {
+                new.name = sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?;
+            }
+            Ok(ensure(&inner, new)?.0)
         })
         .await
     }
@@ -233,19 +284,25 @@ impl Engine {
         views.filter(|v| uses(&v.record.spec, name)).map(|v| v.record.id).collect()
     }
 
-    /// Removes the volumes that no container uses: the ones without a given name, or all. Answers what went and the bytes
-    /// freed.
+    /// Removes the volumes that no container uses and that are `wanted` away. Answers what went and the bytes freed.
     ///
     /// # Errors
     /// If the metadata can't be read, or one can't be removed.
-    pub async fn volumes_prune(&self, all: bool) -> Result<(Vec<String>, u64)> {
+    pub async fn volumes_prune(&self, wanted: impl Fn(&Volume) -> bool + Send) -> Result<(Vec<String>, u64)> {
         let (mut removed, mut bytes) = (Vec::new(), 0);
         for volume in self.volumes().await? {
-            let name = volume.record.name;
-            if (all || volume.record.anonymous) && self.volume_users(&name).is_empty() {
-                bytes += self.volume_bytes(&name).await?;
-                self.volume_remove(&name).await?;
-                removed.push(name);
+            let name = volume.record.name.clone();
+            if !wanted(&volume) || !self.volume_users(&name).is_empty() {
+                continue;
+            }
+            let size = self.volume_bytes(&name).await?;
+            match self.volume_remove(&name).await {
+                Ok(()) => {
+                    bytes += size;
+                    removed.push(name);
+                }
+                // It is in use or gone by now.
+                Err(error) => tracing::debug!(error = sampan_base::chain(&error), "not pruned"),
             }
         }
         Ok((removed, bytes))

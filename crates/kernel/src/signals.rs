@@ -12,8 +12,10 @@ pub struct SignalFd(OwnedFd);
 pub struct Received {
     /// The signal's number.
     pub signal: i32,
-    /// The process that sent it, 0 if the kernel did.
+    /// The process that sent it, 0 if the kernel did, or one that this PID namespace does not see.
     pub sender: u32,
+    /// The kernel sent it: a terminal's key, a child's end, …
+    pub by_kernel: bool,
 }
 
 /// Blocks `signals` in this thread (and in the threads it starts later) and opens a descriptor for them.
@@ -50,6 +52,14 @@ pub fn unblock_all() -> io::Result<()> {
     }
 }
 
+/// Lets the program that `command` starts begin with no signal blocked, whatever this one blocks.
+pub fn unblock_in(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec the closure only fills a set on its stack and calls pthread_sigmask(3), which are
+    // async-signal-safe.
+    unsafe { command.pre_exec(unblock_all) };
+}
+
 fn set_of(signals: &[i32]) -> io::Result<libc::sigset_t> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset(3) writes a whole set through the pointer, which is valid for that.
@@ -81,7 +91,12 @@ impl SignalFd {
         }
         // SAFETY: signalfd(2) gives whole records only, so a successful read filled all of it.
         let info = unsafe { info.assume_init() };
-        Ok(Some(Received { signal: i32::try_from(info.ssi_signo).unwrap_or(0), sender: info.ssi_pid }))
+        Ok(Some(Received {
+            signal: i32::try_from(info.ssi_signo).unwrap_or(0),
+            sender: info.ssi_pid,
+            // What processes send has codes that are not positive (sigaction(2)).
+            by_kernel: info.ssi_code > 0,
+        }))
     }
 }
 

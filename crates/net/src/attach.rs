@@ -445,7 +445,8 @@ impl Inner {
             return Ok(());
         }
         self.await_activation(network, host)?;
-        if !network.between_containers && !bridges_are_filtered() {
+        if !network.between_containers {
+            // Our rules see what passes within a bridge only while the kernel's br_netfilter is on, which others switch.
             self.links.isolate(host).map_err(AttachError::on(format!("set up bridge port `{host}`")))?;
         }
         self.publish(endpoint)
@@ -540,10 +541,4 @@ fn configure(endpoint: &Endpoint, link_local: &[IpAddr], namespace: &(impl AsFd 
 pub(crate) fn gateways(endpoint: &Endpoint) -> Vec<IpAddr> {
     let six = endpoint.gateway6.filter(|_| endpoint.v6.is_some());
     [IpAddr::V4(endpoint.gateway)].into_iter().chain(six.map(IpAddr::V6)).collect()
-}
-
-/// Whether what passes between two ports of one bridge passes our rules.
-fn bridges_are_filtered() -> bool {
-    let setting = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
-    setting.is_ok_and(|value| value.trim() == "1")
 }

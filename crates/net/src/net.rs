@@ -76,8 +76,8 @@ pub(crate) struct Inner {
     pub(crate) threads: usize,
     /// The sockets that reserve each endpoint's ports.
     pub(crate) reserved: BTreeMap<EndpointId, Vec<OwnedFd>>,
-    /// Links of VLANs that were made for networks, and go with them.
-    pub(crate) made_vlans: BTreeSet<String>,
+    /// Bridges and VLANs that were made for networks, and go with them; others of the host's are used, and stay.
+    pub(crate) made: MadeLinks,
     pub(crate) links: Links,
     pub(crate) tables: Tables,
     pub(crate) connections: Connections,
@@ -199,7 +199,7 @@ impl Net {
             departures: VecDeque::new(),
             threads: 0,
             reserved: BTreeMap::new(),
-            made_vlans: BTreeSet::new(),
+            made: MadeLinks::load(state.join("links"))?,
             links: Links::open().map_err(OpenError::on("open a netlink socket"))?,
             tables: Tables::open().map_err(OpenError::on("open a netlink socket"))?,
             connections: Connections::open().map_err(OpenError::on("open a netlink socket"))?,
@@ -216,6 +216,14 @@ impl Net {
                 Err(error) if name == crate::spec::DEFAULT_NETWORK => return Err(error),
                 // One network that can't be had must not take the others away.
                 Err(error) => inner.complain(sampan_base::chain(&error)),
+            }
+        }
+        // A daemon that was killed while it made or removed a network has left its link.
+        for link in inner.made.all() {
+            if !inner.networks.values().any(|n| n.bridge == link)
+                && let Err(error) = inner.remove_link(&link)
+            {
+                inner.complain(format!("link `{link}` that no network has: {error}"));
             }
         }
         for ((key, _), endpoint) in inner.records.iter() {
@@ -277,8 +285,8 @@ impl Net {
         self.shared.names.zones().close(name);
         if let NetworkKind::Macvlan { vlan, .. } = &network.kind {
             let shared = inner.networks.values().any(|n| n.bridge == network.bridge);
-            let ours = vlan.is_some() && !shared && inner.made_vlans.remove(&network.bridge);
-            let deleted = if ours { inner.links.delete(&network.bridge) } else { Ok(()) };
+            let ours = vlan.is_some() && !shared;
+            let deleted = if ours { inner.remove_link(&network.bridge) } else { Ok(()) };
             return deleted.map_err(OpenError::on(format!("remove link `{}`", network.bridge)));
         }
         inner.apply().map_err(OpenError::on("put nftables rules in place"))?;
@@ -286,8 +294,7 @@ impl Net {
         docker::withdraw(&mut inner.tables, &table, Some(&network.bridge))
             .map_err(OpenError::on("take rules out of DOCKER-USER"))?;
         inner
-            .links
-            .delete(&network.bridge)
+            .remove_link(&network.bridge)
             .map_err(OpenError::on(format!("remove bridge `{}`", network.bridge)))
     }
 
@@ -446,6 +453,7 @@ impl Inner {
             Some(mtu) => mtu,
             None => self.links.uplink_mtu()?.unwrap_or(DEFAULT_MTU).min(DEFAULT_MTU),
         };
+        self.made.insert(name)?;
         self.links.create_bridge(name, Mac::of(network.gateway()), mtu)?;
         let link = self.links.find(name)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         self.settle_bridge(link.index, network)?;
@@ -461,8 +469,8 @@ impl Inner {
             (None, None) => return Err(missing(name)),
             (None, Some((parent, number))) => {
                 let parent = self.links.find(parent)?.ok_or_else(|| missing(parent))?;
+                self.made.insert(name)?;
                 self.links.create_vlan(name, parent.index, *number)?;
-                self.made_vlans.insert(name.to_owned());
                 self.links.find(name)?.ok_or_else(|| missing(name))?
             }
         };
@@ -473,10 +481,14 @@ impl Inner {
         let address =
             ipnet::Ipv4Net::new(network.gateway(), network.subnet.prefix_len()).map_err(io::Error::other)?;
         self.links.add_address(index, address.into())?;
-        if self.v6 {
+        if self.v6 && (network.v6.is_some() || self.made.contains(&network.bridge)) {
             // Without IPv6 of its own the host is not to be reached by it from the bridge either.
             let off = if network.v6.is_some() { "0" } else { "1" };
-            set_sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", network.bridge), off)?;
+            match set_sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", network.bridge), off) {
+                // A link whose packets are too small for IPv6 has no such setting.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && network.v6.is_none() => {}
+                other => other?,
+            }
         }
         if let Some(v6) = &network.v6 {
             let address =
@@ -486,6 +498,15 @@ impl Inner {
         // Published ports are reached from 127.0.0.1, too; that the bridge's containers don't reach what listens
         // there is the business of our chain `raw`.
         set_sysctl(&format!("net/ipv4/conf/{}/route_localnet", network.bridge), "1")
+    }
+
+    /// Deletes a link if it was made here.
+    pub(crate) fn remove_link(&mut self, name: &str) -> io::Result<()> {
+        if self.made.contains(name) {
+            self.links.delete(name)?;
+            self.made.remove(name)?;
+        }
+        Ok(())
     }
 
     /// Puts the rules in place, for all networks and all recorded endpoints, in one step.
@@ -553,6 +574,42 @@ impl Inner {
             }
             self.reserved.insert(id.clone(), sockets);
         }
+    }
+}
+
+/// The names of links that were made here: files without content, written before the link is made.
+#[derive(Debug)]
+pub(crate) struct MadeLinks {
+    directory: PathBuf,
+    names: BTreeSet<String>,
+}
+
+impl MadeLinks {
+    fn load(directory: PathBuf) -> Result<MadeLinks, FileError> {
+        create_directories(&directory, 0o700)?;
+        let list = std::fs::read_dir(&directory).map_err(FileError::on("list", &directory))?;
+        let names = list.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        Ok(MadeLinks { directory, names })
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.names.iter().cloned().collect()
+    }
+
+    fn insert(&mut self, name: &str) -> io::Result<()> {
+        std::fs::write(self.directory.join(name), "")?; // a link's name, which `is_link_name` has checked
+        self.names.insert(name.to_owned());
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.directory.join(name))?;
+        self.names.remove(name);
+        Ok(())
     }
 }
 

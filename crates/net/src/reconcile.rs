@@ -132,12 +132,9 @@ impl Net {
         let steps = inner.ruleset().remove_tables();
         note(inner.tables.commit(steps).map_err(OpenError::on(format!("remove nftables table `{table}`"))));
         self.shared.pool.close();
-        for vlan in std::mem::take(&mut inner.made_vlans) {
-            note(inner.links.delete(&vlan).map_err(OpenError::on(format!("remove link `{vlan}`"))));
-        }
-        for network in std::mem::take(&mut inner.networks).into_values().filter(|n| n.is_bridge()) {
-            let deleted = inner.links.delete(&network.bridge);
-            note(deleted.map_err(OpenError::on(format!("remove bridge `{}`", network.bridge))));
+        inner.networks.clear();
+        for link in inner.made.all() {
+            note(inner.remove_link(&link).map_err(OpenError::on(format!("remove link `{link}`"))));
         }
         note(remove_if_exists(&self.shared.state).map_err(OpenError::from));
         first.map_or(Ok(()), Err)

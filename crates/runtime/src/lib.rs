@@ -7,7 +7,7 @@
 //!   container does to itself; [`rootfs`]: the root file system; [`cgroup`]: the control groups.
 //! * [`state`]: what is remembered between commands; [`channel`]: how runtime and child talk; [`bundle`], [`hooks`].
 //! * [`net_devices`], [`resctrl`]: what else of the host a container may be given; [`check`]: what config.json may not say.
-//! * [`cli`]: runc's command line.
+//! * [`cli`]: runc's command line. [`docker_init`]: what the program is under another name.
 //!
 //! The program has one thread, always: its children are copies of it and run ordinary code.
 
@@ -18,6 +18,7 @@ pub mod check;
 pub mod cli;
 pub mod container;
 pub mod criu;
+pub mod docker_init;
 pub mod ending;
 pub mod error;
 pub mod hooks;
@@ -29,3 +30,8 @@ pub mod resctrl;
 pub mod rootfs;
 mod seal;
 pub mod state;
+
+/// The program.
+pub fn main() -> u8 {
+    if docker_init::is_called() { docker_init::main() } else { cli::main() }
+}

@@ -1,4 +1,4 @@
 //! `sampan-runtime`, with runc's command line.
 #![no_main]
 
-sampan_kernel::entry!(sampan_runtime::cli::main);
+sampan_kernel::entry!(sampan_runtime::main);

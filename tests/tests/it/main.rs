@@ -2,8 +2,8 @@
 //! line, curl, and our own. What can't run on this host is reported as ignored, with the reason beside its name.
 //!
 //! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
-//! * `network`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
-//! * `restart`, `health`, `copy`: what is done with containers.
+//! * `network`, `networks`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
+//! * `restart`, `health`, `copy`, `mounts`, `options`: what is done with containers.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
@@ -24,7 +24,10 @@ mod health;
 mod image_care;
 mod limits;
 mod logs;
+mod mounts;
 mod network;
+mod networks;
+mod options;
 mod registry;
 mod restart;
 mod sampan;
@@ -42,6 +45,8 @@ const THREADS: usize = 4;
 const ECHO_DATAGRAMS: &str = "echo-datagrams";
 /// The argument with which it is a server in another network namespace.
 const TELL_PEERS: &str = "tell-peers";
+/// The argument with which it is a name server there.
+const ANSWER_NAMES: &str = "answer-names";
 
 /// What a test needs of the host.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +61,7 @@ enum Need {
     Buildah,
     Ip,
     CpuAccounting,
+    Cni,
 }
 
 /// A test: its name, what it needs besides root and busybox, and itself.
@@ -82,6 +88,8 @@ impl Need {
             Need::Skopeo => absent("/usr/bin/skopeo").then_some("no skopeo"),
             Need::Podman => absent("/usr/bin/podman").then_some("no podman"),
             Need::Buildah => absent("/usr/bin/buildah").then_some("no buildah"),
+            Need::Cni => absent("/usr/lib/cni/bridge")
+                .then_some("no /usr/lib/cni (package containernetworking-plugins)"),
             Need::Curl => absent("/usr/bin/curl").then_some("no curl"),
             Need::CpuAccounting => (absent("/sys/fs/cgroup/cpuacct/cpuacct.usage")
                 && absent("/sys/fs/cgroup/cgroup.controllers"))
@@ -94,6 +102,7 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some(ECHO_DATAGRAMS) => return network::echo_datagrams(),
         Some(TELL_PEERS) => return network::tell_peers(),
+        Some(ANSWER_NAMES) => return network::answer_names(),
         _ => {}
     }
     // What it says is shown with the test's name at the end; a backtrace of a client's failure says nothing.
@@ -118,6 +127,8 @@ fn main() {
         ("copy", copy::CASES),
         ("health", health::CASES),
         ("restart", restart::CASES),
+        ("mounts", mounts::CASES),
+        ("options", options::CASES),
         ("daemon", daemon::CASES),
         ("disk_full", disk_full::CASES),
         ("docker", docker::CASES),
@@ -126,6 +137,7 @@ fn main() {
         ("limits", limits::CASES),
         ("logs", logs::CASES),
         ("network", network::CASES),
+        ("networks", networks::CASES),
         ("registry", registry::CASES),
         ("sampan", sampan::CASES),
         ("serving", serving::CASES),

@@ -232,24 +232,74 @@ pub(crate) fn tell_peers() {
     }
 }
 
-/// A network namespace that stands for the world: a machine at `.2` of a /30 whose `.1` is this host.
-struct World {
+/// In another network namespace: answers each question for an address with 192.0.2.53.
+pub(crate) fn answer_names() {
+    let socket = UdpSocket::bind("0.0.0.0:53").unwrap();
+    std::io::Write::write_all(&mut std::io::stdout(), b"ready\n").unwrap();
+    let mut bytes = [0u8; 1500];
+    loop {
+        let (length, peer) = socket.recv_from(&mut bytes).unwrap();
+        let mut answer = bytes[..length].to_vec();
+        let kind = answer[length - 4..length - 2].to_vec();
+        // An answer, with recursion; one record if it is asked for an address of IPv4.
+        answer[2..4].copy_from_slice(&[0x81, 0x80]);
+        if kind == [0, 1] {
+            answer[7] = 1;
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 53]);
+        }
+        socket.send_to(&answer, peer).unwrap();
+    }
+}
+
+/// A network namespace that stands for the world: a machine at `.2` of a /29 whose `.1` is this host.
+pub(crate) struct World {
     name: String,
     prefix: String,
+    link: String,
 }
 
 impl World {
-    fn new() -> World {
-        let pid = std::process::id();
-        let world =
-            World { name: format!("itw{pid}"), prefix: format!("10.{}.{}", 32 + (pid >> 8) % 32, pid % 256) };
-        let (name, prefix, link) = (&world.name, &world.prefix, format!("itl{pid}"));
+    /// Its namespace's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The host's link to it.
+    pub(crate) fn link(&self) -> &str {
+        &self.link
+    }
+
+    /// Its address.
+    pub(crate) fn address(&self) -> String {
+        self.at(2)
+    }
+
+    /// An address between here and there; the first is the host's.
+    pub(crate) fn at(&self, n: u8) -> String {
+        format!("{}.{n}", self.prefix)
+    }
+
+    /// All of them.
+    pub(crate) fn subnet(&self) -> String {
+        format!("{}.0/29", self.prefix)
+    }
+
+    pub(crate) fn new() -> World {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let (pid, count) = (std::process::id(), COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let number = (pid.wrapping_mul(7)).wrapping_add(count);
+        let world = World {
+            name: format!("itw{pid}n{count}"),
+            prefix: format!("10.{}.{}", 32 + (number >> 8) % 32, number % 256),
+            link: format!("itl{:x}n{count:x}", pid & 0xf_ffff),
+        };
+        let (name, prefix, link) = (&world.name, &world.prefix, &world.link);
         for line in [
             format!("netns add {name}"),
             format!("link add {link} type veth peer name eth0 netns {name}"),
-            format!("addr add {prefix}.1/30 dev {link}"),
+            format!("addr add {prefix}.1/29 dev {link}"),
             format!("link set {link} up"),
-            format!("-n {name} addr add {prefix}.2/30 dev eth0"),
+            format!("-n {name} addr add {prefix}.2/29 dev eth0"),
             format!("-n {name} link set eth0 up"),
         ] {
             Command::new("ip").args(line.split(' ')).run().ok();

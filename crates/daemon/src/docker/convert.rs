@@ -3,15 +3,18 @@
 //! Pure. What this engine can't do is refused by name; what has no meaning here (Windows' fields, links without
 //! names) is refused only if it is set.
 
+mod mounts;
+mod security;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use sampan_docker_api::container::{CreateRequest, Healthcheck};
-use sampan_docker_api::host_config::{self, HostConfig, Mount};
+use sampan_docker_api::host_config::{self, HostConfig, ThrottleDevice};
 use sampan_docker_api::network::PortBinding;
 use sampan_engine::spec::{
-    ContainerSpec, Device, Dns, HealthSpec, IpcMode, LogSpec, MountForm, MountSource, MountSpec,
-    NamespaceMode, Port, Publish, ReadOnlyBelow, Resources, RestartPolicy, SeccompChoice, Security, Ulimit,
+    ContainerSpec, Device, DeviceNumber, Dns, HealthSpec, IpcMode, LogSpec, NamespaceMode, Port, Publish,
+    Resources, RestartPolicy, Ulimit,
 };
 
 use super::error::{Answer, ApiError};
@@ -61,10 +64,12 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
             options: host.dns_options.clone(),
         },
         extra_hosts: host.extra_hosts.clone().unwrap_or_default(),
-        mounts: mounts(&host)?,
+        mounts: mounts::mounts(&host)?,
+        volumes_from: mounts::volumes_from(&host)?,
+        volume_driver: host.volume_driver.clone(),
         anonymous_volumes: config.volumes.unwrap_or_default().into_keys().collect(),
         resources: resources(&host)?,
-        security: security(&host)?,
+        security: security::security(&host)?,
         pid: namespace("PID", &host.pid_mode)?,
         ipc: match host.ipc_mode.as_str() {
             "shareable" => IpcMode::Shareable,
@@ -104,40 +109,45 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
         restart_policy: restart_policy(&host.restart_policy)?,
         health: config.healthcheck.map(health),
         log: LogSpec { driver: host.log_config.kind.clone(), options: host.log_config.config.clone() },
-        ..ContainerSpec::default()
+        init: host.init,
+        userns_host: host.userns_mode == "host",
+        annotations: host.annotations.clone().unwrap_or_default(),
+        runtime: host.runtime.clone(),
+        console_size: host.console_size,
+        id_file: host.container_id_file.clone(),
+        network_disabled: config.network_disabled.unwrap_or(false),
+        shell: config.shell,
+        on_build: config.on_build.unwrap_or_default(),
     })
 }
 
 fn refuse_unsupported(host: &HostConfig) -> Answer<()> {
-    let set = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|l: &Vec<String>| !l.is_empty());
+    if !matches!(host.isolation.as_str(), "" | "default") {
+        return Err(ApiError::invalid(format!(
+            "Invalid isolation: {:?} - linux only supports 'default'",
+            host.isolation
+        )));
+    }
+    if !matches!(host.runtime.as_str(), "" | "sampan-runtime" | "runc" | "sampan" | "io.containerd.runc.v2") {
+        return Err(ApiError::invalid(format!("Unknown runtime specified {}", host.runtime)));
+    }
+    if !matches!(host.userns_mode.as_str(), "" | "host") {
+        return Err(ApiError::invalid(format!("invalid user namespace mode: {}", host.userns_mode)));
+    }
     let refused = [
-        (set(&host.volumes_from), "--volumes-from"),
-        (host.device_requests.as_ref().is_some_and(|l| !l.is_empty()), "--gpus and other device requests"),
-        (host.init == Some(true), "--init"),
-        (host.storage_opt.as_ref().is_some_and(|o| !o.is_empty()), "--storage-opt"),
-        (!matches!(host.userns_mode.as_str(), "" | "host"), "--userns"),
-        (!matches!(host.runtime.as_str(), "" | "sampan-runtime" | "runc" | "sampan"), "--runtime"),
         (
-            host.cpu_realtime_period != 0 || host.cpu_realtime_runtime != 0,
-            "--cpu-rt-period and --cpu-rt-runtime",
-        ),
-        (!matches!(host.isolation.as_str(), "" | "default"), "--isolation"),
-        (
-            [&host.blkio_device_read_bps, &host.blkio_device_write_bps]
-                .iter()
-                .any(|l| l.as_ref().is_some_and(|l| !l.is_empty())),
-            "--device-read-bps and --device-write-bps",
+            host.device_requests.as_ref().is_some_and(|l| !l.is_empty()),
+            "--gpus and other device requests: name the devices with --device",
         ),
         (
-            [&host.blkio_device_read_iops, &host.blkio_device_write_iops]
-                .iter()
-                .any(|l| l.as_ref().is_some_and(|l| !l.is_empty())),
-            "--device-read-iops and --device-write-iops",
+            host.storage_opt.as_ref().is_some_and(|o| !o.is_empty()),
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
         ),
-        (host.blkio_weight_device.as_ref().is_some_and(|l| !l.is_empty()), "--blkio-weight-device"),
+        (host.cpu_percent != 0, "--cpu-percent, which is for Windows"),
+        (host.io_maximum_iops != 0 || host.io_maximum_bandwidth != 0, "--io-max…, which are for Windows"),
     ];
     match refused.iter().find(|(is_set, _)| *is_set) {
-        Some((_, what)) => Err(ApiError::unsupported(format!("not supported yet: {what}"))),
+        Some((_, what)) => Err(ApiError::unsupported(format!("not supported: {what}"))),
         None => Ok(()),
     }
 }
@@ -230,146 +240,12 @@ fn host_port(text: &str) -> Answer<u16> {
     text.parse().map_err(|_| ApiError::invalid(format!("invalid host port: {text}")))
 }
 
-fn mounts(host: &HostConfig) -> Answer<Vec<MountSpec>> {
-    let mut list = Vec::new();
-    for text in host.binds.iter().flatten() {
-        list.push(bind(text)?);
-    }
-    for mount in host.mounts.iter().flatten() {
-        list.push(long_mount(mount)?);
-    }
-    for (target, text) in host.tmpfs.iter().flatten() {
-        let options = text.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect();
-        list.push(MountSpec {
-            form: MountForm::Tmpfs(text.clone()),
-            ..MountSpec::new(MountSource::Tmpfs { options }, target)
-        });
-    }
-    for (i, mount) in list.iter().enumerate() {
-        if list[..i].iter().any(|m| m.target.trim_end_matches('/') == mount.target.trim_end_matches('/')) {
-            return Err(ApiError::invalid(format!("Duplicate mount point: {}", mount.target)));
-        }
-    }
-    Ok(list)
+fn throttles(list: Option<&[ThrottleDevice]>) -> Vec<DeviceNumber> {
+    let row = |d: &ThrottleDevice| DeviceNumber { path: d.path.clone(), number: d.rate };
+    list.unwrap_or_default().iter().map(row).collect()
 }
 
-const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
-
-/// `source:target[:options]`: an absolute source is a path of the host, another one a volume's name.
-fn bind(text: &str) -> Answer<MountSpec> {
-    let invalid = |why: &str| ApiError::invalid(format!("invalid volume specification: '{text}': {why}"));
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, mode) = match parts[..] {
-        [source, target] => (source, target, ""),
-        [source, target, mode] => (source, target, mode),
-        _ => return Err(invalid("expected source:target[:options]")),
-    };
-    if !target.starts_with('/') {
-        return Err(invalid(&format!("mount path must be absolute: {target}")));
-    }
-    let (mut read_only, mut recursive, mut copy_up, mut propagation) = (false, true, true, "");
-    for option in mode.split(',').filter(|o| !o.is_empty()) {
-        match option {
-            "ro" => read_only = true,
-            // z and Z relabel for SELinux, which has no effect where it is absent; consistency hints are for other hosts.
-            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
-            "nocopy" => copy_up = false,
-            "bind" | "private-bind" => recursive = false,
-            "rbind" => recursive = true,
-            other if PROPAGATIONS.contains(&other) => propagation = other,
-            other => return Err(invalid(&format!("unknown option: {other}"))),
-        }
-    }
-    let source = if source.starts_with('/') {
-        MountSource::Bind {
-            path: PathBuf::from(source),
-            recursive,
-            create: true,
-            read_only_below: ReadOnlyBelow::IfPossible,
-        }
-    } else if source.is_empty() {
-        return Err(invalid("the source is empty"));
-    } else {
-        MountSource::Volume {
-            name: source.to_owned(),
-            anonymous: false,
-            copy_up,
-            subpath: String::new(),
-            labels: BTreeMap::new(),
-            driver: None,
-        }
-    };
-    Ok(MountSpec {
-        source,
-        target: target.to_owned(),
-        read_only,
-        mode: mode.to_owned(),
-        propagation: propagation.to_owned(),
-        form: MountForm::Short(text.to_owned()),
-    })
-}
-
-fn long_mount(mount: &Mount) -> Answer<MountSpec> {
-    let invalid =
-        |why: String| ApiError::invalid(format!("invalid mount config for type \"{}\": {why}", mount.kind));
-    if mount.target.is_empty() {
-        return Err(invalid("field Target must not be empty".to_owned()));
-    }
-    let mut propagation = String::new();
-    let source = match mount.kind.as_str() {
-        "bind" => {
-            let options = mount.bind_options.clone().unwrap_or_default();
-            if !mount.source.starts_with('/') {
-                return Err(invalid(format!(
-                    "invalid mount path: '{}' mount path must be absolute",
-                    mount.source
-                )));
-            }
-            if !options.propagation.is_empty() && !PROPAGATIONS.contains(&options.propagation.as_str()) {
-                return Err(invalid(format!("invalid propagation mode: {}", options.propagation)));
-            }
-            propagation = options.propagation;
-            MountSource::Bind {
-                path: PathBuf::from(&mount.source),
-                recursive: !options.non_recursive,
-                create: options.create_mountpoint,
-                read_only_below: ReadOnlyBelow::IfPossible,
-            }
-        }
-        "volume" if mount.source.is_empty() => {
-            return Err(ApiError::unsupported("a volume mount without a source: use VOLUME or `-v TARGET`"));
-        }
-        "volume" => MountSource::Volume {
-            name: mount.source.clone(),
-            anonymous: false,
-            copy_up: !mount.volume_options.as_ref().is_some_and(|o| o.no_copy),
-            subpath: String::new(),
-            labels: BTreeMap::new(),
-            driver: None,
-        },
-        "tmpfs" => {
-            let options = mount.tmpfs_options.clone().unwrap_or_default();
-            let mut list = Vec::new();
-            if options.size_bytes > 0 {
-                list.push(format!("size={}", options.size_bytes));
-            }
-            if options.mode > 0 {
-                list.push(format!("mode={:o}", options.mode));
-            }
-            MountSource::Tmpfs { options: list }
-        }
-        other => return Err(invalid(format!("mount type unknown: \"{other}\""))),
-    };
-    Ok(MountSpec {
-        source,
-        target: mount.target.clone(),
-        read_only: mount.read_only,
-        mode: String::new(),
-        propagation,
-        form: MountForm::Long(String::new()),
-    })
-}
-
+/// Limits, of a container that is made or updated.
 pub(crate) fn resources(host: &HostConfig) -> Answer<Resources> {
     let unsigned = |what: &str, n: i64| {
         u64::try_from(n).map_err(|_| ApiError::invalid(format!("{what} must not be negative: {n}")))
@@ -385,56 +261,36 @@ pub(crate) fn resources(host: &HostConfig) -> Answer<Resources> {
         memory_reservation: host.memory_reservation,
         memory_swap: host.memory_swap,
         // -1 is what docker's command line sends for "not given".
-        memory_swappiness: host.memory_swappiness.and_then(|n| u64::try_from(n).ok()),
+        memory_swappiness: match host.memory_swappiness {
+            None | Some(-1) => None,
+            Some(n) => Some(u64::try_from(n).map_err(|_| {
+                ApiError::invalid(format!("Invalid value: {n}, valid memory swappiness range is 0-100"))
+            })?),
+        },
         oom_kill_disable: host.oom_kill_disable.unwrap_or(false),
-        oom_score_adj: i32::try_from(host.oom_score_adj)
-            .ok()
-            .filter(|n| (-1000..=1000).contains(n))
-            .ok_or_else(|| ApiError::invalid("Invalid value for OOM score: the range is [-1000, 1000]"))?,
+        oom_score_adj: i32::try_from(host.oom_score_adj).map_err(|_| {
+            ApiError::invalid(format!(
+                "Invalid value {}, range for oom score adj is [-1000, 1000]",
+                host.oom_score_adj
+            ))
+        })?,
         pids: host.pids_limit,
         blkio_weight: host.blkio_weight,
-        ..Resources::default()
+        blkio_weight_device: host
+            .blkio_weight_device
+            .iter()
+            .flatten()
+            .map(|d| DeviceNumber { path: d.path.clone(), number: d.weight.into() })
+            .collect(),
+        device_read_bps: throttles(host.blkio_device_read_bps.as_deref()),
+        device_write_bps: throttles(host.blkio_device_write_bps.as_deref()),
+        device_read_iops: throttles(host.blkio_device_read_iops.as_deref()),
+        device_write_iops: throttles(host.blkio_device_write_iops.as_deref()),
+        cpu_rt_period: unsigned("the real-time period", host.cpu_realtime_period)?,
+        cpu_rt_runtime: host.cpu_realtime_runtime,
+        kernel_memory: host.kernel_memory,
+        kernel_memory_tcp: host.kernel_memory_tcp,
     })
-}
-
-fn security(host: &HostConfig) -> Answer<Security> {
-    let mut security = Security {
-        privileged: host.privileged,
-        cap_add: host.cap_add.clone().unwrap_or_default(),
-        cap_drop: host.cap_drop.clone().unwrap_or_default(),
-        read_only_root: host.readonly_rootfs,
-        options: host.security_opt.clone().unwrap_or_default(),
-        masked_paths: host.masked_paths.clone(),
-        readonly_paths: host.readonly_paths.clone(),
-        ..Security::default()
-    };
-    for option in &security.options {
-        // Older clients write `key:value`.
-        let (key, value) = option.split_once('=').or_else(|| option.split_once(':')).unwrap_or((option, ""));
-        match (key, value) {
-            ("no-new-privileges", "" | "true") => security.no_new_privileges = true,
-            ("no-new-privileges", "false") => {}
-            ("seccomp", "unconfined") => security.seccomp = SeccompChoice::Unconfined,
-            ("seccomp", "builtin" | "default") => {}
-            ("systempaths", "unconfined") => {
-                (security.masked_paths, security.readonly_paths) = (Some(Vec::new()), Some(Vec::new()));
-            }
-            // There is nothing to be confined by where the kernel has no such module.
-            ("apparmor" | "label", "unconfined" | "disable") => {}
-            ("seccomp", _) => {
-                return Err(ApiError::unsupported(
-                    "a seccomp profile of one's own is not supported yet: use `unconfined`",
-                ));
-            }
-            ("apparmor" | "label", _) => {
-                return Err(ApiError::unsupported(format!(
-                    "`{option}`: labels of security modules are not supported yet"
-                )));
-            }
-            _ => return Err(ApiError::invalid(format!("invalid --security-opt: {option:?}"))),
-        }
-    }
-    Ok(security)
 }
 
 #[cfg(test)]
@@ -466,29 +322,6 @@ mod tests {
     }
 
     #[test]
-    fn binds_in_the_short_form() {
-        let show = |text: &str| match bind(text) {
-            Ok(m) => {
-                let source = match m.source {
-                    MountSource::Bind { path, recursive, .. } => {
-                        format!("bind {} {recursive}", path.display())
-                    }
-                    MountSource::Volume { name, copy_up, .. } => format!("volume {name} {copy_up}"),
-                    other => format!("{other:?}"),
-                };
-                format!("{source} at {} ro={} {}", m.target, m.read_only, m.propagation)
-            }
-            Err(e) => e.message,
-        };
-        assert_eq!(show("/a:/b"), "bind /a true at /b ro=false ");
-        assert_eq!(show("/a:/b:ro,rslave"), "bind /a true at /b ro=true rslave");
-        assert_eq!(show("v:/b:nocopy"), "volume v false at /b ro=false ");
-        for bad in ["/a", "/a:b", ":/b", "/a:/b:what", "/a:/b:ro:x"] {
-            assert!(show(bad).starts_with("invalid volume specification"), "{bad}");
-        }
-    }
-
-    #[test]
     fn nonsense_is_refused_by_name() {
         for (json, words) in [
             (r#"{}"#, "no image"),
@@ -496,7 +329,10 @@ mod tests {
             (r#"{"Image":"a","HostConfig":{"NetworkMode":"container:"}}"#, "invalid network mode"),
             (r#"{"Image":"a","HostConfig":{"PidMode":"x"}}"#, "invalid PID mode: x"),
             (r#"{"Image":"a","HostConfig":{"SecurityOpt":["x=y"]}}"#, "invalid --security-opt"),
-            (r#"{"Image":"a","HostConfig":{"VolumesFrom":["b"]}}"#, "--volumes-from"),
+            (r#"{"Image":"a","HostConfig":{"VolumesFrom":["b:x"]}}"#, "invalid mode: x"),
+            (r#"{"Image":"a","HostConfig":{"StorageOpt":{"size":"1G"}}}"#, "--storage-opt is supported only"),
+            (r#"{"Image":"a","HostConfig":{"Runtime":"x"}}"#, "Unknown runtime specified x"),
+            (r#"{"Image":"a","HostConfig":{"UsernsMode":"x"}}"#, "invalid user namespace mode"),
             (r#"{"Image":"a","HostConfig":{"Binds":["/a:/b","/c:/b/"]}}"#, "Duplicate mount point"),
             (r#"{"Image":"a","HostConfig":{"PortBindings":{"80":[{"HostIp":"x"}]}}}"#, "invalid IP address"),
         ] {

@@ -150,6 +150,10 @@ async fn add_headers(mut response: Response) -> Response {
     response
 }
 
+/// The version that a request's path has: 1.`0`. One without has the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ApiVersion(pub(crate) u32);
+
 /// Takes the version off a request's path. One that is not answered leads to a page that says so.
 pub(crate) fn strip_version(mut request: Request<Body>) -> Request<Body> {
     let uri = request.uri().clone();
@@ -158,6 +162,7 @@ pub(crate) fn strip_version(mut request: Request<Body>) -> Request<Body> {
     };
     let minor = |version: &str| version.strip_prefix("1.").and_then(|n| n.parse::<u32>().ok());
     let Some(asked) = minor(version) else { return request };
+    request.extensions_mut().insert(ApiVersion(asked));
     let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
     let path = if asked < minor(MIN_API_VERSION).unwrap_or(0) {
         format!(

@@ -1,5 +1,7 @@
 //! From the engine's words to Docker's: how containers, images, volumes and events look on the wire. Pure.
 
+pub(crate) mod mounts;
+
 use std::collections::BTreeMap;
 
 use super::networks;
@@ -7,10 +9,10 @@ use sampan_base::Timestamp;
 use sampan_docker_api::Empty;
 use sampan_docker_api::container::{
     ContainerConfig, ContainerInspect, ContainerState, ContainerSummary, GraphDriver, Health, HealthResult,
-    Healthcheck, MountPoint, SummaryHostConfig, SummaryNetworks,
+    Healthcheck, SummaryHostConfig, SummaryNetworks,
 };
 use sampan_docker_api::host_config::{
-    DeviceMapping, HostConfig, LogConfig, Mount, RestartPolicy, TmpfsOptions,
+    DeviceMapping, HostConfig, LogConfig, RestartPolicy, ThrottleDevice, WeightDevice,
 };
 use sampan_docker_api::network::PortBinding;
 use sampan_docker_api::system::{Actor, Event};
@@ -19,7 +21,7 @@ use sampan_engine::container::View;
 use sampan_engine::container::health::HealthStatus;
 use sampan_engine::container::state::Phase;
 use sampan_engine::events::EventKind;
-use sampan_engine::spec::{self, ContainerSpec, IpcMode, MountSource, MountSpec, NamespaceMode};
+use sampan_engine::spec::{self, ContainerSpec, DeviceNumber, IpcMode, NamespaceMode};
 
 /// What Docker writes where there is no time.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
@@ -67,7 +69,7 @@ pub(crate) fn inspect(
             ..host_config(&record.spec, host_cgroup_default)
         },
         graph_driver: GraphDriver { data: Some(paths.layers.clone()), name: "overlay2".to_owned() },
-        mounts: record.spec.mounts.iter().filter_map(|m| mount_point(m, &paths.volumes)).collect(),
+        mounts: record.spec.mounts.iter().filter_map(|m| mounts::point(m, &paths.volumes)).collect(),
         config: config(&record.spec, &record.id),
         network_settings: networks::settings(view),
         ..ContainerInspect::default()
@@ -175,7 +177,7 @@ pub(crate) fn summary(view: &View, volumes: &std::path::Path, now: Timestamp) ->
         status: status_text(&record.phase, record.health.as_ref().map(|h| h.status), now),
         host_config: SummaryHostConfig { network_mode: networks::word(&record.spec) },
         network_settings: SummaryNetworks { networks },
-        mounts: record.spec.mounts.iter().filter_map(|m| mount_point(m, volumes)).collect(),
+        mounts: record.spec.mounts.iter().filter_map(|m| mounts::point(m, volumes)).collect(),
         ..ContainerSummary::default()
     }
 }
@@ -192,37 +194,6 @@ fn namespace_word(mode: &NamespaceMode, private: &str) -> String {
         NamespaceMode::Host => "host".to_owned(),
         NamespaceMode::Container(id) => format!("container:{id}"),
     }
-}
-
-fn mount_point(mount: &MountSpec, volumes: &std::path::Path) -> Option<MountPoint> {
-    let base = MountPoint {
-        destination: mount.target.clone(),
-        mode: mount.mode.clone(),
-        rw: !mount.read_only,
-        propagation: mount.propagation.clone(),
-        ..MountPoint::default()
-    };
-    Some(match &mount.source {
-        MountSource::Bind { path, .. } => MountPoint {
-            kind: "bind".to_owned(),
-            source: path.display().to_string(),
-            propagation: if mount.propagation.is_empty() {
-                "rprivate".to_owned()
-            } else {
-                mount.propagation.clone()
-            },
-            ..base
-        },
-        MountSource::Volume { name, .. } => MountPoint {
-            kind: "volume".to_owned(),
-            name: Some(name.clone()),
-            source: volumes.join(name).join("_data").display().to_string(),
-            driver: Some("local".to_owned()),
-            ..base
-        },
-        // Docker lists tmpfs mounts in HostConfig only.
-        MountSource::Tmpfs { .. } | MountSource::Image { .. } => return None,
-    })
 }
 
 fn config(spec: &ContainerSpec, id: &str) -> ContainerConfig {
@@ -248,6 +219,9 @@ fn config(spec: &ContainerSpec, id: &str) -> ContainerConfig {
         labels: Some(spec.labels.clone()),
         stop_signal: spec.stop_signal.clone(),
         stop_timeout: spec.stop_timeout,
+        network_disabled: spec.network_disabled.then_some(true),
+        shell: spec.shell.clone(),
+        on_build: some(&spec.on_build),
         healthcheck: spec.health.as_ref().map(|h| Healthcheck {
             test: some(&h.test),
             interval: h.interval,
@@ -267,7 +241,7 @@ fn some<T: Clone>(list: &[T]) -> Option<Vec<T>> {
 fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
     let limits = &spec.resources;
     let security = &spec.security;
-    let (binds, mounts, tmpfs) = shown_mounts(&spec.mounts);
+    let asked = mounts::asked(&spec.mounts);
     let mut port_bindings: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
     for publish in &spec.publish {
         let host_port = match (publish.host_port, publish.host_port_end) {
@@ -280,9 +254,16 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
     }
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     HostConfig {
-        binds,
-        mounts,
-        tmpfs,
+        binds: some(&asked.binds),
+        mounts: some(&asked.long),
+        tmpfs: (!asked.tmpfs.is_empty()).then_some(asked.tmpfs),
+        volumes_from: some(&spec.volumes_from.iter().map(|v| v.given.clone()).collect::<Vec<_>>()),
+        volume_driver: spec.volume_driver.clone(),
+        container_id_file: spec.id_file.clone(),
+        console_size: spec.console_size,
+        init: spec.init,
+        userns_mode: if spec.userns_host { "host" } else { "" }.to_owned(),
+        annotations: (!spec.annotations.is_empty()).then(|| spec.annotations.clone()),
         log_config: LogConfig {
             kind: if spec.log.driver.is_empty() { "json-file".to_owned() } else { spec.log.driver.clone() },
             config: spec.log.options.clone(),
@@ -312,13 +293,27 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
         uts_mode: namespace_word(&spec.uts, ""),
         shm_size: if spec.shm_size > 0 { spec.shm_size } else { 64 << 20 },
         sysctls: (!spec.sysctls.is_empty()).then(|| spec.sysctls.clone()),
-        runtime: "sampan-runtime".to_owned(),
+        runtime: if spec.runtime.is_empty() { "sampan-runtime".to_owned() } else { spec.runtime.clone() },
         cpu_shares: signed(limits.cpu_shares),
         memory: limits.memory,
         nano_cpus: limits.nano_cpus,
         cgroup_parent: spec.cgroup_parent.clone().unwrap_or_default(),
         blkio_weight: limits.blkio_weight,
-        blkio_weight_device: Some(Vec::new()),
+        blkio_weight_device: Some(
+            limits
+                .blkio_weight_device
+                .iter()
+                .map(|d| WeightDevice { path: d.path.clone(), weight: u16::try_from(d.number).unwrap_or(0) })
+                .collect(),
+        ),
+        blkio_device_read_bps: throttles(&limits.device_read_bps),
+        blkio_device_write_bps: throttles(&limits.device_write_bps),
+        blkio_device_read_iops: throttles(&limits.device_read_iops),
+        blkio_device_write_iops: throttles(&limits.device_write_iops),
+        cpu_realtime_period: signed(limits.cpu_rt_period),
+        cpu_realtime_runtime: limits.cpu_rt_runtime,
+        kernel_memory: limits.kernel_memory,
+        kernel_memory_tcp: limits.kernel_memory_tcp,
         cpu_period: signed(limits.cpu_period),
         cpu_quota: limits.cpu_quota,
         cpuset_cpus: limits.cpuset_cpus.clone(),
@@ -339,9 +334,8 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
         memory_swappiness: limits.memory_swappiness.map(signed),
         oom_kill_disable: Some(limits.oom_kill_disable),
         pids_limit: limits.pids,
-        ulimits: some(
-            &spec
-                .ulimits
+        ulimits: Some(
+            spec.ulimits
                 .iter()
                 .map(|u| sampan_docker_api::host_config::Ulimit {
                     name: u.name.clone(),
@@ -358,6 +352,10 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
         ),
         ..HostConfig::default()
     }
+}
+
+fn throttles(list: &[DeviceNumber]) -> Option<Vec<ThrottleDevice>> {
+    Some(list.iter().map(|d| ThrottleDevice { path: d.path.clone(), rate: d.number }).collect())
 }
 
 fn restart_policy(policy: spec::RestartPolicy) -> RestartPolicy {
@@ -386,50 +384,6 @@ fn default_paths(masked: bool, privileged: bool) -> Vec<String> {
         (false, true) => sampan_engine::spec::default_masked_paths(),
         (false, false) => sampan_engine::spec::default_readonly_paths(),
     }
-}
-
-type ShownMounts = (Option<Vec<String>>, Option<Vec<Mount>>, Option<BTreeMap<String, String>>);
-
-/// Mounts as they were asked for: the short form where it can say them.
-fn shown_mounts(mounts: &[MountSpec]) -> ShownMounts {
-    let (mut binds, mut long, mut tmpfs) = (Vec::new(), Vec::new(), BTreeMap::new());
-    for mount in mounts {
-        let suffix = if mount.mode.is_empty() { String::new() } else { format!(":{}", mount.mode) };
-        match &mount.source {
-            MountSource::Bind { path, .. } if mount.mode.is_empty() && mount.read_only => long.push(Mount {
-                kind: "bind".to_owned(),
-                source: path.display().to_string(),
-                target: mount.target.clone(),
-                read_only: true,
-                ..Mount::default()
-            }),
-            MountSource::Bind { path, .. } => {
-                binds.push(format!("{}:{}{suffix}", path.display(), mount.target))
-            }
-            MountSource::Volume { anonymous: true, .. } => {}
-            MountSource::Volume { name, .. } => binds.push(format!("{name}:{}{suffix}", mount.target)),
-            MountSource::Tmpfs { options }
-                if options.iter().all(|o| o.starts_with("size=") || o.starts_with("mode=")) =>
-            {
-                let value = |key: &str| options.iter().find_map(|o| o.strip_prefix(key));
-                let sizes = TmpfsOptions {
-                    size_bytes: value("size=").and_then(|v| v.parse().ok()).unwrap_or(0),
-                    mode: value("mode=").and_then(|v| u32::from_str_radix(v, 8).ok()).unwrap_or(0),
-                };
-                long.push(Mount {
-                    kind: "tmpfs".to_owned(),
-                    target: mount.target.clone(),
-                    tmpfs_options: Some(sizes),
-                    ..Mount::default()
-                });
-            }
-            MountSource::Image { .. } => {}
-            MountSource::Tmpfs { options } => {
-                tmpfs.insert(mount.target.clone(), options.join(","));
-            }
-        }
-    }
-    (some(&binds), some(&long), (!tmpfs.is_empty()).then_some(tmpfs))
 }
 
 /// An image's process configuration.

@@ -236,6 +236,8 @@ impl Owner {
                 self.view.send_modify(|view| view.live = Some(live));
                 self.alive.send_replace(true);
                 self.begin_monitor();
+                let record = self.record();
+                volumes::publish_use(&self.inner, &record.id, &record.spec, true);
                 self.event("start", []);
                 Ok(())
             }
@@ -288,7 +290,8 @@ impl Owner {
         let mut record = self.record();
         let limits_change = update.apply(&mut record.spec)?;
         if let (true, Some(run)) = (limits_change, &self.run) {
-            let resources = crate::bundle::resources(&record.spec.resources, Vec::new());
+            let devices = crate::devices::block_devices(&record.spec.resources)?;
+            let resources = crate::bundle::resources(&record.spec.resources, Vec::new(), &devices);
             run.task
                 .update(&resources)
                 .await
@@ -396,6 +399,7 @@ impl Owner {
         self.event("die", [("exitCode", code.to_string())]);
         self.alive.send_replace(false);
         self.inner.execs.forget_container(&record.id);
+        volumes::publish_use(&self.inner, &record.id, &record.spec, false);
         run::tear_down(&self.inner, &record.id, Some(&run.task)).await;
         self.view.send_modify(|view| {
             view.live = None;
@@ -439,6 +443,7 @@ impl Owner {
     /// things without a record, which it removes, or the record of a container without a process, which it removes, too.
     async fn vanish(&mut self, record: ContainerRecord, run: Run, oom_killed: bool) -> ControlFlow<()> {
         let (id, code) = (record.id.clone(), crate::lifecycle::exit_code(&record.phase));
+        let spec = record.spec.clone();
         self.view.send_modify(|view| view.record = record);
         if oom_killed {
             self.event("oom", []);
@@ -446,6 +451,7 @@ impl Owner {
         self.event("die", [("exitCode", code.to_string())]);
         self.alive.send_replace(false);
         self.inner.execs.forget_container(&id);
+        volumes::publish_use(&self.inner, &id, &spec, false);
         network::detach(&self.inner, &id).await;
         let forgotten = {
             let (inner, id) = (Arc::clone(&self.inner), id.clone());
@@ -469,7 +475,7 @@ impl Owner {
             return ControlFlow::Continue(());
         }
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.forget_on_disk(&id)).await;
+        blocking(move || inner.forget_on_disk(&id, &spec)).await;
         ControlFlow::Break(())
     }
 
@@ -537,7 +543,7 @@ impl Owner {
             move || -> Result<()> {
                 volumes::keep_anonymous(&inner, &record.id, !with_volumes)?;
                 inner.metadata.remove_container(&record.id, Durable::Yes)?;
-                inner.forget_on_disk(&record.id);
+                inner.forget_on_disk(&record.id, &record.spec);
                 if with_volumes {
                     volumes::remove_anonymous(&inner, &record.id, &record.spec);
                 }

@@ -24,8 +24,8 @@ use crate::logs::driver;
 use crate::metadata::ContainerRecord;
 use crate::network::{self, Endpoint};
 use crate::shim::{self, ProcessExit, ShimError, Task};
-use crate::spec::{ContainerSpec, NetworkMode};
-use crate::{Inner, blocking, user, volumes};
+use crate::spec::{ContainerSpec, MountSource, NetworkMode};
+use crate::{Inner, blocking, sources, user, volumes};
 
 /// A client that attached before the start.
 pub(crate) type WaitingClient = (Streams, oneshot::Sender<std::io::Result<tokio::net::UnixStream>>);
@@ -98,6 +98,8 @@ async fn try_start(
             let (inner, record, attached) = (Arc::clone(inner), record.clone(), attached.clone());
             let (bundle, rootfs) = (bundle.clone(), rootfs.clone());
             blocking(move || {
+                volumes::local::mount_all(&inner, &record.id, &record.spec)?;
+                make_sources(&record.spec)?;
                 let mut facts = facts(&inner, &record, &attached, &rootfs)?;
                 facts.console = console;
                 write_bundle(&bundle, &record.spec, &facts)?;
@@ -125,6 +127,27 @@ async fn try_start(
     }
     .await?;
     Ok(Run::watch(task, pid, attached.endpoints, started_at))
+}
+
+/// Makes the directories of the host that are to be bound and are missing, where that was asked for.
+fn make_sources(spec: &ContainerSpec) -> Result<()> {
+    for mount in &spec.mounts {
+        let MountSource::Bind { path, create, .. } = &mount.source else { continue };
+        sources::check_propagation(path, &mount.propagation)?;
+        match std::fs::symlink_metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // What else is wrong with it, the mount says.
+            _ => continue,
+        }
+        if !create {
+            return Err(crate::create::mounts::missing_source(path));
+        }
+        disk::create_directories(path, 0o755).map_err(|error| {
+            let doing = format!("error while creating mount source path '{}'", path.display());
+            EngineError::layer(Class::Internal, doing)(error)
+        })?;
+    }
+    Ok(())
 }
 
 fn create_request(inner: &Inner, record: &ContainerRecord, bundle: &Path) -> Result<api::CreateTaskRequest> {
@@ -199,7 +222,16 @@ fn facts(
         join,
         share_with_host: share,
         files,
-        volumes: volumes::sources(inner, spec),
+        sources: sources::prepare(inner, record)?,
+        shm: sources::shared_memory(inner, &record.id, spec)?,
+        init: match spec.init {
+            Some(true) => Some(crate::host::program(&inner.config.runtime)?),
+            _ => None,
+        },
+        can_rro: inner.host.can_rro,
+        kernel: inner.host.kernel.clone(),
+        block_devices: crate::devices::block_devices(&spec.resources)?,
+        mapping: crate::userns::mapping(inner, spec)?,
         all_capabilities: inner.host.capabilities.clone(),
         devices,
         device_rules,
@@ -302,9 +334,14 @@ pub(crate) async fn tear_down(inner: &Arc<Inner>, id: &str, task: Option<&Task>)
         None => force_delete(inner, id).await,
     }
     network::detach(inner, id).await;
+    {
+        let (inner, id) = (Arc::clone(inner), id.to_owned());
+        blocking(move || volumes::local::unmount_all(&inner, &id)).await;
+    }
     let (inner, id) = (Arc::clone(inner), id.to_owned());
     blocking(move || {
-        if let Err(error) = inner.images.unmount_snapshot(&bundle.join("rootfs")) {
+        let own = sources::unmount_all(&inner, &id).map_err(EngineError::io("cannot unmount what it binds"));
+        if let Err(error) = own.and_then(|()| inner.images.unmount_snapshot(&bundle.join("rootfs"))) {
             tracing::warn!(
                 container = id,
                 error = sampan_base::chain(&error),

@@ -127,8 +127,8 @@ mod tests {
 
     #[test]
     fn what_is_not_said_stays_and_contradictions_are_refused() {
-        let mut spec = ContainerSpec::default();
-        spec.resources = Resources { memory: 64 << 20, cpu_shares: 5, ..Resources::default() };
+        let resources = Resources { memory: 64 << 20, cpu_shares: 5, ..Resources::default() };
+        let mut spec = ContainerSpec { resources, ..ContainerSpec::default() };
         let apply = |spec: &mut ContainerSpec, resources: Resources, restart_policy| {
             Update { resources, restart_policy }.apply(spec).map_err(|e| e.to_string())
         };

@@ -127,6 +127,10 @@ fn address<T: std::str::FromStr>(text: &str, what: &str) -> Result<T> {
     text.parse().map_err(|_| EngineError::Invalid(format!("invalid {what} address: {text}")))
 }
 
+fn gateway_outside(gateway: &impl std::fmt::Display) -> EngineError {
+    EngineError::Invalid(format!("failed to allocate gateway ({gateway}): Requested address is out of range"))
+}
+
 fn overlap(one: IpNet, other: IpNet) -> bool {
     one.contains(&other) || other.contains(&one)
 }
@@ -155,9 +159,11 @@ fn range4(subnet: Ipv4Net, pool: &Pool) -> Result<Range<Ipv4Net, Ipv4Addr>> {
     let within = |what: &str, inside: bool| {
         if inside { Ok(()) } else { Err(EngineError::Invalid(format!("no matching subnet for {what}"))) }
     };
-    within(&format!("gateway {gateway}"), subnet.contains(&gateway))?;
     if let Some(range) = range {
         within(&format!("range {range}"), subnet.contains(&range))?;
+    }
+    if !subnet.contains(&gateway) {
+        return Err(gateway_outside(&gateway));
     }
     for ip in &reserved {
         within(&format!("aux-address {ip}"), subnet.contains(ip))?;
@@ -181,7 +187,7 @@ fn range6(subnet: Ipv6Net, pool: &Pool) -> Result<Range<Ipv6Net, Ipv6Addr>> {
         address(pool.gateway.split('/').next().unwrap_or_default(), "gateway")?
     };
     if !subnet.contains(&gateway) {
-        return Err(EngineError::Invalid(format!("no matching subnet for gateway {gateway}")));
+        return Err(gateway_outside(&gateway));
     }
     if let Some(range) = range.filter(|range| !subnet.contains(range)) {
         return Err(EngineError::Invalid(format!("no matching subnet for range {range}")));
@@ -274,7 +280,10 @@ mod tests {
             (pool("10.1.0.0/16", "", "", ""), "10.1.0.0/16 10.1.0.1 1"),
             (pool("10.1.0.0/16", "10.1.5.0/24", "10.1.5.254", "10.1.1.5"), "10.1.0.0/16 10.1.5.254 1"),
             (pool("10.1.0.0/16", "", "", "10.1.0.1"), "10.1.0.0/16 10.1.0.2 1"),
-            (pool("10.1.0.0/16", "", "10.2.0.1", ""), "no matching subnet for gateway 10.2.0.1"),
+            (
+                pool("10.1.0.0/16", "", "10.2.0.1", ""),
+                "failed to allocate gateway (10.2.0.1): Requested address is out of range",
+            ),
             (pool("10.1.0.0/16", "10.2.0.0/24", "", ""), "no matching subnet for range 10.2.0.0/24"),
             (
                 pool("10.1.0.0/31", "", "", ""),

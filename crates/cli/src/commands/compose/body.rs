@@ -332,6 +332,7 @@ fn volumes(service: &Service, place: &Place<'_>) -> Result<(Vec<String>, Vec<Mou
                     tmpfs_options: Some(TmpfsOptions {
                         size_bytes: options.size.map_or(0, |b| b.0),
                         mode: options.mode.unwrap_or(0),
+                        ..TmpfsOptions::default()
                     }),
                     ..Mount::default()
                 });

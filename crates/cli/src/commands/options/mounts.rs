@@ -202,7 +202,10 @@ mod tests {
         assert!(options.no_copy && !m.read_only);
         assert_eq!(options.driver_config.unwrap().options["o"], "size=1m,uid=3");
         let m = mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770").unwrap();
-        assert_eq!(m.tmpfs_options.unwrap(), TmpfsOptions { size_bytes: 1 << 20, mode: 0o1770 });
+        assert_eq!(
+            m.tmpfs_options.unwrap(),
+            TmpfsOptions { size_bytes: 1 << 20, mode: 0o1770, options: None }
+        );
         for bad in [
             "type=bind,src=/a",
             "target=/t,what=1",
