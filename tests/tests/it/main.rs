@@ -31,6 +31,7 @@ mod options;
 mod registry;
 mod restart;
 mod sampan;
+mod sampan_docker;
 mod serving;
 mod terminal;
 
@@ -140,6 +141,7 @@ fn main() {
         ("networks", networks::CASES),
         ("registry", registry::CASES),
         ("sampan", sampan::CASES),
+        ("sampan_docker", sampan_docker::CASES),
         ("serving", serving::CASES),
         ("terminal", terminal::CASES),
     ];
