@@ -20,7 +20,7 @@ demo: release
 	@scripts/demo $(TARGET)/release
 
 test: packages-build
-	@scripts/install-packages curl busybox-static runc crun containerd docker.io podman buildah nftables iptables iproute2 containernetworking-plugins procps skopeo util-linux docker-registry xz-utils bzip2 git zstd
+	@scripts/install-packages curl busybox-static runc crun containerd docker.io docker-compose podman buildah nftables iptables iproute2 containernetworking-plugins procps skopeo util-linux docker-registry xz-utils bzip2 git zstd
 	cargo build $(PACKAGES)
 	cargo test --workspace --no-fail-fast
 

@@ -13,6 +13,7 @@
 mod bad_input;
 mod build;
 mod build_flags;
+mod compose;
 mod concurrency;
 mod copy;
 mod crash;
@@ -57,6 +58,7 @@ enum Need {
     Curl,
     Registry,
     Dockerd,
+    DockerCompose,
     Skopeo,
     Podman,
     Buildah,
@@ -86,6 +88,8 @@ impl Need {
             Need::Ip => (absent("/sbin/ip") && absent("/usr/sbin/ip")).then_some("no ip (package iproute2)"),
             Need::Registry => sampan_testkit::registry::missing(),
             Need::Dockerd => absent("/usr/sbin/dockerd").then_some("no dockerd (package docker.io)"),
+            Need::DockerCompose => absent("/usr/bin/docker-compose")
+                .then_some("no /usr/bin/docker-compose (package docker-compose)"),
             Need::Skopeo => absent("/usr/bin/skopeo").then_some("no skopeo"),
             Need::Podman => absent("/usr/bin/podman").then_some("no podman"),
             Need::Buildah => absent("/usr/bin/buildah").then_some("no buildah"),
@@ -124,6 +128,7 @@ fn main() {
         ("build", build::CASES),
         ("build_flags", build_flags::CASES),
         ("crash", crash::CASES),
+        ("compose", compose::CASES),
         ("concurrency", concurrency::CASES),
         ("copy", copy::CASES),
         ("health", health::CASES),

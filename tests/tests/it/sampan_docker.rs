@@ -261,7 +261,10 @@ fn wanted(inspected: &str, name: &str) -> serde_json::Value {
     let mut all: serde_json::Value = serde_json::from_str(&text).unwrap();
     all["Config"]["Hostname"] = "".into();
     all["HostConfig"]["ContainerIDFile"] = "".into();
-    // They come in any order.
+    // These come in any order.
+    if let Some(env) = all["Config"]["Env"].as_array_mut() {
+        env.sort_by_key(ToString::to_string);
+    }
     if let Some(mounts) = all["Mounts"].as_array_mut() {
         mounts.sort_by_key(|mount| mount["Destination"].to_string());
     }
@@ -275,7 +278,7 @@ fn wanted(inspected: &str, name: &str) -> serde_json::Value {
 }
 
 /// Where two values differ; nothing and something empty are the same wish.
-fn compare(at: &str, theirs: &serde_json::Value, ours: &serde_json::Value, out: &mut Vec<String>) {
+pub(crate) fn compare(at: &str, theirs: &serde_json::Value, ours: &serde_json::Value, out: &mut Vec<String>) {
     use serde_json::Value;
     let empty = |v: &Value| match v {
         Value::Null => true,
