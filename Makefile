@@ -7,7 +7,7 @@ BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
 PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
 PREFIX ?= /usr/local
 
-.PHONY: build release demo test test-vm lint conformance-oci conformance-build conformance-docker fuzz bench bench-image install clean
+.PHONY: build release demo test test-chaos test-vm lint conformance-oci conformance-build conformance-docker fuzz bench bench-engine bench-image install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -23,6 +23,12 @@ test: packages-build
 	@scripts/install-packages curl busybox-static runc crun containerd docker.io docker-compose podman buildah nftables iptables iproute2 containernetworking-plugins procps skopeo util-linux docker-registry xz-utils bzip2 git zstd
 	cargo build $(PACKAGES)
 	cargo test --workspace --no-fail-fast
+
+# Daemon and shims killed at random moments under load, CHAOS_ROUNDS=300 times.
+test-chaos: packages-build
+	@scripts/install-packages busybox-static util-linux nftables
+	cargo build $(PACKAGES)
+	CHAOS_ROUNDS=$(or $(CHAOS_ROUNDS),300) cargo test -p sampan-tests --test it -- chaos:: --nocapture
 
 test-vm: packages-build
 	@scripts/install-packages qemu-system-x86 debootstrap e2fsprogs
@@ -66,6 +72,11 @@ bench-image: release
 	@scripts/install-packages docker.io docker-registry containerd podman buildah skopeo runc curl busybox-static gzip
 	cargo build -q --release -p sampan-registry --example limit
 	@python3 benches/images.py $(TARGET)/release $(TARGET)/release/examples/limit $(or $(ROUNDS),5)
+
+# The engine beside docker and podman. ROUNDS=9 for more; ONLY=run,exec for a part.
+bench-engine: release
+	@scripts/install-packages docker.io podman crun busybox-static iproute2 iptables
+	@python3 benches/engine.py $(TARGET)/release $(or $(ROUNDS),7) $(ONLY)
 
 bench-runtime: packages-build
 	@scripts/install-packages runc crun busybox-static strace time util-linux

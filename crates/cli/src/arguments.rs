@@ -95,10 +95,9 @@ fn plain(root: &Command, words: Vec<OsString>) -> Vec<OsString> {
             continue;
         }
         if let Some(letters) = text.strip_prefix('-').filter(|l| !l.is_empty()) {
-            let mut all = letters.char_indices();
             let mut kept = text.clone();
             let mut next = false;
-            while let Some((at, letter)) = all.next() {
+            for (at, letter) in letters.char_indices() {
                 let Some(arg) = short(command, letter) else { break };
                 let rest = &letters[at + letter.len_utf8()..];
                 if !is_switch(arg) {

@@ -77,10 +77,18 @@ impl Engine {
                 }
                 None => {
                     tracing::warn!(container = record.id, "a container lost its shim; cleaning up after it");
+                    let started = run::started_at(&bundle);
                     run::tear_down(inner, &record.id, None).await;
-                    if let Phase::Running { started_at, .. } | Phase::Paused { started_at, .. } = record.phase
-                    {
-                        record.phase = Phase::Exited(lost(started_at));
+                    let noted = match &record.phase {
+                        Phase::Running { started_at, .. } | Phase::Paused { started_at, .. } => {
+                            Some(*started_at)
+                        }
+                        // The daemon died between the start and its note, or this run's end is known.
+                        Phase::Exited(exit) => started.filter(|at| *at > exit.started_at),
+                        Phase::Created { .. } | Phase::Restarting(_) => started,
+                    };
+                    if let Some(at) = noted {
+                        record.phase = Phase::Exited(lost(at));
                     }
                 }
             }
@@ -134,7 +142,7 @@ impl Engine {
         let started_at = match record.phase {
             Phase::Running { started_at, .. } | Phase::Paused { started_at, .. } => started_at,
             // The daemon died between the start and its note.
-            _ => Timestamp::now(),
+            _ => run::started_at(&self.inner.config.bundle(&record.id)).unwrap_or_else(Timestamp::now),
         };
         let (inner, id) = (Arc::clone(&self.inner), record.id.clone());
         let endpoints = blocking(move || network::find(&inner, &id)).await;

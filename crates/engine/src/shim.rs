@@ -180,7 +180,8 @@ fn listen(path: &Path) -> std::io::Result<OwnedFd> {
 /// What a shim that is gone has said, for an error's text.
 pub(crate) fn last_words(bundle: &Path) -> String {
     let bytes = sampan_base::files::read_limited(&bundle.join(LOG), 1 << 20).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).lines().next_back().unwrap_or_default().to_owned()
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().next_back().unwrap_or("it said nothing, as one that was killed").to_owned()
 }
 
 /// Connects to the shim that serves `bundle`, if one does.

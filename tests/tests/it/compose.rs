@@ -189,10 +189,8 @@ fn what_changed_is_replaced_and_nothing_else() {
 
 fn attached_output_ends_as_was_asked() {
     let it = Instance::new();
-    let file = format!(
-        "services:\n  long:\n    image: busybox\n    command: sh -c \"echo starts; echo oops >&2; trap 'echo ends; exit 0' TERM; while :; do sleep 0.1; done\"\n  short:\n    image: busybox\n    command: sh -c 'sleep 0.5; echo short; exit 7'\n    depends_on: [long]\n"
-    );
-    let p = Project::new(&it, &file);
+    let file = "services:\n  long:\n    image: busybox\n    command: sh -c \"echo starts; echo oops >&2; trap 'echo ends; exit 0' TERM; while :; do sleep 0.1; done\"\n  short:\n    image: busybox\n    command: sh -c 'sleep 0.5; echo short; exit 7'\n    depends_on: [long]\n";
+    let p = Project::new(&it, file);
     let run = p.run(&["up", "--abort-on-container-exit"]).code(7);
     let run = run
         .says("long-1   | starts")

@@ -17,10 +17,10 @@ crate::cases! {
 const ROUNDS: u32 = 8;
 
 /// Random moments, the same ones again if `SAMPAN_TEST_SEED` says so.
-struct Moments(u64);
+pub(crate) struct Moments(u64);
 
 impl Moments {
-    fn new(test: &str) -> Moments {
+    pub(crate) fn new(test: &str) -> Moments {
         let given = std::env::var("SAMPAN_TEST_SEED").ok().and_then(|t| t.parse().ok());
         let seed = given.unwrap_or_else(|| {
             let mut bytes = [0; 8];
@@ -31,7 +31,11 @@ impl Moments {
         Moments(seed)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn seeded(seed: u64) -> Moments {
+        Moments(seed)
+    }
+
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         // xorshift64*
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -40,7 +44,7 @@ impl Moments {
     }
 
     /// Lets a random time pass: the moment itself is what is tried.
-    fn pass(&mut self, most: Duration) {
+    pub(crate) fn pass(&mut self, most: Duration) {
         let micros = self.below(u64::try_from(most.as_micros()).unwrap());
         std::thread::sleep(Duration::from_micros(micros));
     }

@@ -6,6 +6,7 @@
 //! * `restart`, `health`, `copy`, `mounts`, `options`: what is done with containers.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
+//! * `chaos`: daemons and shims killed under load.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
@@ -13,6 +14,7 @@
 mod bad_input;
 mod build;
 mod build_flags;
+mod chaos;
 mod compose;
 mod concurrency;
 mod copy;
@@ -127,6 +129,7 @@ fn main() {
         ("bad_input", bad_input::CASES),
         ("build", build::CASES),
         ("build_flags", build_flags::CASES),
+        ("chaos", chaos::CASES),
         ("crash", crash::CASES),
         ("compose", compose::CASES),
         ("concurrency", concurrency::CASES),

@@ -123,7 +123,9 @@ async fn try_start(
             let _ = client.send(attach::connect(&bundle, None, streams).await);
         }
         let started = task.start(None).await.map_err(start_failed)?;
-        Ok::<_, EngineError>((if started == 0 { pid } else { started }, Timestamp::now()))
+        let at = Timestamp::now();
+        note_start(&bundle, at)?;
+        Ok::<_, EngineError>((if started == 0 { pid } else { started }, at))
     }
     .await?;
     Ok(Run::watch(task, pid, attached.endpoints, started_at))
@@ -148,6 +150,21 @@ fn make_sources(spec: &ContainerSpec) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Where a bundle says when its container was started. The record says so, too, but it is only noted there: what lies in
+/// memory costs nothing and survives a daemon that is killed, like the container itself.
+const STARTED: &str = "started";
+
+fn note_start(bundle: &Path, at: Timestamp) -> Result<()> {
+    disk::write_atomic_volatile(&bundle.join(STARTED), at.to_string().as_bytes(), 0o600)
+        .map_err(EngineError::file)
+}
+
+/// When the container of `bundle` was started, if it was.
+pub(crate) fn started_at(bundle: &Path) -> Option<Timestamp> {
+    let bytes = disk::read_limited(&bundle.join(STARTED), 100).ok()?;
+    std::str::from_utf8(&bytes).ok()?.parse().ok()
 }
 
 fn create_request(inner: &Inner, record: &ContainerRecord, bundle: &Path) -> Result<api::CreateTaskRequest> {
@@ -320,14 +337,25 @@ pub(crate) async fn tear_down(inner: &Arc<Inner>, id: &str, task: Option<&Task>)
     };
     match found {
         Some(task) => {
-            if let Err(error) = task.delete(None).await
-                && !error.is_not_found()
-            {
-                tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot delete the task");
-                force_delete(inner, id).await;
+            match task.delete(None).await {
+                Ok(_) => {}
+                // The shim is gone, but what it looked after may be alive.
+                Err(ShimError::Lost | ShimError::Connect { .. }) => force_delete(inner, id).await,
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    tracing::warn!(
+                        container = id,
+                        error = sampan_base::chain(&error),
+                        "cannot delete the task"
+                    );
+                    force_delete(inner, id).await;
+                }
             }
-            if let Err(error) = task.shutdown().await {
-                tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot end the shim");
+            match task.shutdown().await {
+                Ok(()) | Err(ShimError::Lost | ShimError::Connect { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot end the shim");
+                }
             }
         }
         // The shim is gone: what it looked after may still be there.

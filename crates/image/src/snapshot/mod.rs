@@ -99,6 +99,14 @@ pub enum SnapshotError {
         /// Why.
         source: Box<UnpackError>,
     },
+    /// Its directory was removed by somebody else.
+    #[error("what `{key}` wrote is gone: `{}` is not there any more", directory.display())]
+    Gone {
+        /// Its key.
+        key: String,
+        /// Where it was.
+        directory: PathBuf,
+    },
     /// The kernel does not mount it.
     #[error("cannot mount the file system of `{key}` at `{}`", at.display())]
     Mount {
@@ -131,6 +139,7 @@ impl SnapshotError {
         match self {
             SnapshotError::Exists { .. } => Class::Conflict,
             SnapshotError::NotFound { .. } => Class::NotFound,
+            SnapshotError::Gone { .. } => Class::Internal,
             SnapshotError::Parent { source, .. } => source.class(),
             SnapshotError::Mount { source, .. } | SnapshotError::Unmount { source, .. } => {
                 match source.kind() {
@@ -203,10 +212,13 @@ impl Store {
             let source = std::io::Error::new(std::io::ErrorKind::Unsupported, what);
             return Err(SnapshotError::Mount { key: key.to_owned(), at: at.to_owned(), source });
         }
-        self.mount_parts(&parts, below, false, at).map_err(|source| SnapshotError::Mount {
-            key: key.to_owned(),
-            at: at.to_owned(),
-            source,
+        self.mount_parts(&parts, below, false, at).map_err(|source| {
+            let key = key.to_owned();
+            if parts.exists() {
+                SnapshotError::Mount { key, at: at.to_owned(), source }
+            } else {
+                SnapshotError::Gone { key, directory: parts }
+            }
         })
     }
 

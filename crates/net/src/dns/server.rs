@@ -148,6 +148,9 @@ struct Loop {
     listeners: HashMap<u64, Listener>,
     open: HashMap<u64, Open>,
     deadlines: BTreeMap<(Instant, u64), ()>,
+    /// Given up for a moment when the descriptor table is full, so that a client that can't be served can be sent away:
+    /// left waiting, it would wake this thread for ever.
+    spare: Option<OwnedFd>,
 }
 
 struct Listener {
@@ -182,7 +185,8 @@ impl Loop {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &shared.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
         let (listeners, open, deadlines) = (HashMap::new(), HashMap::new(), BTreeMap::new());
-        Ok(Loop { shared, epoll, next: WAKE + 1, listeners, open, deadlines })
+        let spare = spare();
+        Ok(Loop { shared, epoll, next: WAKE + 1, listeners, open, deadlines, spare })
     }
 
     fn run(&mut self) {
@@ -270,11 +274,15 @@ impl Loop {
         let Some(listener) = self.listeners.get(&number) else { return };
         let (key, namespace) = (listener.key.clone(), listener.namespace.clone());
         match &listener.socket {
-            Socket::Tcp(socket) => {
-                if let Ok((stream, _)) = socket.accept() {
-                    serve_stream(&self.shared, key, namespace, stream);
+            Socket::Tcp(socket) => match socket.accept() {
+                Ok((stream, _)) => serve_stream(&self.shared, key, namespace, stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    self.spare = None;
+                    drop(socket.accept());
+                    self.spare = spare();
                 }
-            }
+            },
             Socket::Udp(socket) => {
                 let socket = Arc::clone(socket);
                 for _ in 0..BATCH {
@@ -389,6 +397,10 @@ impl Open {
         let answer = self.query.answer(&self.bytes, code, &[], 0, self.query.limit());
         let _ = self.reply.send_to(&answer, self.client);
     }
+}
+
+fn spare() -> Option<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC).ok()
 }
 
 /// Runs `work` where a server is asked from.

@@ -240,7 +240,15 @@ impl Half<'_> {
             expr::lookup(ANY_PORTS, R0, Some(R0)),
             expr::change_destination(self.family),
         ];
-        vec![self.rule(chain, [ours(), one]), self.rule(chain, [ours(), any])]
+        let mut steps = Vec::new();
+        if self.family == Family::V6 && chain == "output" {
+            // The kernel has no such packet leave the loopback. Left alone it is refused at once, and clients that try
+            // `localhost` by both families go on to 127.0.0.1.
+            let loopback = expr::destination_in(self.loopback()).to_vec();
+            steps.push(self.rule(chain, [loopback, vec![expr::accept()]]));
+        }
+        steps.extend([self.rule(chain, [ours(), one]), self.rule(chain, [ours(), any])]);
+        steps
     }
 
     fn sources(&self) -> Vec<Step> {

@@ -57,6 +57,7 @@ impl Host {
     }
 
     fn path(&self, name: &str) -> PathBuf {
+        let name = name.strip_prefix("../").unwrap_or(name);
         self.dir.path().join(name)
     }
 
@@ -67,6 +68,13 @@ impl Host {
 
     pub(crate) fn open(&self) -> Net {
         self.on_host(|| Ok(Net::open(self.config()).unwrap()))
+    }
+
+    /// As [`Host::open`], with another configuration.
+    pub(crate) fn open_with(&self, change: impl FnOnce(&mut NetConfig)) -> Net {
+        let mut config = self.config();
+        change(&mut config);
+        self.on_host(|| Ok(Net::open(config).unwrap()))
     }
 
     /// Runs a shell command line on the host and returns its output.

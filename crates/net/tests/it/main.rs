@@ -6,6 +6,8 @@
 mod beside;
 mod crash;
 mod harness;
+mod more;
+mod names;
 mod traffic;
 
 use libtest_mimic::Arguments;
@@ -17,6 +19,7 @@ fn missing(module: &str) -> Option<&'static str> {
         return Some("not root");
     }
     match module {
+        "six" if absent("/proc/sys/net/ipv6") => Some("the kernel has no IPv6"),
         "beside" if absent("/usr/sbin/iptables-nft") => Some("no iptables-nft"),
         _ => None,
     }
@@ -61,6 +64,28 @@ fn main() {
             traffic::udp_clients_follow_a_port_to_its_next_container,
         ),
         ("traffic", "networks_are_apart", traffic::networks_are_apart),
+        (
+            "names",
+            "names_are_served_over_udp_and_tcp_and_by_the_next_daemon",
+            names::names_are_served_over_udp_and_tcp_and_by_the_next_daemon,
+        ),
+        (
+            "names",
+            "questions_go_to_the_next_server_if_one_is_not_there",
+            names::questions_go_to_the_next_server_if_one_is_not_there,
+        ),
+        ("six", "ipv6_is_routed_published_and_kept_apart", more::ipv6_is_routed_published_and_kept_apart),
+        ("six", "the_way_out_moves_with_its_ports", more::the_way_out_moves_with_its_ports),
+        (
+            "more",
+            "links_count_and_namespaces_come_from_the_stock",
+            more::links_count_and_namespaces_come_from_the_stock,
+        ),
+        (
+            "more",
+            "a_bridge_without_a_network_goes_and_one_of_the_hosts_stays",
+            more::a_bridge_without_a_network_goes_and_one_of_the_hosts_stays,
+        ),
         ("traffic", "many_come_and_go_at_once", traffic::many_come_and_go_at_once),
     ];
     let trial = |(module, name, test): (&str, &str, fn())| {

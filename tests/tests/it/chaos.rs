@@ -1,0 +1,259 @@
+//! Everything at once, and what must not die killed at random moments: afterwards no container is lost, no exit code is
+//! lost, nothing is left behind. `make test-chaos` does hundreds of rounds; the tests a few.
+//!
+//! What a client was told counts: a container that `run -d` has answered for exists, and ends with the code that its
+//! command ends with, whatever was killed meanwhile; only one whose shim was killed may have 137 instead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use sampan_testkit::{Command, Instance, wait_until};
+
+use crate::crash::Moments;
+
+crate::cases! {
+    daemons_and_shims_killed_under_load,
+    no_descriptor_is_left_for_the_daemon,
+    a_snapshot_that_is_gone_is_told_and_its_container_can_be_removed,
+    a_record_that_cannot_be_read_is_told_and_the_others_are_there,
+}
+
+/// Rounds of killing, unless `CHAOS_ROUNDS` says otherwise.
+const ROUNDS: u32 = 10;
+/// How many clients ask for something at once.
+const CLIENTS: u64 = 4;
+/// How many things each of them asks for in a round.
+const REQUESTS: u64 = 4;
+
+/// What clients were told in a round.
+#[derive(Default)]
+struct Told {
+    /// Containers by name, with the code that each will end with.
+    running: BTreeMap<String, i64>,
+    networks: BTreeSet<String>,
+    volumes: BTreeSet<String>,
+}
+
+fn daemons_and_shims_killed_under_load() {
+    let it = Instance::new();
+    let rounds = std::env::var("CHAOS_ROUNDS").ok().and_then(|t| t.parse().ok()).unwrap_or(ROUNDS);
+    let mut moments = Moments::new("daemons_and_shims_killed_under_load");
+    it.sampan(["network", "create", "mesh"]).ok();
+    for round in 0..rounds {
+        // Some live through all of it, and some are made anew when their shim was killed.
+        for name in ["old", "always"] {
+            if it.sampan(["inspect", name]).code != 0 {
+                let policy = if name == "always" { "always" } else { "no" };
+                it.sampan([
+                    "run",
+                    "-d",
+                    "--name",
+                    name,
+                    "--restart",
+                    policy,
+                    "--network",
+                    "mesh",
+                    "busybox",
+                    "sleep",
+                    "100000",
+                ])
+                .ok();
+            }
+        }
+        let told = Mutex::new(Told::default());
+        let killed = std::thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                let mut moments = Moments::seeded(moments.below(u64::MAX - 1) | 1);
+                let (it, told) = (&it, &told);
+                scope.spawn(move || ask(it, &format!("r{round}c{client}"), &mut moments, told));
+            }
+            moments.pass(Duration::from_millis(400));
+            let mut killed = BTreeSet::new();
+            if moments.below(2) == 0 {
+                let shims = shims(&it);
+                if !shims.is_empty() {
+                    let at = usize::try_from(moments.below(shims.len() as u64)).unwrap();
+                    let (pid, id) = &shims[at];
+                    // It may have ended by itself.
+                    if kill_process(*pid, Signal::KILL).is_ok() {
+                        killed.insert(id.clone());
+                    }
+                }
+            }
+            if moments.below(4) != 0 {
+                it.kill_9();
+                moments.pass(Duration::from_millis(100));
+                it.start();
+            }
+            killed
+        });
+        check(&it, told.into_inner().unwrap(), &killed, round);
+    }
+    it.sampan(["rm", "-f", "-v", "old", "always"]).ok();
+    it.sampan(["network", "rm", "mesh"]).ok();
+    it.sampan(["volume", "prune", "-a", "-f"]).ok();
+    it.assert_idle();
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", it.daemon_pid())).unwrap().count();
+    assert!(descriptors < 64, "an idle daemon holds {descriptors} descriptors");
+}
+
+/// One client's requests; whatever fails may fail.
+fn ask(it: &Instance, client: &str, moments: &mut Moments, told: &Mutex<Told>) {
+    for request in 0..REQUESTS {
+        let name = format!("{client}n{request}");
+        let code = i64::try_from(moments.below(100)).unwrap();
+        let network = if moments.below(2) == 0 { "mesh" } else { "bridge" };
+        match moments.below(8) {
+            0..3 => {
+                let script = format!("sleep 0.{}; exit {code}", moments.below(5));
+                let done = it.sampan([
+                    "run",
+                    "-d",
+                    "--name",
+                    &name,
+                    "--network",
+                    network,
+                    "busybox",
+                    "sh",
+                    "-c",
+                    &script,
+                ]);
+                if done.code == 0 {
+                    told.lock().unwrap().running.insert(name, code);
+                }
+            }
+            3 => drop(it.sampan(["run", "--rm", "--network", network, "busybox", "true"])),
+            4 => drop(it.sampan(["exec", "old", "true"])),
+            5 => {
+                if it.sampan(["network", "create", &name]).code == 0 {
+                    told.lock().unwrap().networks.insert(name.clone());
+                    drop(it.sampan(["network", "connect", &name, "old"]));
+                }
+            }
+            6 => {
+                let bind = format!("{name}:/v");
+                if it.sampan(["volume", "create", &name]).code == 0 {
+                    told.lock().unwrap().volumes.insert(name);
+                    drop(it.sampan(["run", "--rm", "-v", &bind, "busybox", "touch", "/v/x"]));
+                }
+            }
+            _ => drop(it.sampan(["restart", "-t", "0", "always"])),
+        }
+    }
+}
+
+/// The shims of this daemon, with their containers' ids.
+fn shims(it: &Instance) -> Vec<(Pid, String)> {
+    let state = it.state().to_str().unwrap().to_owned();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        // It may have ended by now.
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<_> = line.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
+        let id = words.iter().position(|w| w == "-id").and_then(|at| words.get(at + 1));
+        if let (true, Some(id)) = (words.iter().any(|w| w.contains(&state)), id) {
+            found.push((Pid::from_raw(pid).unwrap(), id.to_string()));
+        }
+    }
+    found
+}
+
+fn check(it: &Instance, told: Told, killed: &BTreeSet<String>, round: u32) {
+    let listed = it.sampan(["ps", "-a", "--no-trunc", "--format", "{{.Names}} {{.ID}}"]).ok().stdout;
+    let ids: BTreeMap<&str, &str> = listed.lines().filter_map(|line| line.split_once(' ')).collect();
+    for (name, code) in &told.running {
+        let id = ids.get(name.as_str()).unwrap_or_else(|| panic!("round {round}: {name} is lost\n{listed}"));
+        let got: i64 = it.sampan(["wait", name]).ok().text().parse().unwrap();
+        let excused = killed.contains(*id) && got == 137;
+        assert!(got == *code || excused, "round {round}: {name} ended with {got}, not {code}");
+    }
+    for name in ["old", "always"] {
+        let Some(id) = ids.get(name) else { panic!("round {round}: {name} is lost\n{listed}") };
+        if name == "old" && killed.contains(*id) {
+            wait_until("the end of a container without a shim is noted", || {
+                it.inspect(name, "/State/Running") == false
+            });
+            it.sampan(["rm", "-f", name]).ok();
+        } else {
+            // Its policy, or the next daemon, brings it back.
+            wait_until("what is to run runs", || it.inspect(name, "/State/Running") == true);
+            it.sampan(["exec", name, "true"]).ok();
+        }
+    }
+    let networks = it.sampan(["network", "ls", "--format", "{{.Name}}"]).ok().stdout;
+    for name in &told.networks {
+        assert!(networks.lines().any(|n| n == name), "round {round}: network {name} is lost\n{networks}");
+    }
+    let volumes = it.sampan(["volume", "ls", "-q"]).ok().stdout;
+    for name in &told.volumes {
+        assert!(volumes.lines().any(|n| n == name), "round {round}: volume {name} is lost\n{volumes}");
+    }
+    // Also those that nobody was told of.
+    for id in it.container_ids() {
+        if !["old", "always"].iter().any(|name| ids.get(name) == Some(&id.as_str())) {
+            drop(it.sampan(["rm", "-f", "-v", &id]));
+        }
+    }
+    for name in networks.lines().filter(|n| n.starts_with('r')) {
+        drop(it.sampan(["network", "disconnect", "-f", name, "old"]));
+        it.sampan(["network", "rm", name]).ok();
+    }
+    for name in volumes.lines().filter(|n| n.starts_with('r')) {
+        it.sampan(["volume", "rm", name]).ok();
+    }
+}
+
+fn no_descriptor_is_left_for_the_daemon() {
+    let it = Instance::new();
+    it.sampan(["run", "-d", "--name", "c1", "busybox", "sleep", "1000"]).ok();
+    let pid = it.daemon_pid().to_string();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let limit =
+        |soft: usize| Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:")]).run().ok();
+    let before: usize = {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = text.lines().find(|l| l.starts_with("Max open files")).unwrap().to_owned();
+        line.split_whitespace().nth(3).unwrap().parse().unwrap()
+    };
+    for room in [2, 5, 9, 14] {
+        limit(open + room);
+        let failed = it.sampan(["run", "--rm", "busybox", "true"]);
+        assert!(failed.code == 0 || !failed.stderr.is_empty(), "{failed}");
+    }
+    limit(before);
+    it.sampan(["exec", "c1", "true"]).ok();
+    it.sampan(["run", "--rm", "busybox", "echo", "back"]).ok().is("back");
+    it.sampan(["rm", "-f", "c1"]).ok();
+}
+
+fn a_snapshot_that_is_gone_is_told_and_its_container_can_be_removed() {
+    let it = Instance::new();
+    it.sampan(["create", "--name", "c1", "busybox", "true"]).ok();
+    it.sampan(["run", "-d", "--name", "c2", "busybox", "sleep", "1000"]).ok();
+    let upper = it.inspect("c1", "/GraphDriver/Data/UpperDir");
+    let directory = std::path::Path::new(upper.as_str().unwrap()).parent().unwrap().to_owned();
+    it.kill_9();
+    std::fs::remove_dir_all(&directory).unwrap();
+    it.start();
+    it.sampan(["exec", "c2", "true"]).ok();
+    let failed = it.sampan(["start", "c1"]);
+    assert!(failed.code != 0 && failed.stderr.contains("is not there any more"), "{failed}");
+    it.sampan(["rm", "c1"]).ok();
+}
+
+fn a_record_that_cannot_be_read_is_told_and_the_others_are_there() {
+    let it = Instance::new();
+    it.sampan(["run", "-d", "--name", "c1", "busybox", "sleep", "1000"]).ok();
+    it.terminate();
+    let path = it.root().join("engine.redb");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let refused = it.daemon_command().run();
+    assert!(refused.code != 0 && refused.stderr.contains("engine.redb"), "{refused}");
+    std::fs::write(&path, &whole).unwrap();
+    it.start();
+    it.sampan(["exec", "c1", "true"]).ok();
+}
