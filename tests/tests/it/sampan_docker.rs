@@ -265,6 +265,9 @@ fn wanted(inspected: &str, name: &str) -> serde_json::Value {
     if let Some(env) = all["Config"]["Env"].as_array_mut() {
         env.sort_by_key(ToString::to_string);
     }
+    if let Some(binds) = all["HostConfig"]["Binds"].as_array_mut() {
+        binds.sort_by_key(ToString::to_string);
+    }
     if let Some(mounts) = all["Mounts"].as_array_mut() {
         mounts.sort_by_key(|mount| mount["Destination"].to_string());
     }
