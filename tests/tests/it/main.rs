@@ -3,7 +3,7 @@
 //!
 //! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
 //! * `network`, `networks`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
-//! * `restart`, `health`, `copy`, `mounts`, `options`: what is done with containers.
+//! * `lifecycle`, `restart`, `health`, `copy`, `mounts`, `options`: what is done with containers.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
 //! * `chaos`: daemons and shims killed under load.
@@ -25,6 +25,7 @@ mod docker;
 mod docker_images;
 mod health;
 mod image_care;
+mod lifecycle;
 mod limits;
 mod logs;
 mod mounts;
@@ -143,6 +144,7 @@ fn main() {
         ("docker", docker::CASES),
         ("docker_images", docker_images::CASES),
         ("image_care", image_care::CASES),
+        ("lifecycle", lifecycle::CASES),
         ("limits", limits::CASES),
         ("logs", logs::CASES),
         ("network", network::CASES),
