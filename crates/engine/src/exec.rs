@@ -222,11 +222,11 @@ impl Engine {
                 Ok(stream)
             }
             Err(error) => {
-                let code = match &error {
-                    EngineError::Command { exit_code, .. } => i32::from(*exit_code),
-                    _ => 126,
-                };
+                // Docker's code for an exec that could not be started, whatever the reason.
+                let code = 126;
                 self.inner.execs.set(id, ExecPhase::Exited { code, pid: 0 });
+                // Gone with the bundle at the latest.
+                let _ = std::fs::remove_file(kept_path(&self.inner, &container.id, id));
                 Err(error)
             }
         }

@@ -39,6 +39,7 @@ pub mod shim;
 mod sources;
 pub mod spec;
 mod step;
+mod top;
 mod user;
 mod userns;
 pub mod volumes;
@@ -49,7 +50,8 @@ pub use blocking::{blocking, long_blocking};
 pub use config::EngineConfig;
 pub use error::{EngineError, Result};
 pub use host::HostFacts;
-pub use lifecycle::{ProcessRow, WaitCondition, parse_signal};
+pub use lifecycle::{WaitCondition, parse_signal};
+pub use top::{ProcessRow, Table};
 
 use container::state::Denial;
 use container::{Handle, Registry};
@@ -179,6 +181,11 @@ impl Engine {
 }
 
 fn open_inner(config: EngineConfig) -> Result<Inner> {
+    if config.userns.is_some() {
+        // Ignored, it would leave containers with more than their owner believes.
+        let what = "mapping containers to user namespaces is not supported yet: leave `[userns] remap` out";
+        return Err(EngineError::Unsupported(what.to_owned()));
+    }
     // 0711: processes in user namespaces must be able to pass through to what is bound into their containers.
     for directory in
         [&config.root, &config.state, &config.root.join("containers"), &config.state.join("bundles")]

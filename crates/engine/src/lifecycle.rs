@@ -27,25 +27,6 @@ pub enum WaitCondition {
 /// The seconds that a container gets to end itself.
 const STOP_SECONDS: i64 = 10;
 
-/// A process of a container, as the host sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessRow {
-    /// Process id.
-    pub pid: u32,
-    /// Parent's process id.
-    pub parent: u32,
-    /// User id.
-    pub uid: u32,
-    /// Clock ticks of CPU time.
-    pub cpu_ticks: u64,
-    /// Clock ticks from the host's start to the process's.
-    pub start_ticks: u64,
-    /// Its terminal, 0: none.
-    pub terminal: u64,
-    /// Command and arguments.
-    pub command: String,
-}
-
 impl Engine {
     /// All containers, the newest first.
     pub fn containers(&self) -> Vec<View> {
@@ -320,16 +301,6 @@ impl Engine {
         let (path, format) = logs::driver::kept(&log, &directory, id)?;
         (format == sampan_rpc::log::LogFormat::JsonFile).then_some(path)
     }
-
-    /// The processes of a container, as the host sees them.
-    ///
-    /// # Errors
-    /// If it does not run.
-    pub async fn top(&self, text: &str) -> Result<Vec<ProcessRow>> {
-        let (_, live) = self.inner.find_container(text)?.live(Verb::Kill).await?;
-        let pids = live.task.pids().await.map_err(run::shim_failed("cannot list the processes"))?;
-        Ok(blocking(move || pids.into_iter().filter_map(process_row).collect()).await)
-    }
 }
 
 /// The exit code of the last run, or of the attempt at one.
@@ -378,33 +349,6 @@ pub fn parse_signal(text: &str) -> Result<i32> {
     number.ok_or_else(invalid)
 }
 
-/// A process of /proc; `None` if it has gone.
-fn process_row(pid: u32) -> Option<ProcessRow> {
-    use std::os::unix::fs::MetadataExt;
-    let directory = std::path::PathBuf::from(format!("/proc/{pid}"));
-    let uid = std::fs::metadata(&directory).ok()?.uid();
-    let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
-    // The name in parentheses may hold anything, also parentheses (proc(5)).
-    let (head, tail) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = tail.split_whitespace().collect();
-    let number = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok());
-    let arguments = std::fs::read(directory.join("cmdline")).ok()?;
-    let command = if arguments.is_empty() {
-        format!("[{}]", head.split_once('(').map_or("", |(_, name)| name))
-    } else {
-        String::from_utf8_lossy(&arguments).trim_end_matches('\0').replace('\0', " ")
-    };
-    Some(ProcessRow {
-        pid,
-        parent: u32::try_from(number(1)?).ok()?,
-        uid,
-        cpu_ticks: number(11)? + number(12)?,
-        start_ticks: number(19)?,
-        terminal: number(4).unwrap_or(0),
-        command,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -419,11 +363,5 @@ mod tests {
         for bad in ["", "0", "65", "-1", "SIGNOPE", "RTMIN+99"] {
             assert!(parse_signal(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn this_process_has_a_row() {
-        let row = process_row(std::process::id()).unwrap();
-        assert!(row.start_ticks > 0 && !row.command.is_empty());
     }
 }

@@ -106,6 +106,8 @@ pub struct ContainerSpec {
     pub userns_host: bool,
     /// Annotations for the OCI runtime.
     pub annotations: BTreeMap<String, String>,
+    /// The isolation as it was named, `default` or empty; only shown again.
+    pub isolation: String,
     /// The OCI runtime as it was named; empty: the daemon's.
     pub runtime: String,
     /// The size of the creating client's terminal: rows, columns. Only shown again.

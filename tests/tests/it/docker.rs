@@ -123,7 +123,7 @@ fn exec_runs_in_a_running_container() {
     it.docker(["exec", "-e", "MORE=2", "c1", "sh", "-c", "echo $FROM $MORE"]).ok().is("run 2");
     it.docker(["exec", "-w", "/etc", "c1", "pwd"]).ok().is("/etc");
     it.docker_command(["exec", "-i", "c1", "cat"]).input("in").run().ok().is("in");
-    it.docker(["exec", "c1", "no-such-program"]).code(127).says("no-such-program");
+    it.docker(["exec", "c1", "no-such-program"]).code(126).says("no-such-program");
     it.docker(["exec", "-d", "c1", "touch", "/tmp/made"]).ok();
     wait_until("the detached exec has run", || {
         it.docker(["exec", "c1", "test", "-e", "/tmp/made"]).code == 0

@@ -3,7 +3,7 @@
 //!
 //! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
 //! * `network`, `networks`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
-//! * `restart`, `health`, `copy`, `mounts`, `options`: what is done with containers.
+//! * `lifecycle`, `restart`, `health`, `copy`, `mounts`, `options`: what is done with containers.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
 //! * `chaos`: daemons and shims killed under load.
@@ -15,6 +15,7 @@ mod bad_input;
 mod build;
 mod build_flags;
 mod chaos;
+mod compose;
 mod concurrency;
 mod copy;
 mod crash;
@@ -24,6 +25,7 @@ mod docker;
 mod docker_images;
 mod health;
 mod image_care;
+mod lifecycle;
 mod limits;
 mod logs;
 mod mounts;
@@ -33,6 +35,7 @@ mod options;
 mod registry;
 mod restart;
 mod sampan;
+mod sampan_docker;
 mod serving;
 mod terminal;
 
@@ -58,6 +61,7 @@ enum Need {
     Curl,
     Registry,
     Dockerd,
+    DockerCompose,
     Skopeo,
     Podman,
     Buildah,
@@ -87,6 +91,8 @@ impl Need {
             Need::Ip => (absent("/sbin/ip") && absent("/usr/sbin/ip")).then_some("no ip (package iproute2)"),
             Need::Registry => sampan_testkit::registry::missing(),
             Need::Dockerd => absent("/usr/sbin/dockerd").then_some("no dockerd (package docker.io)"),
+            Need::DockerCompose => absent("/usr/bin/docker-compose")
+                .then_some("no /usr/bin/docker-compose (package docker-compose)"),
             Need::Skopeo => absent("/usr/bin/skopeo").then_some("no skopeo"),
             Need::Podman => absent("/usr/bin/podman").then_some("no podman"),
             Need::Buildah => absent("/usr/bin/buildah").then_some("no buildah"),
@@ -126,6 +132,7 @@ fn main() {
         ("build_flags", build_flags::CASES),
         ("chaos", chaos::CASES),
         ("crash", crash::CASES),
+        ("compose", compose::CASES),
         ("concurrency", concurrency::CASES),
         ("copy", copy::CASES),
         ("health", health::CASES),
@@ -137,12 +144,14 @@ fn main() {
         ("docker", docker::CASES),
         ("docker_images", docker_images::CASES),
         ("image_care", image_care::CASES),
+        ("lifecycle", lifecycle::CASES),
         ("limits", limits::CASES),
         ("logs", logs::CASES),
         ("network", network::CASES),
         ("networks", networks::CASES),
         ("registry", registry::CASES),
         ("sampan", sampan::CASES),
+        ("sampan_docker", sampan_docker::CASES),
         ("serving", serving::CASES),
         ("terminal", terminal::CASES),
     ];

@@ -7,13 +7,11 @@ use axum::response::{IntoResponse, Response};
 use http::{Request, StatusCode, header};
 use sampan_base::{Class, Timestamp};
 use sampan_docker_api::container::{
-    ChangeRow, ContainerInspect, ContainerSummary, ContainersPruned, CreateAnswer, CreateRequest, TopAnswer,
-    UpdateAnswer, WaitAnswer,
+    ChangeRow, ContainerInspect, CreateAnswer, CreateRequest, UpdateAnswer, WaitAnswer,
 };
 use sampan_docker_api::host_config::HostConfig;
 use sampan_docker_api::{detach, stream};
 use sampan_engine::attach::Streams;
-use sampan_engine::container::View;
 use sampan_engine::container::update::Update;
 use sampan_engine::images::ChangeKind;
 use sampan_engine::logs::{LogLine, LogQuery, LogReader};
@@ -21,10 +19,9 @@ use sampan_engine::{Engine, EngineError, WaitCondition};
 use tokio::sync::mpsc;
 
 use super::error::{Answer, ApiError};
-use super::filters::Filters;
 use super::hijack::{self, StreamOptions};
 use super::show::{self, Paths};
-use super::{Query, convert, is_on, time};
+use super::{Query, convert, is_on, listing, time};
 
 /// How many pieces of an answer wait for a slow client.
 pub(crate) const WAITING_PIECES: usize = 16;
@@ -57,7 +54,7 @@ pub(crate) fn json<T: serde::de::DeserializeOwned + Default>(body: &Bytes) -> An
     parsed.map(Option::unwrap_or_default).map_err(|e| ApiError::invalid(format!("invalid JSON: {e}")))
 }
 
-fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Answer<Option<T>> {
+pub(crate) fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Answer<Option<T>> {
     match query.get(key).filter(|t| !t.is_empty()) {
         None => Ok(None),
         Some(text) => match text.parse() {
@@ -65,109 +62,6 @@ fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Answer<Option<T>> {
             Err(_) => Err(ApiError::invalid(format!("invalid value of `{key}`: {text}"))),
         },
     }
-}
-
-const FILTERS: [&str; 13] = [
-    "id", "name", "status", "label", "ancestor", "exited", "before", "since", "volume", "network", "health",
-    "publish", "expose",
-];
-
-pub(crate) async fn list(State(engine): State<Engine>, query: Query) -> Answer<Json<Vec<ContainerSummary>>> {
-    let filters = Filters::parse(query.get("filters").map(String::as_str), &FILTERS)?;
-    for key in ["publish", "expose"] {
-        if filters.has(key) {
-            return Err(ApiError::unsupported(format!("the filter `{key}` is not supported yet")));
-        }
-    }
-    let limit: i64 = number(&query, "limit")?.unwrap_or(0);
-    // With a status filter the listing is not of running ones only, as in Docker.
-    let all = is_on(query.get("all")) || limit > 0 || filters.has("status") || filters.has("exited");
-    let views = engine.containers();
-    let bound = |key: &str| -> Answer<Option<Timestamp>> {
-        let mut at = None;
-        for view in &views {
-            if filters.has(key) && filters.any(key, |v| names_container(view, v)) {
-                at = Some(view.record.created);
-            }
-        }
-        Ok(at)
-    };
-    let (before, since) = (bound("before")?, bound("since")?);
-    let now = Timestamp::now();
-    let volumes = engine.config().root.join("volumes");
-    let ancestors = ancestors(&engine, &filters).await;
-    let rows = views
-        .iter()
-        .filter(|view| all || view.record.phase.is_on())
-        .filter(|view| {
-            before.is_none_or(|t| view.record.created < t) && since.is_none_or(|t| view.record.created > t)
-        })
-        .filter(|view| matches(view, &filters, &ancestors))
-        .map(|view| show::summary(view, &volumes, now));
-    let limit = usize::try_from(limit).ok().filter(|n| *n > 0).unwrap_or(usize::MAX);
-    let mut rows: Vec<ContainerSummary> = rows.take(limit).collect();
-    if is_on(query.get("size")) {
-        for row in &mut rows {
-            let written = i64::try_from(engine.written_bytes(&row.id).await?).unwrap_or(i64::MAX);
-            let image =
-                engine.image(&row.image_id).await.map_or(0, |i| i64::try_from(i.size).unwrap_or(i64::MAX));
-            (row.size_rw, row.size_root_fs) = (Some(written), Some(written.saturating_add(image)));
-        }
-    }
-    Ok(Json(rows))
-}
-
-/// The ids of the images that the ancestor filter names.
-async fn ancestors(engine: &Engine, filters: &Filters) -> Vec<String> {
-    let mut ids = Vec::new();
-    if filters.has("ancestor") {
-        for image in engine.images().await.unwrap_or_default() {
-            let names = |wanted: &str| {
-                image.names.iter().any(|n| n.familiar() == wanted || n.familiar_repository() == wanted)
-                    || image
-                        .id
-                        .to_string()
-                        .trim_start_matches("sha256:")
-                        .starts_with(wanted.trim_start_matches("sha256:"))
-            };
-            if filters.any("ancestor", names) {
-                ids.push(image.id.to_string());
-            }
-        }
-    }
-    ids
-}
-
-fn names_container(view: &View, text: &str) -> bool {
-    view.record.id.starts_with(text) || view.record.name == text.trim_start_matches('/')
-}
-
-fn matches(view: &View, filters: &Filters, ancestors: &[String]) -> bool {
-    let record = &view.record;
-    let exited = |text: &str| record.phase.exit().is_some_and(|exit| text.parse() == Ok(exit.code));
-    let network = |text: &str| {
-        record.spec.endpoints.iter().any(|(id, wish)| wish.network == text || id.starts_with(text))
-    };
-    let volume = |text: &str| {
-        record.spec.mounts.iter().any(|m| {
-            m.target == text
-                || match &m.source {
-                    sampan_engine::spec::MountSource::Volume { name, .. } => name == text,
-                    sampan_engine::spec::MountSource::Bind { path, .. } => path.to_str() == Some(text),
-                    sampan_engine::spec::MountSource::Tmpfs { .. }
-                    | sampan_engine::spec::MountSource::Image { .. } => false,
-                }
-        })
-    };
-    filters.any("id", |v| record.id.starts_with(v))
-        && filters.any("name", |v| record.name.contains(v.trim_matches(['/', '^', '$'])))
-        && filters.any("status", |v| show::status_word(&record.phase) == v)
-        && filters.any("health", |v| record.health.as_ref().map_or("none", |h| h.status.word()) == v)
-        && filters.labels(&record.spec.labels)
-        && filters.any("exited", exited)
-        && filters.any("network", network)
-        && filters.any("volume", volume)
-        && (!filters.has("ancestor") || ancestors.contains(&record.image_id))
 }
 
 pub(crate) async fn create(
@@ -193,6 +87,7 @@ pub(crate) async fn create(
 pub(crate) async fn inspect(
     State(engine): State<Engine>,
     Path(id): Path<String>,
+    query: Query,
 ) -> Answer<Json<ContainerInspect>> {
     let view = engine.container(&id)?;
     let root = &engine.config().root;
@@ -203,7 +98,12 @@ pub(crate) async fn inspect(
         layers: engine.snapshot_directories(&view.record.id).await,
     };
     let execs = engine.running_execs(&view.record.id);
-    Ok(Json(show::inspect(&view, execs, &paths, engine.host().cgroup_v1)))
+    let mut told = show::inspect(&view, execs, &paths, engine.host().cgroup_v1);
+    if is_on(query.get("size")) {
+        (told.size_rw, told.size_root_fs) =
+            listing::sizes(&engine, &view.record.id, &view.record.image_id).await;
+    }
+    Ok(Json(told))
 }
 
 pub(crate) async fn start(State(engine): State<Engine>, Path(id): Path<String>) -> Answer<StatusCode> {
@@ -239,7 +139,14 @@ pub(crate) async fn kill(
     Path(id): Path<String>,
     query: Query,
 ) -> Answer<StatusCode> {
-    engine.kill(&id, signal(&query)?.unwrap_or(9)).await?;
+    let signal = signal(&query)?.unwrap_or(9);
+    engine.kill(&id, signal).await.map_err(|error| match ApiError::from(error) {
+        ApiError { status: StatusCode::CONFLICT, message } => ApiError {
+            status: StatusCode::CONFLICT,
+            message: format!("Cannot kill container: {id}: {message}"),
+        },
+        other => other,
+    })?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -464,74 +371,6 @@ pub(crate) async fn resize(
     Ok(StatusCode::OK)
 }
 
-pub(crate) async fn top(
-    State(engine): State<Engine>,
-    Path(id): Path<String>,
-    query: Query,
-) -> Answer<Json<TopAnswer>> {
-    if let Some(arguments) = query.get("ps_args").filter(|a| !a.is_empty() && *a != "-ef") {
-        return Err(ApiError::unsupported(format!(
-            "ps arguments other than -ef are not supported yet: {arguments}"
-        )));
-    }
-    let rows = engine.top(&id).await?;
-    let clock = HostClock::read();
-    let processes = rows.iter().map(|row| clock.ps_row(row)).collect();
-    let titles = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"].map(str::to_owned).to_vec();
-    Ok(Json(TopAnswer { processes, titles }))
-}
-
-/// What turns clock ticks into times of day.
-struct HostClock {
-    ticks_per_second: u64,
-    booted: i64,
-}
-
-impl HostClock {
-    fn read() -> HostClock {
-        let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
-        HostClock {
-            ticks_per_second: rustix::param::clock_ticks_per_second().max(1),
-            booted: Timestamp::now().unix_seconds() - uptime,
-        }
-    }
-
-    /// As `ps -ef` prints it.
-    fn ps_row(&self, row: &sampan_engine::ProcessRow) -> Vec<String> {
-        let cpu = row.cpu_ticks / self.ticks_per_second;
-        let started = self.booted + i64::try_from(row.start_ticks / self.ticks_per_second).unwrap_or(0);
-        let lived = u64::try_from((Timestamp::now().unix_seconds() - started).max(1)).unwrap_or(1);
-        let at = Timestamp::from_unix(started, 0).map(|t| t.to_string()).unwrap_or_default();
-        let terminal = match (row.terminal >> 8 & 0xfff, row.terminal & 0xff | row.terminal >> 12 & 0xfff00) {
-            (0, _) => "?".to_owned(),
-            (136..=143, minor) => format!("pts/{minor}"),
-            (4, minor) => format!("tty{minor}"),
-            (major, minor) => format!("{major}:{minor}"),
-        };
-        vec![
-            user_name(row.uid),
-            row.pid.to_string(),
-            row.parent.to_string(),
-            (cpu * 100 / lived).to_string(),
-            at.get(11..16).unwrap_or("?").to_owned(),
-            terminal,
-            format!("{:02}:{:02}:{:02}", cpu / 3600, cpu / 60 % 60, cpu % 60),
-            row.command.clone(),
-        ]
-    }
-}
-
-/// A user's name on the host, as ps shows it, or the number.
-fn user_name(uid: u32) -> String {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let found = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    found.unwrap_or_else(|| uid.to_string())
-}
-
 pub(crate) async fn changes(
     State(engine): State<Engine>,
     Path(id): Path<String>,
@@ -599,26 +438,4 @@ impl Drop for ChannelWriter {
         // A client that has gone needs no last piece.
         let _ = std::io::Write::flush(self);
     }
-}
-
-pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<Json<ContainersPruned>> {
-    let filters = Filters::parse(query.get("filters").map(String::as_str), &["label"])?;
-    let (mut deleted, mut space_reclaimed) = (Vec::new(), 0);
-    for view in engine.containers() {
-        if !view.record.phase.is_on() && filters.labels(&view.record.spec.labels) {
-            let bytes = engine.written_bytes(&view.record.id).await.unwrap_or(0);
-            match engine.remove(&view.record.id, false, false).await {
-                Ok(()) => {
-                    deleted.push(view.record.id);
-                    space_reclaimed += bytes;
-                }
-                // It was started or removed meanwhile.
-                Err(error) => tracing::debug!(error = sampan_base::chain(&error), "not pruned"),
-            }
-        }
-    }
-    Ok(Json(ContainersPruned {
-        containers_deleted: (!deleted.is_empty()).then_some(deleted),
-        space_reclaimed,
-    }))
 }

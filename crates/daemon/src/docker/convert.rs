@@ -112,6 +112,7 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
         init: host.init,
         userns_host: host.userns_mode == "host",
         annotations: host.annotations.clone().unwrap_or_default(),
+        isolation: host.isolation.clone(),
         runtime: host.runtime.clone(),
         console_size: host.console_size,
         id_file: host.container_id_file.clone(),

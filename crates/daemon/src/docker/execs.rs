@@ -98,7 +98,7 @@ pub(crate) async fn start(
             Ok(hijack::serve(request, options, Vec::new(), async { Some(stream) }, ended))
         }
         // Docker's stream has begun by now: its clients print what it says and then ask for the exit code.
-        Err(error @ EngineError::Command { .. }) if !wanted.detach => {
+        Err(error) if !wanted.detach && !is_refused(&error) => {
             let text = format!("{}\r\n", sampan_base::chain(&error));
             let mut prelude = Vec::new();
             if !options.terminal {
@@ -109,6 +109,14 @@ pub(crate) async fn start(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether Docker says so before its stream begins.
+fn is_refused(error: &EngineError) -> bool {
+    matches!(
+        error,
+        EngineError::NoSuchExec { .. } | EngineError::NoSuchContainer { .. } | EngineError::Denied(_)
+    )
 }
 
 pub(crate) async fn resize(

@@ -1,7 +1,7 @@
 //! Docker's Engine API as a skin over the engine: it translates and decides nothing.
 //!
 //! * [`convert`], [`show`]: from Docker's words to the engine's, and back.
-//! * [`containers`], [`copy`], [`stats`], [`execs`], [`images`], [`registry`], [`builds`], [`volumes`], [`system`], [`info`],
+//! * [`containers`], [`listing`], [`top`], [`copy`], [`stats`], [`execs`], [`images`], [`registry`], [`builds`], [`volumes`], [`system`], [`info`],
 //!   [`swarm`]: the routes.
 //! * [`hijack`]: attach and exec streams. [`filters`], [`error`]: what all routes share.
 //!
@@ -18,6 +18,7 @@ mod filters;
 mod hijack;
 mod images;
 mod info;
+mod listing;
 mod networks;
 mod registry;
 mod show;
@@ -25,6 +26,7 @@ mod stats;
 mod store;
 mod swarm;
 mod system;
+mod top;
 mod volumes;
 
 use axum::Router;
@@ -54,9 +56,9 @@ pub(crate) fn router(engine: Engine, metrics: Metrics) -> Router {
         .route("/events", get(system::events))
         .route("/system/df", get(system::disk_usage))
         .route("/auth", post(registry::auth))
-        .route("/containers/json", get(containers::list))
+        .route("/containers/json", get(listing::list))
         .route("/containers/create", post(containers::create))
-        .route("/containers/prune", post(containers::prune))
+        .route("/containers/prune", post(listing::prune))
         .route("/containers/{id}", delete(containers::remove))
         .route("/containers/{id}/json", get(containers::inspect))
         .route("/containers/{id}/start", post(containers::start))
@@ -71,7 +73,7 @@ pub(crate) fn router(engine: Engine, metrics: Metrics) -> Router {
         .route("/containers/{id}/attach", post(containers::attach))
         .route("/containers/{id}/attach/ws", get(hijack::web_socket))
         .route("/containers/{id}/resize", post(containers::resize))
-        .route("/containers/{id}/top", get(containers::top))
+        .route("/containers/{id}/top", get(top::top))
         .route("/containers/{id}/changes", get(containers::changes))
         .route("/containers/{id}/export", get(containers::export))
         .route("/containers/{id}/update", post(containers::update))

@@ -293,6 +293,7 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
         uts_mode: namespace_word(&spec.uts, ""),
         shm_size: if spec.shm_size > 0 { spec.shm_size } else { 64 << 20 },
         sysctls: (!spec.sysctls.is_empty()).then(|| spec.sysctls.clone()),
+        isolation: spec.isolation.clone(),
         runtime: if spec.runtime.is_empty() { "sampan-runtime".to_owned() } else { spec.runtime.clone() },
         cpu_shares: signed(limits.cpu_shares),
         memory: limits.memory,
