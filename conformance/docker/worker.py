@@ -145,6 +145,7 @@ class Side:
                 pass
         for image in self.api.images():
             for tag in image["RepoTags"] or [image["Id"]]:
+                tag = image["Id"] if tag == "<none>:<none>" else tag
                 if tag != "busybox:latest":
                     try:
                         self.api.remove_image(tag, force=True)

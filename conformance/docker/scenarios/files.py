@@ -38,7 +38,7 @@ def put_and_get(it):
 
 @scenario
 def volumes_are_seen(it):
-    it.run(name="c1", volumes={"v": {"bind": "/v", "mode": "rw"}, "r": {"bind": "/r", "mode": "ro"}}, tmpfs={"/t": ""})
+    it.run(name="c1", volumes={"vol": {"bind": "/v", "mode": "rw"}, "ro": {"bind": "/r", "mode": "ro"}}, tmpfs={"/t": ""})
     put = lambda path: it.raw("PUT", f"/containers/c1/archive?path={path}", archive(a="x"), {"Content-Type": "application/x-tar"})
     return {"into a volume": put("/v"), "read": it.py.containers.get("c1").exec_run("cat /v/a").output, "read-only": put("/r"), "out": fetch(it, "c1", "/v")}
 

@@ -97,10 +97,10 @@ def links_and_shared_namespaces(it):
 def events(it):
     import time
     before = int(time.time()) - 1
-    it.api.create_network("n1")
+    it.api.create_network("eventnet")
     it.run(name="c1")
-    it.api.connect_container_to_network("c1", "n1")
-    it.api.disconnect_container_from_network("c1", "n1")
-    it.api.remove_network("n1")
+    it.api.connect_container_to_network("c1", "eventnet")
+    it.api.disconnect_container_from_network("c1", "eventnet")
+    it.api.remove_network("eventnet")
     time.sleep(0.3)
-    return [[e["Action"], e["Actor"]["Attributes"]] for e in it.api.events(since=before, until=int(time.time()) + 1, decode=True, filters={"type": "network", "network": "n1"})]
+    return [[e["Action"], e["Actor"]["Attributes"]] for e in it.api.events(since=before, until=int(time.time()) + 1, decode=True, filters={"type": "network", "network": "eventnet"})]

@@ -9,7 +9,7 @@ from . import scenario, caught, shape
 def create_inspect_remove(it):
     made = it.api.create_volume("v1", labels={"l": "v"}, driver_opts={"type": "tmpfs", "device": "tmpfs", "o": "size=1m"})
     create = lambda **body: it.raw("POST", "/volumes/create", body)
-    seen = {"made": made, "again": create(Name="v1"), "driver": create(Name="x", Driver="nope"), "option": create(Name="x", DriverOpts={"nope": "1"}), "bad name": create(Name="a/b"), "no device": create(Name="x", DriverOpts={"type": "tmpfs"}), "anonymous": len(create()[1]["Name"])}
+    seen = {"made": made, "again": create(Name="v1"), "driver": create(Name="xx", Driver="nope"), "option": create(Name="xx", DriverOpts={"nope": "1"}), "bad name": create(Name="a/b"), "no device": create(Name="xx", DriverOpts={"type": "tmpfs"}), "anonymous": len(create()[1]["Name"])}
     seen.update({"none": it.raw("GET", "/volumes/nope"), "remove none": it.raw("DELETE", "/volumes/nope"), "force none": it.raw("DELETE", "/volumes/nope?force=1")})
     it.run(name="c1", volumes={"v1": {"bind": "/v", "mode": "rw"}})
     seen.update({"mounted": it.py.containers.get("c1").exec_run("sh -c \"mount | grep ' /v '\"").output.split()[:5], "in use": it.raw("DELETE", "/volumes/v1")[0]})
@@ -44,6 +44,7 @@ def mounts_of_every_kind(it):
 @scenario
 def events(it):
     import time
+    time.sleep(2)  # events of other scenarios are past
     before = int(time.time()) - 1
     it.api.create_volume("v1")
     it.py.containers.run("busybox", "true", remove=True, volumes={"v1": {"bind": "/v", "mode": "rw"}})

@@ -30,6 +30,8 @@ use crate::docker;
 
 /// How long a client may take for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A body that is read whatever becomes of its request, in bytes; Go's servers read as much.
+const SMALL_BODY: u64 = 256 << 10;
 /// How long answers may take at the daemon's end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// How long to wait when the kernel has no descriptor for a connection.
@@ -188,7 +190,8 @@ pub(crate) async fn serve(listeners: Vec<Listener>, router: Router, tls: Tls, en
         tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
                 use tower::Service;
-                app.clone().call(request.map(axum::body::Body::new))
+                let mut app = app.clone();
+                async move { app.call(with_small_body(request).await).await }
             });
             let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             // A client that goes away or speaks nonsense is its own business; what it was answered is logged there.
@@ -217,6 +220,25 @@ pub(crate) async fn serve(listeners: Vec<Listener>, router: Router, tls: Tls, en
     }
     accepting.shutdown().await;
     let _ = tokio::time::timeout(LAST_ANSWERS, graceful.shutdown()).await;
+}
+
+/// Takes a small body in before the request is looked at. A connection whose request was not read to its end has to be
+/// closed, and a client that is still sending then sees that instead of the answer.
+async fn with_small_body(request: http::Request<hyper::body::Incoming>) -> http::Request<axum::body::Body> {
+    use http_body_util::BodyExt;
+    use hyper::body::Body;
+    let (parts, body) = request.into_parts();
+    let small = body.size_hint().upper().is_some_and(|bytes| (1..=SMALL_BODY).contains(&bytes));
+    let body = if small {
+        match body.collect().await {
+            Ok(whole) => axum::body::Body::from(whole.to_bytes()),
+            // It broke off: the handler finds what it can't read.
+            Err(_) => axum::body::Body::empty(),
+        }
+    } else {
+        axum::body::Body::new(body)
+    };
+    http::Request::from_parts(parts, body)
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -136,6 +136,14 @@ fn check(spec: &mut ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
             return invalid("invalid specification: destination can't be '/'".to_owned());
         }
     }
+    if matches!(spec.network, NetworkMode::Container(_)) && spec.hostname.is_some() {
+        return invalid("conflicting options: hostname and the network mode".to_owned());
+    }
+    for host in &spec.extra_hosts {
+        if !host.contains(':') {
+            return invalid(format!("bad format for add-host: \"{host}\""));
+        }
+    }
     let mut warnings = limits::check(&mut spec.resources, &inner.host, false)?;
     if !spec.publish.is_empty() && !spec.network.has_endpoints() {
         match spec.network {

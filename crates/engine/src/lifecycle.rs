@@ -231,8 +231,8 @@ impl Engine {
     /// # Errors
     /// If the name can't be one or is in use.
     pub async fn rename(&self, text: &str, name: &str) -> Result<()> {
-        crate::spec::check_name(name).map_err(EngineError::Invalid)?;
         let handle = self.inner.find_container(text)?;
+        crate::spec::check_name(name).map_err(EngineError::Invalid)?;
         let old = handle.snapshot().record.name;
         if old == name {
             return Err(EngineError::Invalid(

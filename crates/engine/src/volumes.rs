@@ -36,6 +36,11 @@ pub(crate) fn directory(inner: &Inner, name: &str) -> PathBuf {
 
 /// Volumes' names are container names of at least two characters, as in Docker.
 fn check_name(name: &str) -> Result<()> {
+    if name.chars().count() == 1 {
+        return Err(EngineError::Invalid(format!(
+            "create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )));
+    }
     crate::spec::check_name(name).map_err(|_| {
         EngineError::Invalid(format!(
             "create {name}: \"{name}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"

@@ -172,8 +172,15 @@ impl<'a> Wanted<'a> {
             && filters.any("volume", volume)
             && (!filters.has("ancestor") || self.ancestors.contains(&record.image_id))
             && in_ranges(&self.exposed, Box::new(spec.exposed.iter().copied()))
-            && in_ranges(&self.published, Box::new(spec.publish.iter().map(|p| p.port)))
+            && in_ranges(&self.published, Box::new(published(view).into_iter()))
     }
+}
+
+/// The host's ports that lead to a container.
+fn published(view: &View) -> Vec<Port> {
+    let endpoints = view.live.iter().flat_map(|live| &live.endpoints);
+    let ports = endpoints.flat_map(|endpoint| &endpoint.published);
+    ports.map(|publish| Port { number: publish.host_port, protocol: publish.port.protocol }).collect()
 }
 
 /// `80`, `80/udp`, `8000-8100/tcp`.
