@@ -44,7 +44,7 @@ def mounts_of_every_kind(it):
 @scenario
 def events(it):
     import time
-    time.sleep(2)  # events of other scenarios are past
+    time.sleep(2.2)  # events of other scenarios are past
     before = int(time.time()) - 1
     it.api.create_volume("v1")
     it.py.containers.run("busybox", "true", remove=True, volumes={"v1": {"bind": "/v", "mode": "rw"}})
