@@ -183,6 +183,15 @@ impl Engine {
         Ok(self.inner.execs.get(id)?.borrow().clone())
     }
 
+    /// Whether an exec may be started now, as far as its container is concerned.
+    ///
+    /// # Errors
+    /// If there is no such exec or container, or it does not run.
+    pub async fn exec_may_start(&self, id: &str) -> Result<()> {
+        let view = self.exec_inspect(id)?;
+        self.inner.find_container(&view.container)?.live(Verb::Exec).await.map(drop)
+    }
+
     /// Starts an exec; answers its streams if any are wanted and `detach` is not.
     ///
     /// # Errors
@@ -290,7 +299,11 @@ impl Engine {
             }
             taken
         });
-        if taken { Ok(()) } else { Err(EngineError::Conflict(format!("exec command {id} has already run"))) }
+        if taken {
+            Ok(())
+        } else {
+            Err(EngineError::Conflict(format!("Error: Exec command {id} has already run")))
+        }
     }
 
     async fn start_process(

@@ -142,12 +142,14 @@ impl Foreground<'_> {
             ("stdout", on(self.attach[1])),
             ("stderr", on(self.attach[2])),
         ];
-        let stream =
-            client.upgrade(&format!("/containers/{id}/attach{}", query(&parameters)), Vec::new()).await?;
-        // Asked before the start, so that the end can't be missed.
+        let attach = format!("/containers/{id}/attach{}", query(&parameters));
         let condition = if self.removed { "removed" } else { "next-exit" };
         let path = format!("/containers/{id}/wait?condition={condition}");
-        let wait = client.request(Method::POST, &path, full(""), "application/json").await?;
+        // Both before the start, so that neither its output nor its end can be missed.
+        let (stream, wait) = tokio::try_join!(
+            client.upgrade(&attach, Vec::new()),
+            client.request(Method::POST, &path, full(""), "application/json")
+        )?;
         let raw = if self.terminal && self.attach[0] { Some(RawMode::enter()?) } else { None };
         if self.signal_proxy && !self.terminal {
             pass_signals(client.clone(), id.to_owned());

@@ -88,35 +88,37 @@ pub(crate) async fn start(
     let console = wanted.console_size.map(|[rows, columns]| (rows, columns)).filter(|size| *size != (0, 0));
     let keys = Some(view.spec.detach_keys.as_str()).filter(|k| !k.is_empty());
     let detach_keys = detach::parse_keys(keys.unwrap_or(detach::DEFAULT_KEYS)).map_err(ApiError::invalid)?;
-    let options = StreamOptions { terminal: view.spec.tty, detach_keys };
+    let terminal = view.spec.tty;
+    let options = StreamOptions { terminal, detach_keys };
     let request = Request::from_parts(parts, Body::empty());
-    match engine.exec_start(&id, wanted.detach, console).await {
-        Ok(None) => Ok(StatusCode::OK.into_response()),
-        Ok(Some(stream)) => {
-            // The shim ends the stream when the process has ended. Clients ask for the exit code then: it must be known.
-            let ended = async move { drop(engine.exec_wait(&id).await) };
-            Ok(hijack::serve(request, options, Vec::new(), async { Some(stream) }, ended))
-        }
-        // Docker's stream has begun by now: its clients print what it says and then ask for the exit code.
-        Err(error) if !wanted.detach && !is_refused(&error) => {
-            let text = format!("{}\r\n", sampan_base::chain(&error));
-            let mut prelude = Vec::new();
-            if !options.terminal {
-                prelude.extend(stream::header(stream::STDOUT, u32::try_from(text.len()).unwrap_or(0)));
-            }
-            prelude.extend(text.bytes());
-            Ok(hijack::serve(request, options, prelude, async { None }, std::future::ready(())))
-        }
-        Err(error) => Err(error.into()),
+    if wanted.detach {
+        engine.exec_start(&id, true, console).await?;
+        return Ok(StatusCode::OK.into_response());
     }
+    engine.exec_may_start(&id).await?;
+    let stream = {
+        let (engine, id) = (engine.clone(), id.clone());
+        async move {
+            match engine.exec_start(&id, false, console).await {
+                Ok(stream) => stream.ok_or_else(Vec::new),
+                // The stream has begun by now, as in Docker: clients print what it says and then ask for the exit code.
+                Err(error) => Err(last_words(&error, terminal)),
+            }
+        }
+    };
+    // The shim ends the stream when the process has ended. Clients ask for the exit code then: it must be known.
+    let ended = async move { drop(engine.exec_wait(&id).await) };
+    Ok(hijack::serve(request, options, Vec::new(), stream, ended))
 }
 
-/// Whether Docker says so before its stream begins.
-fn is_refused(error: &EngineError) -> bool {
-    matches!(
-        error,
-        EngineError::NoSuchExec { .. } | EngineError::NoSuchContainer { .. } | EngineError::Denied(_)
-    )
+fn last_words(error: &EngineError, terminal: bool) -> Vec<u8> {
+    let text = format!("{}\r\n", sampan_base::chain(error));
+    let mut words = Vec::new();
+    if !terminal {
+        words.extend(stream::header(stream::STDOUT, u32::try_from(text.len()).unwrap_or(0)));
+    }
+    words.extend(text.bytes());
+    words
 }
 
 pub(crate) async fn resize(
