@@ -183,6 +183,21 @@ impl Engine {
         Ok(self.inner.execs.get(id)?.borrow().clone())
     }
 
+    /// Whether an exec can be started now.
+    ///
+    /// # Errors
+    /// If there is none of this id, its container does not run or is frozen, or it was started before.
+    pub fn exec_check(&self, id: &str) -> Result<()> {
+        let view = self.exec_inspect(id)?;
+        let container = self.container(&view.container)?;
+        container.record.phase.allows(Verb::Exec, &container.record.id)?;
+        if view.phase == ExecPhase::Created {
+            Ok(())
+        } else {
+            Err(EngineError::Conflict(format!("Exec command {id} has already run")))
+        }
+    }
+
     /// Starts an exec; answers its streams if any are wanted and `detach` is not.
     ///
     /// # Errors

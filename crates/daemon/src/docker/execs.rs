@@ -8,8 +8,11 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use sampan_docker_api::exec::{ExecCreate, ExecInspect, ExecProcess, ExecStart};
 use sampan_docker_api::{IdAnswer, detach, stream};
+use sampan_engine::Engine;
 use sampan_engine::exec::{ExecPhase, ExecSpec};
-use sampan_engine::{Engine, EngineError};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use super::Query;
 use super::containers::json;
@@ -88,35 +91,72 @@ pub(crate) async fn start(
     let console = wanted.console_size.map(|[rows, columns]| (rows, columns)).filter(|size| *size != (0, 0));
     let keys = Some(view.spec.detach_keys.as_str()).filter(|k| !k.is_empty());
     let detach_keys = detach::parse_keys(keys.unwrap_or(detach::DEFAULT_KEYS)).map_err(ApiError::invalid)?;
-    let options = StreamOptions { terminal: view.spec.tty, detach_keys };
+    // Whoever starts it says whether the stream is raw, whatever the process has.
+    let options = StreamOptions { terminal: wanted.tty, detach_keys };
     let request = Request::from_parts(parts, Body::empty());
-    match engine.exec_start(&id, wanted.detach, console).await {
-        Ok(None) => Ok(StatusCode::OK.into_response()),
-        Ok(Some(stream)) => {
-            // The shim ends the stream when the process has ended. Clients ask for the exit code then: it must be known.
-            let ended = async move { drop(engine.exec_wait(&id).await) };
-            Ok(hijack::serve(request, options, Vec::new(), async { Some(stream) }, ended))
-        }
-        // Docker's stream has begun by now: its clients print what it says and then ask for the exit code.
-        Err(error) if !wanted.detach && !is_refused(&error) => {
-            let text = format!("{}\r\n", sampan_base::chain(&error));
-            let mut prelude = Vec::new();
-            if !options.terminal {
-                prelude.extend(stream::header(stream::STDOUT, u32::try_from(text.len()).unwrap_or(0)));
-            }
-            prelude.extend(text.bytes());
-            Ok(hijack::serve(request, options, prelude, async { None }, std::future::ready(())))
-        }
-        Err(error) => Err(error.into()),
+    if wanted.detach {
+        engine.exec_start(&id, true, console).await?;
+        return Ok(StatusCode::OK.into_response());
     }
+    engine.exec_check(&id)?;
+    // The answer's head goes out before the process starts: some clients lose what comes with the head. What goes wrong
+    // from here on is in the stream, and clients ask for the exit code then.
+    let (starting, waiting) = (engine.clone(), id.clone());
+    let (terminal, process_tty) = (options.terminal, view.spec.tty);
+    let stream = async move {
+        match starting.exec_start(&waiting, false, console).await {
+            Ok(Some(stream)) if process_tty != terminal => reframed(stream, process_tty),
+            Ok(stream) => stream,
+            Err(error) => {
+                let text = format!("{}\r\n", sampan_base::chain(&error));
+                let mut bytes = Vec::new();
+                if !terminal {
+                    bytes.extend(stream::header(stream::STDOUT, u32::try_from(text.len()).unwrap_or(0)));
+                }
+                bytes.extend(text.bytes());
+                hijack::said(bytes)
+            }
+        }
+    };
+    // The shim ends the stream when the process has ended. Clients ask for the exit code then: it must be known.
+    let ended = async move { drop(engine.exec_wait(&id).await) };
+    Ok(hijack::serve(request, options, Vec::new(), stream, ended))
 }
 
-/// Whether Docker says so before its stream begins.
-fn is_refused(error: &EngineError) -> bool {
-    matches!(
-        error,
-        EngineError::NoSuchExec { .. } | EngineError::NoSuchContainer { .. } | EngineError::Denied(_)
-    )
+/// Frames what comes raw, or takes the frames off; what the client sends passes as it is.
+fn reframed(shim: UnixStream, is_raw: bool) -> Option<UnixStream> {
+    // Without a pair of sockets (no descriptors are left) the client gets nothing.
+    let (own, other) = UnixStream::pair().ok()?;
+    tokio::spawn(async move {
+        let (mut from_shim, mut to_shim) = shim.into_split();
+        let (mut from_client, mut to_client) = own.into_split();
+        let output = async {
+            let mut demultiplexer = stream::Demultiplexer::default();
+            let mut bytes = vec![0u8; 16 << 10];
+            while let Ok(length @ 1..) = from_shim.read(&mut bytes).await {
+                let mut out = Vec::with_capacity(length + stream::HEADER_BYTES);
+                if is_raw {
+                    out.extend(stream::header(stream::STDOUT, u32::try_from(length).unwrap_or(0)));
+                    out.extend_from_slice(&bytes[..length]);
+                } else if demultiplexer.push(&bytes[..length], |_, part| out.extend_from_slice(part)).is_err()
+                {
+                    break;
+                }
+                if to_client.write_all(&out).await.is_err() {
+                    break;
+                }
+            }
+            // The client sees the end; one that has gone needs not.
+            let _ = to_client.shutdown().await;
+        };
+        let input = async {
+            // The process sees the end of its input; one that has gone needs not.
+            let _ = tokio::io::copy(&mut from_client, &mut to_shim).await;
+            let _ = to_shim.shutdown().await;
+        };
+        tokio::join!(output, input);
+    });
+    Some(other)
 }
 
 pub(crate) async fn resize(

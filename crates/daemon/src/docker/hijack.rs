@@ -30,6 +30,17 @@ pub(crate) struct StreamOptions {
     pub(crate) detach_keys: Vec<u8>,
 }
 
+/// A stream that says this and ends.
+pub(crate) fn said(bytes: Vec<u8>) -> Option<UnixStream> {
+    // Without a pair of sockets (no descriptors are left) there is nothing to say it with.
+    let (mut writer, reader) = UnixStream::pair().ok()?;
+    tokio::spawn(async move {
+        // A reader that has gone needs it no more.
+        let _ = writer.write_all(&bytes).await;
+    });
+    Some(reader)
+}
+
 /// Answers `request` with the stream that `stream` gives, when it gives it. `prelude` is sent before it; after it the
 /// answer ends as soon as `ended` does.
 pub(crate) fn serve<F, E>(
