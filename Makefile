@@ -20,7 +20,7 @@ demo: release
 	@scripts/demo $(TARGET)/release
 
 test: packages-build
-	@scripts/install-packages curl busybox-static runc crun containerd docker.io podman buildah nftables iptables iproute2 containernetworking-plugins procps skopeo util-linux docker-registry xz-utils bzip2 git zstd
+	@scripts/install-packages curl busybox-static runc crun containerd docker.io docker-compose podman buildah nftables iptables iproute2 containernetworking-plugins procps skopeo util-linux docker-registry xz-utils bzip2 git zstd
 	cargo build $(PACKAGES)
 	cargo test --workspace --no-fail-fast
 
@@ -84,6 +84,11 @@ bench-runtime: packages-build
 
 install: release
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(TARGET)/release/,$(BINARIES))
+	$(TARGET)/release/sampan man $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	$(TARGET)/release/sampan completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/sampan
+	$(TARGET)/release/sampan completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_sampan
+	$(TARGET)/release/sampan completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/sampan.fish
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system dist/sampand.service dist/sampand.socket
 
 clean:

@@ -22,9 +22,9 @@ def differences(ours, theirs, path=""):
         yield path, ours, theirs
 
 
-def meant(name, path):
-    for pattern, reason in MEANT:
-        if re.fullmatch(pattern, f"{name}: {path}"):
+def meant(name, path, ours, theirs):
+    for pattern, reason, *test in MEANT:
+        if re.fullmatch(pattern, f"{name}: {path}") and all(t(ours, theirs) for t in test):
             return pattern, reason
     return None
 
@@ -44,7 +44,7 @@ def report(ours, theirs, args):
         if not found:
             agree.append(name)
         for path, a, b in found:
-            reason = meant(name, path)
+            reason = meant(name, path, a, b)
             if reason:
                 used.add(reason[0])
                 known.setdefault(reason[1], []).append((name, path, a, b))
@@ -55,7 +55,7 @@ def report(ours, theirs, args):
     for name, path, a, b in unknown:
         print(f"DIFFERS {name}: {path}\n   sampan: {short(a)}\n   docker: {short(b)}")
     if not args.only:
-        for pattern, reason in MEANT:
+        for pattern, reason, *_ in MEANT:
             if pattern not in used:
                 print(f"UNUSED difference: {pattern} ({reason})")
     print(f"{len(ours)} scenarios: {len(agree)} agree, {len(differing)} differ with a reason, {len(failing)} differ: {' '.join(failing)}")

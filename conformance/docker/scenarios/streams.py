@@ -55,11 +55,11 @@ def attach(it):
 def exec(it):
     c = it.run(name="c1")
     run = lambda command, **options: list(c.exec_run(command, **options))
-    made = it.api.exec_create("c1", "sh -c 'exit 9'", environment={"A": "1"}, user="user", workdir="/tmp", privileged=True)
+    made = it.api.exec_create("c1", "sh -c 'exit 9'", environment={"A": "1"}, user="user", workdir="/tmp")
     before = it.api.exec_inspect(made["Id"])
     it.api.exec_start(made["Id"])
     after = it.api.exec_inspect(made["Id"])
-    detached = it.api.exec_create("c1", "sleep 1000")
+    detached = it.api.exec_create("c1", "sleep 1000", tty=True)
     it.api.exec_start(detached["Id"], detach=True)
     return {
         "plain": run("echo hi"), "demux": run("sh -c 'echo out; echo err >&2'", demux=True), "environment": run("sh -c 'echo $A'", environment=["A=7"]), "user": run("id -un", user="user"), "workdir": run("pwd", workdir="/etc"),

@@ -1,6 +1,4 @@
-//! A client of Docker's API on a unix socket: one connection a request.
-
-use std::path::{Path, PathBuf};
+//! A client of Docker's API: one connection a request.
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -13,8 +11,9 @@ use hyper_util::rt::TokioIo;
 use sampan_docker_api::ErrorBody;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+
+use crate::endpoint::Endpoint;
 
 /// What the daemon answered when it was no success.
 #[derive(Debug)]
@@ -50,28 +49,26 @@ pub(crate) fn channel(receiver: mpsc::Receiver<std::io::Result<Bytes>>) -> Body 
 /// Where the daemon is.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    socket: PathBuf,
+    endpoint: Endpoint,
 }
 
 impl Client {
-    pub(crate) fn new(socket: &Path) -> Client {
-        Client { socket: socket.to_owned() }
+    pub(crate) fn new(endpoint: Endpoint) -> Client {
+        Client { endpoint }
     }
 
     /// Whether a daemon listens.
     pub(crate) async fn answers(&self) -> bool {
-        UnixStream::connect(&self.socket).await.is_ok()
+        self.endpoint.connect().await.is_ok()
     }
 
     async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .with_context(|| format!("cannot reach sampand at `{}`", self.socket.display()))?;
+        let stream = self.endpoint.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .context("cannot speak to sampand")?;
+            .context("cannot speak to the daemon")?;
         tokio::spawn(connection.with_upgrades());
-        sender.send_request(request).await.context("sampand went away in the middle of a request")
+        sender.send_request(request).await.context("the daemon went away in the middle of a request")
     }
 
     /// Sends a request; an answer that is no success is an error with the daemon's words.

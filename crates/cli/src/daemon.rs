@@ -7,37 +7,30 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 
 use crate::client::Client;
-
-/// The socket that the daemon listens on unless it is told otherwise.
-const DEFAULT_SOCKET: &str = "/run/sampan/docker.sock";
-
-/// The socket to use: `--host`, `SAMPAN_HOST`, the default.
-pub(crate) fn socket(host: Option<&str>) -> Result<PathBuf> {
-    let from_environment = std::env::var("SAMPAN_HOST").ok().filter(|h| !h.is_empty());
-    match host.map(str::to_owned).or(from_environment) {
-        None => Ok(PathBuf::from(DEFAULT_SOCKET)),
-        Some(address) => match address.strip_prefix("unix://") {
-            Some(path) => Ok(PathBuf::from(path)),
-            None => bail!("cannot connect to `{address}`: only unix:// sockets are supported yet"),
-        },
-    }
-}
+use crate::endpoint::{DEFAULT_SOCKET, Endpoint, Where};
 
 /// A client of a daemon that runs: one is started if none does and the default socket is meant.
-pub(crate) async fn connect(host: Option<&str>) -> Result<Client> {
-    let path = socket(host)?;
-    let client = Client::new(&path);
-    if path != Path::new(DEFAULT_SOCKET) || client.answers().await {
-        return Ok(client);
+pub(crate) async fn connect(place: &Where) -> Result<Client> {
+    let endpoint = place.endpoint()?;
+    let client = Client::new(endpoint.clone());
+    match endpoint {
+        Endpoint::Unix(path) if path == Path::new(DEFAULT_SOCKET) => {
+            if !client.answers().await {
+                start(&path).await?;
+            }
+            Ok(client)
+        }
+        _ => Ok(client),
     }
-    start(&path).await?;
-    Ok(client)
 }
 
 /// Starts sampand in a session of its own, and waits until it listens or has ended.
 async fn start(socket: &Path) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        bail!("sampand does not run, and only root may start it: run `sudo sampan …`");
+        bail!(
+            "no daemon answers at `unix://{}`, and only root may start one: run `sudo sampan …`, or say with -H or SAMPAN_HOST where one is",
+            socket.display()
+        );
     }
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("sampand")));
     let program = beside.filter(|p| p.exists()).unwrap_or_else(|| PathBuf::from("sampand"));
@@ -69,7 +62,7 @@ async fn start(socket: &Path) -> Result<()> {
     // It leaves this terminal's session by itself.
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let mut child = command.spawn().with_context(|| format!("cannot start `{}`", program.display()))?;
-    let client = Client::new(socket);
+    let client = Client::new(Endpoint::Unix(socket.to_owned()));
     loop {
         if client.answers().await {
             return Ok(());

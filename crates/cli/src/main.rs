@@ -1,9 +1,11 @@
 //! sampan, the command line: Docker's verbs over Docker's API. It starts the daemon when none runs.
 
+mod arguments;
 mod attached;
 mod client;
 mod commands;
 mod daemon;
+mod endpoint;
 mod listing;
 mod settings;
 mod table;
@@ -11,17 +13,18 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use commands::{container, exec, image, inspect, network, registry, run, system, volume};
+use endpoint::Where;
+
+use commands::{container, exec, image, inspect, manual, network, registry, run, system, volume};
 
 /// Containers, images and builds.
 #[derive(Parser)]
 #[command(name = "sampan", version, disable_help_subcommand = true, max_term_width = 110)]
 struct Arguments {
-    /// The daemon's address [default: $SAMPAN_HOST, else unix:///run/sampan/docker.sock]
-    #[arg(short = 'H', long, value_name = "unix://PATH")]
-    host: Option<String>,
+    #[command(flatten)]
+    place: Where,
     #[command(subcommand)]
     command: Command,
 }
@@ -126,10 +129,30 @@ enum Command {
     Info(system::Formatted),
     /// Show the versions of this program and the daemon
     Version(system::Formatted),
+    /// Print what a shell needs to complete commands
+    #[command(hide = true)]
+    Completion(manual::Completion),
+    /// Write manual pages
+    #[command(hide = true)]
+    Man(manual::Man),
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = match arguments::parse() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    // These need no daemon.
+    let result = match &arguments.command {
+        Command::Completion(command) => Some(manual::completion(command, Arguments::command())),
+        Command::Man(command) => Some(manual::manual(command, Arguments::command())),
+        _ => None,
+    };
+    match result {
+        Some(Ok(code)) => return code,
+        Some(Err(error)) => return commands::fail(&error),
+        None => {}
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return commands::fail(&anyhow::Error::from(error).context("cannot start")),
@@ -148,8 +171,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if let Command::Logout(command) = &arguments.command {
         return registry::logout(command);
     }
-    let host = arguments.host.as_deref();
-    let client = match daemon::connect(host).await {
+    let client = match daemon::connect(&arguments.place).await {
         Ok(client) => client,
         Err(error) if matches!(arguments.command, Command::Version(_)) => {
             let Command::Version(command) = arguments.command else { return Err(error) };
@@ -209,5 +231,6 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Events(command) => system::events(client, command).await,
         Command::Info(command) => system::info(client, command).await,
         Command::Version(command) => system::version(Ok(client.clone()), command).await,
+        Command::Completion(_) | Command::Man(_) => Ok(ExitCode::SUCCESS),
     }
 }

@@ -183,19 +183,13 @@ impl Engine {
         Ok(self.inner.execs.get(id)?.borrow().clone())
     }
 
-    /// Whether an exec can be started now.
+    /// Whether an exec may be started now, as far as its container is concerned.
     ///
     /// # Errors
-    /// If there is none of this id, its container does not run or is frozen, or it was started before.
-    pub fn exec_check(&self, id: &str) -> Result<()> {
+    /// If there is no such exec or container, or it does not run.
+    pub async fn exec_may_start(&self, id: &str) -> Result<()> {
         let view = self.exec_inspect(id)?;
-        let container = self.container(&view.container)?;
-        container.record.phase.allows(Verb::Exec, &container.record.id)?;
-        if view.phase == ExecPhase::Created {
-            Ok(())
-        } else {
-            Err(EngineError::Conflict(format!("Exec command {id} has already run")))
-        }
+        self.inner.find_container(&view.container)?.live(Verb::Exec).await.map(drop)
     }
 
     /// Starts an exec; answers its streams if any are wanted and `detach` is not.
@@ -305,7 +299,11 @@ impl Engine {
             }
             taken
         });
-        if taken { Ok(()) } else { Err(EngineError::Conflict(format!("exec command {id} has already run"))) }
+        if taken {
+            Ok(())
+        } else {
+            Err(EngineError::Conflict(format!("Error: Exec command {id} has already run")))
+        }
     }
 
     async fn start_process(

@@ -98,9 +98,7 @@ impl Steps {
                 StepNetwork::Default => NetworkMode::Bridge,
                 StepNetwork::None => NetworkMode::None,
                 StepNetwork::Host => NetworkMode::Host,
-                StepNetwork::Named(name) => {
-                    return Err(EngineError::NoSuchNetwork { name: name.clone() });
-                }
+                StepNetwork::Named(name) => NetworkMode::Named(name.clone()),
             },
             mounts: step.mounts.iter().map(mount).collect(),
             resources: resources(&step.limits),
@@ -111,10 +109,15 @@ impl Steps {
         };
         let (mut join, mut share) =
             bundle::namespaces(&spec, inner.host.cgroup_v1, |id| inner.process_of(id))?;
-        let mut endpoint = None;
-        match spec.network {
-            NetworkMode::Bridge => {
-                let attached = network::attach_bridge(inner, id)?;
+        let (mut endpoint, mut has_names) = (None, false);
+        match &spec.network {
+            NetworkMode::Bridge | NetworkMode::Named(_) => {
+                let name = match &spec.network {
+                    NetworkMode::Named(name) => Some(name.as_str()),
+                    _ => None,
+                };
+                let attached;
+                (attached, has_names) = network::attach_step(inner, id, &spec, name)?;
                 join.insert(NamespaceKind::Network, attached.namespace.clone());
                 endpoint = Some(attached);
             }
@@ -140,7 +143,7 @@ impl Steps {
         .map_err(EngineError::Invalid)?;
         let host_resolv = run::read_host_file("/etc/resolv.conf")?;
         let resolv =
-            files::resolv_conf(&host_resolv, &spec.dns, own_network, &inner.config.fallback_dns, false);
+            files::resolv_conf(&host_resolv, &spec.dns, own_network, &inner.config.fallback_dns, has_names);
         let mut bound = Vec::new();
         for (inside, name, text) in
             [("/etc/hosts", "hosts", hosts), ("/etc/resolv.conf", "resolv.conf", resolv)]

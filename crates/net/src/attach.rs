@@ -460,12 +460,11 @@ impl Inner {
         }
         let publish = self.ruleset().add(&published(endpoint));
         // If somebody has flushed our table, or an element was left in it, all of it is put in place anew.
-        if self.tables.has_chain(&self.table, "forward").is_ok_and(|there| there)
-            && self.tables.commit(publish).is_ok()
-        {
-            self.admit_to_docker();
-        } else {
+        let there = self.watched || self.tables.has_chain(&self.table, "forward").is_ok_and(|there| there);
+        if !there || self.tables.commit(publish).is_err() {
             self.apply().map_err(AttachError::on("put nftables rules in place"))?;
+        } else if !self.watched {
+            self.admit_to_docker();
         }
         if endpoint.ports.iter().any(|p| p.protocol != Protocol::Tcp) {
             self.forget_connections(endpoint);

@@ -78,6 +78,10 @@ pub(crate) struct Inner {
     pub(crate) reserved: BTreeMap<EndpointId, Vec<OwnedFd>>,
     /// Bridges and VLANs that were made for networks, and go with them; others of the host's are used, and stay.
     pub(crate) made: MadeLinks,
+    /// The bridges that have been set up since we began, by number: an attachment need not do it again.
+    settled: BTreeMap<String, u32>,
+    /// The kernel tells us when somebody takes our rules away, so an attachment need not look.
+    pub(crate) watched: bool,
     pub(crate) links: Links,
     pub(crate) tables: Tables,
     pub(crate) connections: Connections,
@@ -200,6 +204,8 @@ impl Net {
             threads: 0,
             reserved: BTreeMap::new(),
             made: MadeLinks::load(state.join("links"))?,
+            settled: BTreeMap::new(),
+            watched: false,
             links: Links::open().map_err(OpenError::on("open a netlink socket"))?,
             tables: Tables::open().map_err(OpenError::on("open a netlink socket"))?,
             connections: Connections::open().map_err(OpenError::on("open a netlink socket"))?,
@@ -243,6 +249,7 @@ impl Net {
         if let Err(error) = &watch {
             shared.lock().complain(format!("cannot watch over the rules: {error}"));
         }
+        shared.lock().watched = watch.is_ok();
         let net = Net { shared, watch: watch.ok() };
         net.serve_names_again();
         Ok(net)
@@ -445,8 +452,10 @@ impl Inner {
             if link.kind != Some(InfoKind::Bridge) {
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a link of that name is no bridge"));
             }
-            self.links.raise(link.index)?;
-            self.settle_bridge(link.index, network)?;
+            if self.settled.get(name) != Some(&link.index) {
+                self.links.raise(link.index)?;
+                self.settle_bridge(link.index, network)?;
+            }
             return Ok((link.index, link.mtu.unwrap_or(DEFAULT_MTU)));
         }
         let mtu = match network.mtu {
@@ -497,7 +506,14 @@ impl Inner {
         }
         // Published ports are reached from 127.0.0.1, too; that the bridge's containers don't reach what listens
         // there is the business of our chain `raw`.
-        set_sysctl(&format!("net/ipv4/conf/{}/route_localnet", network.bridge), "1")
+        set_sysctl(&format!("net/ipv4/conf/{}/route_localnet", network.bridge), "1")?;
+        self.settled.insert(network.bridge.clone(), index);
+        Ok(())
+    }
+
+    /// Bridges are looked after again when they are next needed.
+    pub(crate) fn unsettle(&mut self) {
+        self.settled.clear();
     }
 
     /// Deletes a link if it was made here.

@@ -80,6 +80,7 @@ impl Net {
         }
 
         let mut inner = self.shared.lock();
+        inner.unsettle();
         let known: BTreeSet<String> = inner.records.iter().map(|(_, e)| e.host_interface.clone()).collect();
         let mut present = BTreeSet::new();
         for network in inner.networks.values().filter(|n| n.is_bridge()).cloned().collect::<Vec<_>>() {

@@ -182,7 +182,13 @@ impl Instance {
     /// # Panics
     /// If it can't be written.
     pub fn write_config(&self, toml: &str) {
-        std::fs::write(self.directory.path().join("config.toml"), toml).unwrap();
+        // Networks without a subnet of their own: not those of other instances.
+        let pool = self.subnet.split('.').nth(1).and_then(|n| n.parse::<u8>().ok()).unwrap() + 64;
+        let rest = self.subnet.splitn(3, '.').nth(2).unwrap();
+        let pools =
+            format!("[network]\ndefault-address-pools = [{{ base = '10.{pool}.{rest}', size = 28 }}]\n");
+        let own = if toml.contains("[network]") { String::new() } else { pools };
+        std::fs::write(self.directory.path().join("config.toml"), format!("{toml}\n{own}")).unwrap();
     }
 
     /// The arguments that the daemon is started with.

@@ -179,8 +179,7 @@ fn check(it: &Instance, told: Told, killed: &BTreeSet<String>, round: u32) {
             it.sampan(["rm", "-f", name]).ok();
         } else {
             // Its policy, or the next daemon, brings it back.
-            wait_until("what is to run runs", || it.inspect(name, "/State/Running") == true);
-            it.sampan(["exec", name, "true"]).ok();
+            wait_until("what is to run runs", || it.sampan(["exec", name, "true"]).code == 0);
         }
     }
     let networks = it.sampan(["network", "ls", "--format", "{{.Name}}"]).ok().stdout;

@@ -15,6 +15,7 @@ mod bad_input;
 mod build;
 mod build_flags;
 mod chaos;
+mod compose;
 mod concurrency;
 mod copy;
 mod crash;
@@ -34,6 +35,7 @@ mod options;
 mod registry;
 mod restart;
 mod sampan;
+mod sampan_docker;
 mod serving;
 mod terminal;
 
@@ -59,6 +61,7 @@ enum Need {
     Curl,
     Registry,
     Dockerd,
+    DockerCompose,
     Skopeo,
     Podman,
     Buildah,
@@ -88,6 +91,8 @@ impl Need {
             Need::Ip => (absent("/sbin/ip") && absent("/usr/sbin/ip")).then_some("no ip (package iproute2)"),
             Need::Registry => sampan_testkit::registry::missing(),
             Need::Dockerd => absent("/usr/sbin/dockerd").then_some("no dockerd (package docker.io)"),
+            Need::DockerCompose => absent("/usr/bin/docker-compose")
+                .then_some("no /usr/bin/docker-compose (package docker-compose)"),
             Need::Skopeo => absent("/usr/bin/skopeo").then_some("no skopeo"),
             Need::Podman => absent("/usr/bin/podman").then_some("no podman"),
             Need::Buildah => absent("/usr/bin/buildah").then_some("no buildah"),
@@ -127,6 +132,7 @@ fn main() {
         ("build_flags", build_flags::CASES),
         ("chaos", chaos::CASES),
         ("crash", crash::CASES),
+        ("compose", compose::CASES),
         ("concurrency", concurrency::CASES),
         ("copy", copy::CASES),
         ("health", health::CASES),
@@ -145,6 +151,7 @@ fn main() {
         ("networks", networks::CASES),
         ("registry", registry::CASES),
         ("sampan", sampan::CASES),
+        ("sampan_docker", sampan_docker::CASES),
         ("serving", serving::CASES),
         ("terminal", terminal::CASES),
     ];

@@ -16,6 +16,8 @@ crate::cases! {
     containers_may_be_kept_from_each_other [Docker],
     a_network_has_ipv6_too [Docker, Curl],
     ports_may_be_ranges_and_move_with_the_gateway [Docker, Curl],
+    several_networks_at_once_and_one_is_the_way_out [NewDocker],
+    a_port_of_sctp_is_a_rule [Docker],
     flushed_rules_are_put_back [Docker, Curl],
     old_links_are_names_and_variables [Docker],
     a_renamed_container_has_another_name_in_its_networks [Docker],
@@ -67,8 +69,16 @@ fn containers_of_a_network_find_each_other_by_name() {
     let web = address(&it, "web", "front");
     let id = it.docker(["inspect", "-f", "{{.Id}}", "web"]).ok().text().to_owned();
     for name in ["web", "www", "WEB", "host1", &id[..12], "web.front"] {
-        assert_eq!(look_up(&it, "asker", name), [web.as_str()], "{name}");
-        assert!(reaches(&it, "asker", name), "{name}");
+        let found = look_up(&it, "asker", name);
+        assert_eq!(
+            found,
+            [web.as_str()],
+            "{name}: {found:?}, {}",
+            exec(&it, "asker", &format!("nslookup {name} 127.0.0.11"))
+        );
+        let said =
+            exec(&it, "asker", &format!("ping -c 1 -W 2 {name}; ip neigh; cat /proc/net/snmp | grep -i udp"));
+        assert!(said.stdout.contains(" 0% packet loss"), "{name}: {said}");
     }
     let reverse = exec(&it, "asker", &format!("nslookup {web} 127.0.0.11"));
     assert!(reverse.stdout.contains("name = web.front"), "{reverse}");
@@ -400,6 +410,60 @@ fn ports_may_be_ranges_and_move_with_the_gateway() {
     assert_ne!(curl(&format!("http://127.0.0.1:{port}/")).code, 0);
     let taken = std::net::TcpListener::bind(("0.0.0.0", port));
     assert!(taken.is_ok(), "port {port} is still held");
+}
+
+fn several_networks_at_once_and_one_is_the_way_out() {
+    let it = Instance::new();
+    for name in ["aa", "bb", "cc"] {
+        it.docker(["network", "create", name]).ok();
+    }
+    let run = |name: &str, networks: &[&str]| {
+        let mut words = vec!["run", "-d", "--name", name];
+        for network in networks {
+            words.extend(["--network", network]);
+        }
+        words.extend(["busybox", "sleep", "1000"]);
+        it.docker_at(crate::docker::NEW_DOCKER, words).run().ok();
+        exec(&it, name, "ip route").ok()
+    };
+    let gateway = |network: &str| {
+        let template = "{{(index .IPAM.Config 0).Gateway}}";
+        it.docker(["network", "inspect", "-f", template, network]).ok().text().to_owned()
+    };
+    // The first of them is eth0; the way out is the first by name, or the one with the highest priority.
+    let routes = run("c1", &["bb", "aa", "cc"]);
+    assert!(routes.stdout.contains(&format!("default via {} dev eth1", gateway("aa"))), "{routes}");
+    let routes = run("c2", &["bb", "aa", "name=cc,gw-priority=1,alias=last"]);
+    assert!(routes.stdout.contains(&format!("default via {} dev eth2", gateway("cc"))), "{routes}");
+    assert!(reaches(&it, "c1", "last") && reaches(&it, "c1", "c2"));
+    let shown = it
+        .docker_at(
+            crate::docker::NEW_DOCKER,
+            [
+                "inspect",
+                "-f",
+                "{{.NetworkSettings.Networks.cc.GwPriority}} {{.NetworkSettings.Networks.cc.DNSNames}}",
+                "c2",
+            ],
+        )
+        .run()
+        .ok();
+    assert!(shown.text().starts_with("1 [c2 last"), "{shown}");
+    // It stays so over a stop and a daemon's death.
+    it.kill_9();
+    it.start();
+    it.docker(["restart", "-t", "0", "c2"]).ok();
+    assert!(exec(&it, "c2", "ip route").ok().stdout.contains("dev eth2"));
+    assert!(reaches(&it, "c1", "last"));
+}
+
+fn a_port_of_sctp_is_a_rule() {
+    let it = Instance::new();
+    idle(&it, "c1", &["-p", "127.0.0.1:7777:9/sctp"]);
+    it.docker(["port", "c1"]).ok().is("9/sctp -> 127.0.0.1:7777");
+    let rules = Command::new("nft").args(["list", "map", "ip", it.table(), "ports"]).run().ok();
+    assert!(rules.stdout.contains("sctp . 127.0.0.1 . 7777"), "{rules}");
+    it.docker(["run", "--rm", "-p", "9/sctp", "busybox", "true"]).code(125).complains("SCTP");
 }
 
 fn flushed_rules_are_put_back() {

@@ -89,7 +89,9 @@ impl Extraction {
         for part in original.components() {
             match part {
                 Component::Normal(name) => parts.push(name),
-                Component::CurDir | Component::RootDir => {}
+                // `./file`: what was asked for ended in `/.`, and has no name of its own here.
+                Component::CurDir => parts.push(OsStr::new(".")),
+                Component::RootDir => {}
                 _ => bail!("the daemon's tar has the path `{}`", original.display()),
             }
         }
@@ -268,6 +270,10 @@ mod tests {
         unpack(dir.path(), None, true, &entries[..2]).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("f")).unwrap(), "text");
         unpack(dir.path(), Some("new"), false, &entries[..2]).unwrap();
+        let contents = [("./", EntryType::Directory, ""), ("./k", EntryType::Regular, "kept")];
+        unpack(dir.path(), None, true, &contents).unwrap();
+        unpack(dir.path(), Some("other"), false, &contents).unwrap();
+        assert!(dir.path().join("k").exists() && dir.path().join("other/k").exists());
     }
 
     #[test]

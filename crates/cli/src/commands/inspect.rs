@@ -139,7 +139,11 @@ async fn show(client: &Client, command: InspectKind, kind: Option<&str>) -> Resu
             for value in &found {
                 match template.render(value) {
                     Ok(text) => say(text)?,
-                    Err(error) => errors.push(anyhow::Error::from(error).context("template parsing error")),
+                    Err(error) => {
+                        // Its line is there, and empty.
+                        say("")?;
+                        errors.push(anyhow::Error::from(error).context("template parsing error"));
+                    }
                 }
             }
         }

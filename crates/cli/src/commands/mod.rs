@@ -10,6 +10,7 @@ pub(crate) mod exec;
 pub(crate) mod extract;
 pub(crate) mod image;
 pub(crate) mod inspect;
+pub(crate) mod manual;
 pub(crate) mod network;
 pub(crate) mod options;
 pub(crate) mod registry;

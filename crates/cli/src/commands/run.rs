@@ -49,7 +49,7 @@ pub(crate) struct Create {
 }
 
 pub(crate) async fn create(client: &Client, command: Create) -> Result<ExitCode> {
-    let attach = [command.options.interactive, true, true];
+    let attach = streams(&command.options, false);
     let answer = create_container(client, &command.options, attach).await?;
     say(answer.id)?;
     Ok(ExitCode::SUCCESS)
@@ -85,18 +85,19 @@ pub(crate) fn failure_code(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// The streams that are attached to: those that were named, else all that there are.
+fn streams(options: &Options, detach: bool) -> [bool; 3] {
+    let wants = |stream: &str| !detach && options.attach.iter().any(|a| a == stream);
+    let all = options.attach.is_empty() && !detach;
+    [wants("stdin") || (all && options.interactive), wants("stdout") || all, wants("stderr") || all]
+}
+
 async fn try_run(client: &Client, command: &Run) -> Result<ExitCode> {
     let options = &command.options;
     if command.detach && !options.attach.is_empty() {
         bail!("conflicting options: cannot specify both --attach and --detach");
     }
-    let wants = |stream: &str| options.attach.iter().any(|a| a == stream);
-    let default = options.attach.is_empty() && !command.detach;
-    let attach = [
-        !command.detach && (wants("stdin") || (default && options.interactive)),
-        wants("stdout") || default,
-        wants("stderr") || default,
-    ];
+    let attach = streams(options, command.detach);
     if options.tty && attach[0] && !terminal::input_is_terminal() {
         bail!("the input device is not a TTY: leave out -t");
     }
@@ -141,12 +142,14 @@ impl Foreground<'_> {
             ("stdout", on(self.attach[1])),
             ("stderr", on(self.attach[2])),
         ];
-        let stream =
-            client.upgrade(&format!("/containers/{id}/attach{}", query(&parameters)), Vec::new()).await?;
-        // Asked before the start, so that the end can't be missed.
+        let attach = format!("/containers/{id}/attach{}", query(&parameters));
         let condition = if self.removed { "removed" } else { "next-exit" };
         let path = format!("/containers/{id}/wait?condition={condition}");
-        let wait = client.request(Method::POST, &path, full(""), "application/json").await?;
+        // Both before the start, so that neither its output nor its end can be missed.
+        let (stream, wait) = tokio::try_join!(
+            client.upgrade(&attach, Vec::new()),
+            client.request(Method::POST, &path, full(""), "application/json")
+        )?;
         let raw = if self.terminal && self.attach[0] { Some(RawMode::enter()?) } else { None };
         if self.signal_proxy && !self.terminal {
             pass_signals(client.clone(), id.to_owned());

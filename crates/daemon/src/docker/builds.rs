@@ -9,10 +9,11 @@ mod updates;
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
+use futures_util::stream::{self, StreamExt};
 use http::Request;
 use sampan_docker_api::build::{BuildUpdate, Progress};
 use sampan_engine::Engine;
-use sampan_engine::build::{BuildRequest, Events};
+use sampan_engine::build::{BuildFailure, BuildOptions, BuildRequest, CacheSource, Events};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,14 +30,17 @@ pub(crate) async fn build(
 ) -> Answer<Response> {
     let headers = request.headers().clone();
     let body = body_reader(request);
-    let wanted = options::read(&query, raw.as_deref(), &headers, body)?;
+    let mut wanted = options::read(&query, raw.as_deref(), &headers, body)?;
+    if !wanted.updates {
+        only_local_caches(&engine, &mut wanted.request.options).await;
+    }
     let (quiet, updates) = (wanted.quiet, wanted.updates);
     let names = wanted.request.options.names.clone();
     if wanted.check {
         return check(engine, wanted.request).await;
     }
     let (sender, mut lines) = mpsc::channel::<Bytes>(WAITING_PIECES);
-    let (early, failed_early) = oneshot::channel();
+    let (early, mut failed_early) = oneshot::channel();
     let events: Events = if updates {
         let lines = sender.clone();
         Box::new(move |event| {
@@ -75,35 +79,63 @@ pub(crate) async fn build(
                 }
             }
             Err(failure) => {
-                let progress = match &failure.command {
-                    // The classic builder's words: clients compare them.
-                    Some((command, code)) if !updates => Progress::error(
-                        format!("The command '{command}' returned a non-zero code: {code}"),
-                        Some(i64::from(*code)),
-                    ),
-                    Some((_, code)) => Progress::error(failure.message.clone(), Some(i64::from(*code))),
-                    None => Progress::error(failure.message.clone(), None),
-                };
-                // Whoever is past the first line takes the failure from the stream.
+                // Once the answer has begun, the failure is a line of it.
                 if let Err(failure) = early.send(failure) {
-                    drop(failure);
-                    tell(&sender, progress).await;
+                    tell(&sender, told(failure, updates)).await;
                 }
             }
         }
     });
     // What goes wrong before anything was said, a Dockerfile that makes no sense above all, has a status of its own.
-    let first = tokio::select! {
-        biased;
-        first = lines.recv() => first,
-        Ok(failure) = failed_early => {
-            return Err(ApiError { status: super::error::status(failure.class), message: failure.message });
-        }
+    let Some(first) = lines.recv().await else {
+        let Ok(failure) = failed_early.await else { return Ok(json_lines(Body::empty())) };
+        return Err(ApiError { status: super::error::status(failure.class), message: failure.message });
     };
-    let rest =
-        futures_util::stream::unfold(lines, |mut lines| async move { Some((lines.recv().await?, lines)) });
-    let all = futures_util::StreamExt::chain(futures_util::stream::iter(first), rest);
-    Ok(json_lines(Body::from_stream(futures_util::StreamExt::map(all, Ok::<_, std::io::Error>))))
+    failed_early.close();
+    // It may have failed between its first line and now.
+    let last = failed_early.try_recv().ok().map(|failure| told(failure, updates));
+    let last = last.and_then(|progress| serde_json::to_vec(&progress).ok());
+    let last = last.map(|line| Bytes::from([&line[..], b"\r\n"].concat()));
+    let rest = stream::unfold(lines, |mut lines| async move { Some((lines.recv().await?, lines)) });
+    let all = stream::iter([first]).chain(rest).chain(stream::iter(last));
+    Ok(json_lines(Body::from_stream(all.map(Ok::<_, std::io::Error>))))
+}
+
+/// To the classic builder `cachefrom` names images that are here: only what made one of them is taken for made. Its steps
+/// are in the builder's own cache; if none of the images is here, nothing is. Images of other registries are asked for.
+async fn only_local_caches(engine: &Engine, options: &mut BuildOptions) {
+    if options.cache_from.is_empty() {
+        return;
+    }
+    let mut elsewhere = Vec::new();
+    let mut here = false;
+    for source in std::mem::take(&mut options.cache_from) {
+        match &source {
+            CacheSource::Registry(name) => match engine.image(name).await {
+                Ok(_) => here = true,
+                Err(_) if name.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':'])) => {
+                    elsewhere.push(source);
+                }
+                Err(_) => {}
+            },
+            _ => elsewhere.push(source),
+        }
+    }
+    options.no_cache |= !here && elsewhere.is_empty();
+    options.cache_from = elsewhere;
+}
+
+/// A failure as the last line of a build's answer.
+fn told(failure: BuildFailure, updates: bool) -> Progress {
+    match failure.command {
+        // The classic builder's words: clients compare them.
+        Some((command, code)) if !updates => {
+            let text = format!("The command '{command}' returned a non-zero code: {code}");
+            Progress::error(text, Some(i64::from(code)))
+        }
+        Some((_, code)) => Progress::error(failure.message, Some(i64::from(code))),
+        None => Progress::error(failure.message, None),
+    }
 }
 
 /// Only checks a Dockerfile: each warning is a line.

@@ -50,8 +50,22 @@ pub(crate) fn json<T: serde::de::DeserializeOwned + Default>(body: &Bytes) -> An
     if body.is_empty() {
         return Ok(T::default());
     }
-    let parsed: Result<Option<T>, _> = serde_json::from_slice(body);
+    let parsed =
+        serde_json::from_slice(body).map(without_nulls).and_then(serde_json::from_value::<Option<T>>);
     parsed.map(Option::unwrap_or_default).map_err(|e| ApiError::invalid(format!("invalid JSON: {e}")))
+}
+
+/// Members that are `null` say nothing, as in Go: clients send them for all that they leave out.
+fn without_nulls(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(members) => {
+            let kept = members.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(key, value)| (key, without_nulls(value))).collect())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
 }
 
 pub(crate) fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Answer<Option<T>> {
@@ -359,17 +373,10 @@ pub(crate) async fn attach(
             } else {
                 Ok(Vec::new())
             };
-            match read {
-                Ok(bytes) => hijack::said(bytes),
-                Err(error) => {
-                    tracing::warn!(
-                        container = id,
-                        error = sampan_base::chain(&error),
-                        "reading a log failed"
-                    );
-                    None
-                }
-            }
+            Err(read.unwrap_or_else(|error| {
+                tracing::warn!(container = id, error = sampan_base::chain(&error), "reading a log failed");
+                Vec::new()
+            }))
         };
         return Ok(hijack::serve(request, options, Vec::new(), told, std::future::ready(())));
     }
@@ -381,7 +388,8 @@ pub(crate) async fn attach(
         request,
         options,
         prelude,
-        async move { stream.await.ok()?.ok() },
+        // Without one, the container did not start; its client learns that from the answer to `start`.
+        async move { stream.await.ok().and_then(Result::ok).ok_or_else(Vec::new) },
         std::future::ready(()),
     ))
 }

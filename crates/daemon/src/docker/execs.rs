@@ -8,8 +8,8 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use sampan_docker_api::exec::{ExecCreate, ExecInspect, ExecProcess, ExecStart};
 use sampan_docker_api::{IdAnswer, detach, stream};
-use sampan_engine::Engine;
 use sampan_engine::exec::{ExecPhase, ExecSpec};
+use sampan_engine::{Engine, EngineError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -92,29 +92,24 @@ pub(crate) async fn start(
     let keys = Some(view.spec.detach_keys.as_str()).filter(|k| !k.is_empty());
     let detach_keys = detach::parse_keys(keys.unwrap_or(detach::DEFAULT_KEYS)).map_err(ApiError::invalid)?;
     // Whoever starts it says whether the stream is raw, whatever the process has.
-    let options = StreamOptions { terminal: wanted.tty, detach_keys };
+    let (terminal, process_tty) = (wanted.tty, view.spec.tty);
+    let options = StreamOptions { terminal, detach_keys };
     let request = Request::from_parts(parts, Body::empty());
     if wanted.detach {
         engine.exec_start(&id, true, console).await?;
         return Ok(StatusCode::OK.into_response());
     }
-    engine.exec_check(&id)?;
-    // The answer's head goes out before the process starts: some clients lose what comes with the head. What goes wrong
-    // from here on is in the stream, and clients ask for the exit code then.
-    let (starting, waiting) = (engine.clone(), id.clone());
-    let (terminal, process_tty) = (options.terminal, view.spec.tty);
-    let stream = async move {
-        match starting.exec_start(&waiting, false, console).await {
-            Ok(Some(stream)) if process_tty != terminal => reframed(stream, process_tty),
-            Ok(stream) => stream,
-            Err(error) => {
-                let text = format!("{}\r\n", sampan_base::chain(&error));
-                let mut bytes = Vec::new();
-                if !terminal {
-                    bytes.extend(stream::header(stream::STDOUT, u32::try_from(text.len()).unwrap_or(0)));
+    engine.exec_may_start(&id).await?;
+    let stream = {
+        let (engine, id) = (engine.clone(), id.clone());
+        async move {
+            match engine.exec_start(&id, false, console).await {
+                Ok(Some(stream)) if process_tty != terminal => {
+                    reframed(stream, process_tty).ok_or_else(Vec::new)
                 }
-                bytes.extend(text.bytes());
-                hijack::said(bytes)
+                Ok(stream) => stream.ok_or_else(Vec::new),
+                // The stream has begun by now, as in Docker: clients print what it says and then ask for the exit code.
+                Err(error) => Err(last_words(&error, terminal)),
             }
         }
     };
@@ -157,6 +152,16 @@ fn reframed(shim: UnixStream, is_raw: bool) -> Option<UnixStream> {
         tokio::join!(output, input);
     });
     Some(other)
+}
+
+fn last_words(error: &EngineError, terminal: bool) -> Vec<u8> {
+    let text = format!("{}\r\n", sampan_base::chain(error));
+    let mut words = Vec::new();
+    if !terminal {
+        words.extend(stream::header(stream::STDOUT, u32::try_from(text.len()).unwrap_or(0)));
+    }
+    words.extend(text.bytes());
+    words
 }
 
 pub(crate) async fn resize(

@@ -30,19 +30,11 @@ pub(crate) struct StreamOptions {
     pub(crate) detach_keys: Vec<u8>,
 }
 
-/// A stream that says this and ends.
-pub(crate) fn said(bytes: Vec<u8>) -> Option<UnixStream> {
-    // Without a pair of sockets (no descriptors are left) there is nothing to say it with.
-    let (mut writer, reader) = UnixStream::pair().ok()?;
-    tokio::spawn(async move {
-        // A reader that has gone needs it no more.
-        let _ = writer.write_all(&bytes).await;
-    });
-    Some(reader)
-}
-
-/// Answers `request` with the stream that `stream` gives, when it gives it. `prelude` is sent before it; after it the
-/// answer ends as soon as `ended` does.
+/// Answers `request` with the stream that `stream` gives, when it gives it, or with the last words that it has instead.
+/// `prelude` is sent before it; after it the answer ends as soon as `ended` does.
+///
+/// `stream` is not asked before the answer's head is on its way: clients exist that read the head through a buffer and
+/// then the socket without it (docker-py), and would miss what comes with the head.
 pub(crate) fn serve<F, E>(
     mut request: Request<Body>,
     options: StreamOptions,
@@ -51,7 +43,7 @@ pub(crate) fn serve<F, E>(
     ended: E,
 ) -> Response
 where
-    F: Future<Output = Option<UnixStream>> + Send + 'static,
+    F: Future<Output = Result<UnixStream, Vec<u8>>> + Send + 'static,
     E: Future<Output = ()> + Send + 'static,
 {
     let content_type = if options.terminal {
@@ -91,14 +83,20 @@ where
 enum Pending<F, E> {
     Waiting(std::pin::Pin<Box<F>>, std::pin::Pin<Box<E>>),
     Open(UnixStream, std::pin::Pin<Box<E>>),
+    Over,
 }
 
-async fn read_next<F: Future<Output = Option<UnixStream>>, E: Future<Output = ()>>(
+async fn read_next<F: Future<Output = Result<UnixStream, Vec<u8>>>, E: Future<Output = ()>>(
     pending: Pending<F, E>,
 ) -> Option<(std::io::Result<bytes::Bytes>, Pending<F, E>)> {
     let (mut stream, ended) = match pending {
-        Pending::Waiting(future, ended) => (future.await?, ended),
+        Pending::Waiting(future, ended) => match future.await {
+            Ok(stream) => (stream, ended),
+            Err(words) if words.is_empty() => return None,
+            Err(words) => return Some((Ok(words.into()), Pending::Over)),
+        },
         Pending::Open(stream, ended) => (stream, ended),
+        Pending::Over => return None,
     };
     let mut buffer = vec![0u8; 32 << 10];
     match stream.read(&mut buffer).await {
@@ -122,17 +120,21 @@ fn wants_upgrade(headers: &HeaderMap) -> bool {
 async fn relay<C, F, E>(client: C, options: StreamOptions, prelude: Vec<u8>, stream: F, ended: E)
 where
     C: AsyncRead + AsyncWrite + Unpin,
-    F: Future<Output = Option<UnixStream>>,
+    F: Future<Output = Result<UnixStream, Vec<u8>>>,
     E: Future<Output = ()>,
 {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     if to_client.write_all(&prelude).await.is_err() {
         return;
     }
-    let Some(process) = stream.await else {
-        // The container did not start; its client learns that from the answer to `start`.
-        let _ = to_client.shutdown().await;
-        return;
+    let process = match stream.await {
+        Ok(process) => process,
+        Err(words) => {
+            // A client that has gone misses them.
+            let _ = to_client.write_all(&words).await;
+            let _ = to_client.shutdown().await;
+            return;
+        }
     };
     let (mut from_process, mut to_process) = process.into_split();
     let output = async {

@@ -212,7 +212,12 @@ pub(crate) async fn get(
     let (name, verb) = split(&path, &["json", "history", "get", "rootfs"])?;
     match verb.as_str() {
         "rootfs" => super::builds::rootfs(engine, name).await,
-        "json" => Ok(Json(inspect(&engine.image(&name).await?)).into_response()),
+        "json" => {
+            let image = engine.image(&name).await?;
+            let parent = engine.images().await?.into_iter().find(|other| is_parent(other, &image));
+            let parent = parent.map(|parent| parent.id.to_string()).unwrap_or_default();
+            Ok(Json(ImageInspect { parent, ..inspect(&image) }).into_response())
+        }
         "history" => Ok(Json(history(&engine.image(&name).await?)).into_response()),
         _ => send_archive(engine, vec![name], platform(&query)?).await,
     }
@@ -262,6 +267,19 @@ fn deleted(removed: Removed) -> ImageDeleted {
         Removed::Untagged(name) => ImageDeleted { untagged: Some(name.familiar()), deleted: None },
         Removed::Deleted(id) => ImageDeleted { untagged: None, deleted: Some(id) },
     }
+}
+
+/// Whether `image` is `other` and one step more. The store keeps no parents: what they say follows from the histories.
+fn is_parent(other: &Image, image: &Image) -> bool {
+    let (before, after) = (&other.config.history, &image.config.history);
+    let layers_below = |below: &Image| {
+        below.layers.len() <= image.layers.len()
+            && below.layers.iter().zip(&image.layers).all(|(a, b)| a.diff_id == b.diff_id)
+    };
+    !before.is_empty()
+        && before.len() + 1 == after.len()
+        && before.iter().zip(after).all(|(a, b)| a == b)
+        && layers_below(other)
 }
 
 fn inspect(image: &Image) -> ImageInspect {
@@ -455,7 +473,7 @@ pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<
     };
     let (removed, space_reclaimed) = engine.images_prune(wanted).await?;
     Ok(Json(ImagesPruned {
-        images_deleted: Some(removed.into_iter().map(deleted).collect()),
+        images_deleted: (!removed.is_empty()).then(|| removed.into_iter().map(deleted).collect()),
         space_reclaimed,
     }))
 }

@@ -92,6 +92,12 @@ pub(crate) fn router(engine: Engine, metrics: Metrics) -> Router {
         .route("/images/load", post(images::load))
         .route("/images/get", get(images::save))
         .route("/images/prune", post(images::prune))
+        .route(
+            "/images/search",
+            get(async || {
+                ApiError::unsupported("searching registries is not supported: sampan pulls by name")
+            }),
+        )
         // An image's name may hold slashes, so what follows it can't be a route.
         .route("/images/{*name_and_verb}", get(images::get).post(images::post).delete(images::delete))
         .route("/distribution/{*name_and_verb}", get(registry::distribution))

@@ -339,11 +339,39 @@ pub(crate) fn detach_bridge(inner: &Inner, id: &str) {
     }
 }
 
-/// Gives a build's step a namespace on the default bridge.
-pub(crate) fn attach_bridge(inner: &Inner, id: &str) -> Result<Endpoint> {
+/// Gives a build's step a namespace on the default bridge, or on the network of this name or id; tells whether it has
+/// names there.
+pub(crate) fn attach_step(
+    inner: &Inner,
+    id: &str,
+    spec: &ContainerSpec,
+    network: Option<&str>,
+) -> Result<(Endpoint, bool)> {
+    let network = match network {
+        Some(text) => Some(inner.networks().find(text)?.clone()),
+        None => None,
+    };
+    if let Some(other) = network.as_ref().filter(|n| !matches!(n.driver.as_str(), "bridge" | "macvlan")) {
+        return Err(EngineError::Unsupported(format!(
+            "a build can't use network {}: its driver is {}",
+            other.name, other.driver
+        )));
+    }
     new_namespace(inner, id)?;
-    let attached = inner.net.attach(id, &EndpointSpec::default()).map_err(attach_failed)?;
-    endpoint(inner, id, attached)
+    let mut wanted = EndpointSpec::default();
+    if let Some(network) = &network {
+        wanted.network = inner.net_name(&network.id);
+        wanted.id = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
+    }
+    let attached = inner.net.attach(id, &wanted).map_err(attach_failed)?;
+    let endpoint = endpoint(inner, id, attached)?;
+    let has_names = has_names(inner, std::slice::from_ref(&endpoint));
+    if has_names {
+        let servers = name_servers(inner, spec, std::slice::from_ref(&endpoint))?;
+        let served = inner.net.serve_names(id, servers);
+        served.map_err(|e| EngineError::layer(e.class(), "failed to set up the build step's network")(e))?;
+    }
+    Ok((endpoint, has_names))
 }
 
 pub(crate) fn attach_failed(error: AttachError) -> EngineError {

@@ -36,7 +36,8 @@ pub(crate) fn the_next_daemon_goes_on_where_the_last_was_killed() {
     // Somebody flushes all rules and removes a link: rules are mended, and the link is told of.
     host.run(&format!("nft flush ruleset; ip link del {}", c.host_interface));
     let d = host.container(&net, "d", &[]);
-    assert_eq!(host.ask("world", Tcp, (HOST, 8080)), Some(("a".into(), WORLD)));
+    // The kernel tells of it, maybe a moment later.
+    assert!((0..20).any(|_| host.ask("world", Tcp, (HOST, 8080)) == Some(("a".into(), WORLD))));
     host.run(&format!("nft flush ruleset; ip link add sv0123456789ab type veth peer name x; ip link set sv0123456789ab master {}", host.bridge));
     host.on_host(|| {
         let mended = net.reconcile(&["a", "c", "d"]).unwrap();

@@ -33,6 +33,13 @@ pub(super) struct PutFile {
     pub(super) mode: u32,
 }
 
+/// A container of another service.
+#[derive(Clone, Debug)]
+pub(super) struct Other {
+    pub(super) id: String,
+    pub(super) name: String,
+}
+
 /// What a container is beside its service.
 pub(super) struct Place<'p> {
     pub(super) project: &'p Project,
@@ -43,8 +50,8 @@ pub(super) struct Place<'p> {
     pub(super) name: &'p str,
     /// The image's id, for its label.
     pub(super) image_id: &'p str,
-    /// A container of each service that it may share something with: its id.
-    pub(super) others: &'p BTreeMap<String, String>,
+    /// A container of each service that it may share something with.
+    pub(super) others: &'p BTreeMap<String, Other>,
     /// Anonymous volumes of the container that it replaces: target and name.
     pub(super) kept_volumes: &'p [(String, String)],
     /// Known by its service's name in its networks.
@@ -89,11 +96,11 @@ fn own_labels(place: &Place<'_>, service: &Service) -> BTreeMap<String, String> 
 /// What a mode that names a service stands for.
 fn mode_of(mode: &str, place: &Place<'_>) -> Result<String> {
     let Some(other) = mode.strip_prefix("service:") else { return Ok(mode.to_owned()) };
-    let id = place
+    let other = place
         .others
         .get(other)
         .with_context(|| format!("service {other:?} has no container to share with"))?;
-    Ok(format!("container:{id}"))
+    Ok(format!("container:{}", other.id))
 }
 
 /// The body of a container's creation.
@@ -156,11 +163,11 @@ pub(super) fn body(service: &Service, place: &Place<'_>) -> Result<Body> {
             continue;
         }
         let (other, mode) = from.split_once(':').unwrap_or((from, "rw"));
-        let id = place
+        let other = place
             .others
             .get(other)
             .with_context(|| format!("service {other:?} has no container to share with"))?;
-        volumes_from.push(format!("{id}:{mode}"));
+        volumes_from.push(format!("{}:{mode}", other.id));
     }
     let (mode, first, later) = joins(service, place)?;
     let limits_of = service.deploy.as_ref().and_then(|d| d.resources.limits.as_ref());
@@ -191,6 +198,11 @@ pub(super) fn body(service: &Service, place: &Place<'_>) -> Result<Body> {
         path_in_container: if d.target.is_empty() { d.source.clone() } else { d.target.clone() },
         cgroup_permissions: if d.permissions.is_empty() { "rwm".to_owned() } else { d.permissions.clone() },
     });
+    let ulimits: Vec<Ulimit> = service
+        .ulimits
+        .iter()
+        .map(|(name, u)| Ulimit { name: name.clone(), soft: u.soft, hard: u.hard })
+        .collect();
     let logging = service.logging.clone().unwrap_or_default();
     let host_config = HostConfig {
         binds: some(&binds),
@@ -245,13 +257,7 @@ pub(super) fn body(service: &Service, place: &Place<'_>) -> Result<Body> {
         blkio_device_write_bps: rates(&blkio.device_write_bps),
         blkio_device_read_iops: rates(&blkio.device_read_iops),
         blkio_device_write_iops: rates(&blkio.device_write_iops),
-        ulimits: Some(
-            service
-                .ulimits
-                .iter()
-                .map(|(name, u)| Ulimit { name: name.clone(), soft: u.soft, hard: u.hard })
-                .collect(),
-        ),
+        ulimits: (!ulimits.is_empty()).then_some(ulimits),
         devices: Some(devices.collect()),
         device_cgroup_rules: some(&service.device_cgroup_rules),
         init: service.init,
@@ -458,8 +464,8 @@ fn joins(service: &Service, place: &Place<'_>) -> Result<Joins> {
         let mut links = Vec::new();
         for link in &service.links {
             let (other, alias) = link.split_once(':').unwrap_or((link, link));
-            if let Some(id) = place.others.get(other) {
-                links.push(format!("{id}:{alias}"));
+            if let Some(other) = place.others.get(other) {
+                links.push(format!("{}:{alias}", other.name));
             }
         }
         links.extend(

@@ -11,7 +11,7 @@ use sampan_docker_api::network::EndpointSettings;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::body::{Body, Place, PutFile, body};
+use super::body::{Body, Other, Place, PutFile, body};
 use super::project::Session;
 use super::report::Report;
 use crate::client::{Client, channel, encode, full, query};
@@ -68,10 +68,10 @@ pub(super) async fn make(
     }
     let mut members: Vec<Member> = Vec::new();
     // A container of each service, for those that share something with it.
-    let mut others: BTreeMap<String, String> = BTreeMap::new();
+    let mut others: BTreeMap<String, Other> = BTreeMap::new();
     for known in session.observed().await? {
         if known.running {
-            others.insert(known.service, known.id);
+            others.insert(known.service, Other { id: known.id, name: known.name });
         }
     }
     for service_plan in &plan.services {
@@ -85,7 +85,8 @@ pub(super) async fn make(
         }
         made.sort_by_key(|m: &Member| m.number);
         if let Some(first) = made.first() {
-            others.insert(name.to_owned(), first.id.clone());
+            let first = Other { id: first.id.clone(), name: first.name.clone() };
+            others.insert(name.to_owned(), first);
         }
         members.extend(made);
     }
@@ -97,7 +98,7 @@ struct Maker<'m> {
     project: &'m Project,
     service: &'m str,
     image_id: &'m str,
-    others: &'m BTreeMap<String, String>,
+    others: &'m BTreeMap<String, Other>,
     how: &'m How,
     report: &'m Report,
 }
@@ -363,6 +364,8 @@ pub(super) async fn healthy(client: &Client, member: &Member, strict: bool) -> R
                 member.service
             ),
             ("running", "" | "none") => return Ok(()),
+            // It has done what it was for, and nobody waits for its health.
+            ("exited", _) if !strict && state.exit_code == 0 => return Ok(()),
             ("exited" | "dead", _) => {
                 bail!("dependency failed to start: container {} exited ({})", member.name, state.exit_code)
             }

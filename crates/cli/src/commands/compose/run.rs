@@ -13,7 +13,7 @@ use sampan_docker_api::detach;
 use sampan_docker_api::exec::{ExecCreate, ExecInspect, ExecStart};
 use sampan_docker_api::written;
 
-use super::body::{Place, body};
+use super::body::{Other, Place, body};
 use super::converge::{self, How};
 use super::ensure::{self, Policy};
 use super::list::container_of;
@@ -284,8 +284,13 @@ async fn try_run(session: &Session, command: &Run) -> Result<ExitCode> {
     let images = ensure::images(session, &all, policy, build, command.quiet_pull).await?;
     ensure::networks(session, &all, &report).await?;
     ensure::volumes(session, &all, &report).await?;
-    let mut others: BTreeMap<String, String> =
-        session.observed().await?.into_iter().filter(|o| o.running).map(|o| (o.service, o.id)).collect();
+    let mut others: BTreeMap<String, Other> = session
+        .observed()
+        .await?
+        .into_iter()
+        .filter(|o| o.running)
+        .map(|o| (o.service, Other { id: o.id, name: o.name }))
+        .collect();
     if with_deps {
         let plan = Plan::make(project, &session.observed().await?, &images, &wishes);
         let members = converge::make(session, &plan, &images, &How::default(), &report).await?;
@@ -294,7 +299,8 @@ async fn try_run(session: &Session, command: &Run) -> Result<ExitCode> {
             if let Some(dependency) = service.depends_on.get(&member.service) {
                 converge::wait_for(client, member, dependency.condition, &report).await?;
             }
-            others.insert(member.service.clone(), member.id.clone());
+            let other = Other { id: member.id.clone(), name: member.name.clone() };
+            others.insert(member.service.clone(), other);
         }
     }
     drop(report);

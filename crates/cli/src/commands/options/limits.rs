@@ -20,7 +20,7 @@ pub(crate) fn nano_cpus(cpus: Option<f64>) -> i64 {
 }
 
 /// `NAME=SOFT[:HARD]`; -1 stands for no limit.
-pub(crate) fn ulimit(text: &str) -> Result<Ulimit> {
+fn ulimit(text: &str) -> Result<Ulimit> {
     let invalid = || format!("invalid --ulimit `{text}`: expected NAME=SOFT[:HARD]");
     let (name, values) = text.split_once('=').with_context(invalid)?;
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
@@ -29,6 +29,16 @@ pub(crate) fn ulimit(text: &str) -> Result<Ulimit> {
         bail!("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}");
     }
     Ok(Ulimit { name: name.to_owned(), soft, hard })
+}
+
+/// All of them by name; the last of a name counts.
+pub(crate) fn ulimits(list: &[String]) -> Result<Vec<Ulimit>> {
+    let mut all = std::collections::BTreeMap::new();
+    for text in list {
+        let limit = ulimit(text)?;
+        all.insert(limit.name.clone(), limit);
+    }
+    Ok(all.into_values().collect())
 }
 
 /// `HOST[:CONTAINER[:rwm]]` or `HOST:rwm`.
@@ -63,8 +73,8 @@ pub(crate) fn weights(list: &[String]) -> Result<Option<Vec<WeightDevice>>> {
         }
         Ok(WeightDevice { path: path.to_owned(), weight })
     };
-    let all = list.iter().map(read).collect::<Result<Vec<_>>>()?;
-    Ok((!all.is_empty()).then_some(all))
+    // Docker's client sends the empty list, too.
+    list.iter().map(read).collect::<Result<Vec<_>>>().map(Some)
 }
 
 /// `DEVICE:RATE` each; a rate of bytes may have a unit.
@@ -82,8 +92,8 @@ pub(crate) fn throttles(flag: &str, list: &[String], in_bytes: bool) -> Result<O
         };
         Ok(ThrottleDevice { path: path.to_owned(), rate })
     };
-    let all = list.iter().map(read).collect::<Result<Vec<_>>>()?;
-    Ok((!all.is_empty()).then_some(all))
+    // Docker's client sends the empty list, too.
+    list.iter().map(read).collect::<Result<Vec<_>>>().map(Some)
 }
 
 /// What `--health-…` and `--no-healthcheck` ask for.
@@ -128,7 +138,7 @@ mod tests {
         assert!(ulimit("nofile=20:10").is_err() && ulimit("nofile").is_err() && ulimit("nofile=x").is_err());
         assert_eq!(throttles("f", &["/dev/a:1mb".into()], true).unwrap().unwrap()[0].rate, 1 << 20);
         assert!(throttles("f", &["/dev/a:1mb".into()], false).is_err());
-        assert!(weights(&["/dev/a:5".into()]).is_err() && weights(&[]).unwrap().is_none());
+        assert!(weights(&["/dev/a:5".into()]).is_err() && weights(&[]).unwrap().unwrap().is_empty());
     }
 
     #[test]

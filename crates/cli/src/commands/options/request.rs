@@ -47,6 +47,7 @@ pub(crate) fn create_request(options: &Options, attach: [bool; 3]) -> Result<Cre
     let some = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
     let mounts = options.mount.iter().map(|text| mounts::mount(text)).collect::<Result<Vec<_>>>()?;
     let tmpfs = mounts::tmpfs(&options.tmpfs);
+    let (cap_add, cap_drop) = security::capabilities(&options.cap_add, &options.cap_drop);
     let host_config = HostConfig {
         binds: some(&binds),
         container_id_file: options.cidfile.clone().unwrap_or_default(),
@@ -63,8 +64,8 @@ pub(crate) fn create_request(options: &Options, attach: [bool; 3]) -> Result<Cre
         restart_policy: restart_policy(&options.restart)?,
         auto_remove: options.rm,
         annotations: (!options.annotation.is_empty()).then(|| pairs(&options.annotation)),
-        cap_add: some(&options.cap_add),
-        cap_drop: some(&options.cap_drop),
+        cap_add,
+        cap_drop,
         cgroupns_mode: options.cgroupns.clone(),
         cgroup_parent: options.cgroup_parent.clone(),
         dns: options.dns.clone(),
@@ -105,7 +106,7 @@ pub(crate) fn create_request(options: &Options, attach: [bool; 3]) -> Result<Cre
         blkio_device_write_bps: limits::throttles("device-write-bps", &options.device_write_bps, true)?,
         blkio_device_read_iops: limits::throttles("device-read-iops", &options.device_read_iops, false)?,
         blkio_device_write_iops: limits::throttles("device-write-iops", &options.device_write_iops, false)?,
-        ulimits: Some(options.ulimit.iter().map(|text| limits::ulimit(text)).collect::<Result<_>>()?),
+        ulimits: Some(limits::ulimits(&options.ulimit)?),
         devices: Some(options.device.iter().map(|text| limits::device(text)).collect::<Result<_>>()?),
         device_cgroup_rules: some(&options.device_cgroup_rule),
         init: options.init.then_some(true),

@@ -34,9 +34,37 @@ pub(crate) fn options(list: &[String]) -> Result<Vec<String>> {
     Ok(options)
 }
 
+/// Capabilities to add and to drop by their whole names: `ALL` stands for all others, and what is added is not dropped.
+pub(crate) fn capabilities(add: &[String], drop: &[String]) -> (Option<Vec<String>>, Option<Vec<String>>) {
+    let names = |list: &[String]| {
+        let whole = |text: &String| {
+            let upper = text.trim().to_uppercase();
+            if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
+        };
+        let all: std::collections::BTreeSet<String> = list.iter().map(whole).collect();
+        if all.contains("ALL") { std::collections::BTreeSet::from(["ALL".to_owned()]) } else { all }
+    };
+    let (add, mut drop) = (names(add), names(drop));
+    drop.retain(|name| !add.contains(name));
+    let some = |set: std::collections::BTreeSet<String>| (!set.is_empty()).then(|| set.into_iter().collect());
+    (some(add), some(drop))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn capabilities_have_whole_names() {
+        let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let (add, drop) = capabilities(&list(&["net_admin", "CAP_CHOWN"]), &list(&["mknod", "chown"]));
+        assert_eq!(
+            (add.unwrap(), drop.unwrap()),
+            (list(&["CAP_CHOWN", "CAP_NET_ADMIN"]), list(&["CAP_MKNOD"]))
+        );
+        let (add, drop) = capabilities(&list(&["all", "x"]), &[]);
+        assert_eq!((add.unwrap(), drop), (list(&["ALL"]), None));
+    }
 
     #[test]
     fn profiles_are_read_here() {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use axum::body::Bytes;
 use sampan_docker_api::build::Progress;
-use sampan_engine::build::BuildEvent;
+use sampan_engine::build::{BuildEvent, Stream};
 use tokio::sync::mpsc;
 
 use super::say;
@@ -79,8 +79,14 @@ impl Order {
                 return self.add(place.stage, Line::Step((*text).to_owned()));
             }
             BuildEvent::Cached { step } => return self.add_to(step.0, " ---> Using cache\n".to_owned()),
-            BuildEvent::Output { step, bytes, .. } => {
-                return self.add_to(step.0, String::from_utf8_lossy(bytes).into_owned());
+            BuildEvent::Output { step, stream, bytes } => {
+                let text = String::from_utf8_lossy(bytes);
+                // Error output is red, and set back at its end.
+                let text = match stream {
+                    Stream::Stdout => text.into_owned(),
+                    Stream::Stderr => format!("\x1b[91m{text}\x1b[0m"),
+                };
+                return self.add_to(step.0, text);
             }
             BuildEvent::StepDone { step, state, .. } => {
                 return self.add_to(step.0, format!(" ---> {}\n", state.short()));
