@@ -18,9 +18,10 @@ use ipnet::IpNet;
 use sampan_base::{Class, FileError, error::class_of_io};
 use sampan_kernel::netns;
 
+use crate::bridges::set_sysctl;
 use crate::links::{Inside, Links};
 use crate::names::{Mac, is_key, is_link_name, veth_name};
-use crate::net::{Inner, Net, Shared, published, set_sysctl};
+use crate::net::{Inner, Net, Shared, published};
 use crate::ports;
 use crate::records::EndpointId;
 use crate::spec::{Endpoint, EndpointSpec, NetworkConfig, NetworkKind, PortMapping, Protocol};

@@ -3,7 +3,7 @@
 //! What files mean and what is to be done is [`sampan_compose`]'s; here it is done, through Docker's API.
 //!
 //! * [`project`]: the files and what is there of them. * [`body`]: a service as the API takes a container.
-//! * [`ensure`]: networks, volumes, images. * [`up`], [`converge`], [`attach`]: what runs. * [`down`]: away again.
+//! * [`ensure`]: networks, volumes, images that are needed. * [`images`]: build, pull, push. * [`up`], [`converge`], [`attach`]: what runs. * [`down`]: away again.
 //! * [`list`]: ps, images, top, port, events. * [`lifecycle`]: start, stop, kill, …. * [`run`]: run, exec, cp.
 //! * [`report`]: what happens, said.
 
@@ -12,6 +12,7 @@ mod body;
 mod converge;
 mod down;
 mod ensure;
+mod images;
 mod lifecycle;
 mod list;
 mod project;
@@ -83,7 +84,7 @@ enum Command {
     /// Show the output of services
     Logs(attach::Logs),
     /// Build the images of services
-    Build(ensure::Build),
+    Build(images::Build),
     /// Run a command in a running container of a service
     Exec(run::Exec),
     /// Run a command in a new container of a service
@@ -107,9 +108,9 @@ enum Command {
     /// Wait until services have ended
     Wait(lifecycle::Wait),
     /// Get the images of services
-    Pull(ensure::Pull),
+    Pull(images::Pull),
     /// Send the images of services
-    Push(ensure::Push),
+    Push(images::Push),
     /// Print what the files say
     #[command(visible_alias = "convert")]
     Config(list::Config),
@@ -175,7 +176,7 @@ pub(crate) async fn compose(client: &Client, compose: Compose) -> Result<ExitCod
         Command::Down(command) => down::down(&session, command).await,
         Command::Ps(command) => list::ps(&session, command).await,
         Command::Logs(command) => attach::logs(&session, command).await,
-        Command::Build(command) => ensure::build(&session, command).await,
+        Command::Build(command) => images::build(&session, command).await,
         Command::Exec(command) => run::exec(&session, command).await,
         Command::Run(command) => run::run(&session, command).await,
         Command::Create(command) => up::create(&session, command).await,
@@ -187,8 +188,8 @@ pub(crate) async fn compose(client: &Client, compose: Compose) -> Result<ExitCod
         Command::Pause(command) => lifecycle::each(&session, command, "pause").await,
         Command::Unpause(command) => lifecycle::each(&session, command, "unpause").await,
         Command::Wait(command) => lifecycle::wait(&session, command).await,
-        Command::Pull(command) => ensure::pull(&session, command).await,
-        Command::Push(command) => ensure::push(&session, command).await,
+        Command::Pull(command) => images::pull(&session, command).await,
+        Command::Push(command) => images::push(&session, command).await,
         Command::Config(command) => list::config(&session, command),
         Command::Images(command) => list::images(&session, command).await,
         Command::Top(command) => list::top(&session, command).await,

@@ -1,12 +1,12 @@
 //! What compose files say, once read, interpolated, merged and checked. Every short form has become its long one.
+//!
+//! * `Project` (here), and the parts of services. * `service`: all that a service can be told.
+//! * `resources`: networks, volumes, configs, secrets. * `values`: numbers with units.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::de::{Deserializer, Error as _};
-use serde::{Deserialize, Serialize, Serializer};
-
-use sampan_docker_api::written;
+use serde::{Deserialize, Serialize};
 
 /// All of it.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -62,185 +62,13 @@ macro_rules! record {
     };
 }
 
-record! {
-    /// A service: containers of one kind.
-    pub struct Service {
-        /// Words for the OCI runtime.
-        pub annotations: Texts,
-        /// Attach to it in `up`.
-        pub attach: Option<bool>,
-        /// Limits of disk traffic.
-        pub blkio_config: Option<Blkio>,
-        /// How its image is built.
-        pub build: Option<Build>,
-        /// Capabilities to add.
-        pub cap_add: Vec<String>,
-        /// Capabilities to drop.
-        pub cap_drop: Vec<String>,
-        /// cgroup namespace.
-        pub cgroup: String,
-        /// Parent cgroup.
-        pub cgroup_parent: String,
-        /// Command and arguments.
-        pub command: Option<Vec<String>>,
-        /// Configs that it sees.
-        pub configs: Vec<FileMount>,
-        /// The container's name, instead of one that is made up.
-        pub container_name: String,
-        /// Windows only.
-        pub cpu_count: Option<i64>,
-        /// Windows only.
-        pub cpu_percent: Option<f64>,
-        /// Microseconds.
-        pub cpu_period: Option<i64>,
-        /// Microseconds.
-        pub cpu_quota: Option<i64>,
-        /// Microseconds.
-        pub cpu_rt_period: Option<i64>,
-        /// Microseconds.
-        pub cpu_rt_runtime: Option<i64>,
-        /// Relative weight.
-        pub cpu_shares: Option<i64>,
-        /// Number of CPUs.
-        pub cpus: Option<f64>,
-        /// CPUs to run on.
-        pub cpuset: String,
-        /// Services that come first.
-        pub depends_on: BTreeMap<String, Dependency>,
-        /// How many, and how much each may use.
-        pub deploy: Option<Deploy>,
-        /// For `compose watch`, which is not here.
-        pub develop: Option<serde_json::Value>,
-        /// Rules for devices.
-        pub device_cgroup_rules: Vec<String>,
-        /// Devices.
-        pub devices: Vec<Device>,
-        /// Name servers.
-        pub dns: Vec<String>,
-        /// Resolver options.
-        pub dns_opt: Vec<String>,
-        /// Search domains.
-        pub dns_search: Vec<String>,
-        /// NIS domain name.
-        pub domainname: String,
-        /// The command that arguments are given to.
-        pub entrypoint: Option<Vec<String>>,
-        /// Variables; without a value: the one of who runs compose.
-        pub environment: BTreeMap<String, Option<String>>,
-        /// Files of variables.
-        pub env_file: Vec<EnvFile>,
-        /// Ports that are only said to be served.
-        pub expose: Vec<String>,
-        /// Containers of others to know by name.
-        pub external_links: Vec<String>,
-        /// Lines of /etc/hosts.
-        pub extra_hosts: BTreeMap<String, Vec<String>>,
-        /// Graphics cards.
-        pub gpus: Option<serde_json::Value>,
-        /// Further groups.
-        pub group_add: Vec<String>,
-        /// How to find out whether it is well.
-        pub healthcheck: Option<Healthcheck>,
-        /// Host name.
-        pub hostname: String,
-        /// The image.
-        pub image: String,
-        /// A small init as process 1.
-        pub init: Option<bool>,
-        /// IPC namespace.
-        pub ipc: String,
-        /// Windows only.
-        pub isolation: String,
-        /// Labels.
-        pub labels: Texts,
-        /// Files of labels.
-        pub label_file: Vec<String>,
-        /// Services to know by name.
-        pub links: Vec<String>,
-        /// Where the log goes.
-        pub logging: Option<Logging>,
-        /// Hardware address.
-        pub mac_address: String,
-        /// Bytes.
-        pub mem_limit: Option<Bytes>,
-        /// Bytes.
-        pub mem_reservation: Option<Bytes>,
-        /// 0 to 100.
-        pub mem_swappiness: Option<i64>,
-        /// Bytes of memory and swap.
-        pub memswap_limit: Option<Bytes>,
-        /// A network mode instead of networks.
-        pub network_mode: String,
-        /// Networks that it joins.
-        pub networks: BTreeMap<String, Option<ServiceNetwork>>,
-        /// Never killed for want of memory.
-        pub oom_kill_disable: Option<bool>,
-        /// -1000 to 1000.
-        pub oom_score_adj: Option<i64>,
-        /// PID namespace.
-        pub pid: String,
-        /// Number of processes.
-        pub pids_limit: Option<i64>,
-        /// The image's platform.
-        pub platform: String,
-        /// Published ports.
-        pub ports: Vec<Port>,
-        /// Run when it has started.
-        pub post_start: Vec<Hook>,
-        /// Run before it is stopped.
-        pub pre_stop: Vec<Hook>,
-        /// All privileges.
-        pub privileged: Option<bool>,
-        /// It belongs to these profiles.
-        pub profiles: Vec<String>,
-        /// When to pull.
-        pub pull_policy: String,
-        /// Root file system read-only.
-        pub read_only: Option<bool>,
-        /// When to start it again.
-        pub restart: String,
-        /// The OCI runtime.
-        pub runtime: String,
-        /// How many.
-        pub scale: Option<u32>,
-        /// Secrets that it sees.
-        pub secrets: Vec<FileMount>,
-        /// Security options.
-        pub security_opt: Vec<String>,
-        /// Bytes.
-        pub shm_size: Option<Bytes>,
-        /// Standard input stays open.
-        pub stdin_open: Option<bool>,
-        /// Time to end after the signal.
-        pub stop_grace_period: Option<Duration>,
-        /// The signal.
-        pub stop_signal: String,
-        /// Options of the root file system's driver.
-        pub storage_opt: Texts,
-        /// Kernel parameters.
-        pub sysctls: Texts,
-        /// File systems in memory.
-        pub tmpfs: Vec<String>,
-        /// A terminal.
-        pub tty: Option<bool>,
-        /// Resource limits.
-        pub ulimits: BTreeMap<String, Ulimit>,
-        /// The user.
-        pub user: String,
-        /// User namespace.
-        pub userns_mode: String,
-        /// UTS namespace.
-        pub uts: String,
-        /// The driver of its volumes.
-        pub volume_driver: String,
-        /// Mounts.
-        pub volumes: Vec<Mount>,
-        /// Services or containers whose volumes it shares.
-        pub volumes_from: Vec<String>,
-        /// Where the command starts.
-        pub working_dir: String,
-    }
-}
+mod resources;
+mod service;
+mod values;
+
+pub use resources::{FileObject, Ipam, Network, Pool, Volume};
+pub use service::Service;
+pub use values::{Bytes, Duration};
 
 record! {
     /// How an image is built.
@@ -577,98 +405,6 @@ record! {
 }
 
 record! {
-    /// A config or secret.
-    pub struct FileObject {
-        /// Another name than its key.
-        pub name: String,
-        /// Where it is.
-        pub file: String,
-        /// The variable that it is.
-        pub environment: String,
-        /// What it is.
-        pub content: Option<String>,
-        /// Somebody else's.
-        pub external: bool,
-        /// Labels.
-        pub labels: Texts,
-        /// For swarms.
-        pub driver: String,
-        /// For swarms.
-        pub driver_opts: Texts,
-        /// For swarms.
-        pub template_driver: String,
-    }
-}
-
-record! {
-    /// A network.
-    pub struct Network {
-        /// Its name.
-        pub name: String,
-        /// Its driver.
-        pub driver: String,
-        /// Options.
-        pub driver_opts: Texts,
-        /// Addresses.
-        pub ipam: Option<Ipam>,
-        /// Somebody else's.
-        pub external: bool,
-        /// No way out.
-        pub internal: bool,
-        /// Containers may join by hand.
-        pub attachable: bool,
-        /// IPv4 addresses.
-        pub enable_ipv4: Option<bool>,
-        /// IPv6 addresses.
-        pub enable_ipv6: Option<bool>,
-        /// Labels.
-        pub labels: Texts,
-    }
-}
-
-record! {
-    /// How a network gives addresses.
-    pub struct Ipam {
-        /// Who.
-        pub driver: String,
-        /// Pools.
-        pub config: Vec<Pool>,
-        /// Options.
-        pub options: Texts,
-    }
-}
-
-record! {
-    /// A pool of addresses.
-    pub struct Pool {
-        /// All.
-        pub subnet: String,
-        /// Those that are given.
-        pub ip_range: String,
-        /// The gateway.
-        pub gateway: String,
-        /// Those that others have.
-        pub aux_addresses: Texts,
-    }
-}
-
-record! {
-    /// A volume.
-    pub struct Volume {
-        /// Its name.
-        pub name: String,
-        /// Its driver.
-        pub driver: String,
-        /// Options.
-        pub driver_opts: Texts,
-        /// Somebody else's.
-        pub external: bool,
-        /// Labels.
-        pub labels: Texts,
-    }
-}
-
-record! {
     /// A resource limit.
     pub struct Ulimit {
         /// What counts at first.
@@ -713,67 +449,6 @@ record! {
         pub path: String,
         /// Bytes or operations a second.
         pub rate: Bytes,
-    }
-}
-
-/// A number of bytes, written `64m` or as a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Bytes(pub i64);
-
-impl<'de> Deserialize<'de> for Bytes {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Bytes, D::Error> {
-        written::bytes(&String::deserialize(d)?).map(Bytes).map_err(D::Error::custom)
-    }
-}
-
-impl Serialize for Bytes {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&self.0.to_string())
-    }
-}
-
-/// A length of time in nanoseconds, written `1m30s`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Duration(pub i64);
-
-impl Duration {
-    /// As Go prints it.
-    pub fn text(self) -> String {
-        let total = self.0;
-        if total % 1_000_000_000 != 0 {
-            return format!("{}ms", total / 1_000_000);
-        }
-        let seconds = total / 1_000_000_000;
-        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        match (hours, minutes) {
-            (0, 0) => format!("{seconds}s"),
-            (0, _) => format!("{minutes}m{seconds}s"),
-            _ => format!("{hours}h{minutes}m{seconds}s"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Duration {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        written::duration(&String::deserialize(d)?).map(Duration).map_err(D::Error::custom)
-    }
-}
-
-impl Serialize for Duration {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&self.text())
-    }
-}
-
-impl Service {
-    /// How many containers it is to have.
-    pub fn replicas(&self) -> u32 {
-        self.scale.or(self.deploy.as_ref().and_then(|d| d.replicas)).unwrap_or(1)
-    }
-
-    /// Its image, by the name that it is given where it only is built.
-    pub fn image_name(&self, project: &str, service: &str) -> String {
-        if self.image.is_empty() { format!("{project}-{service}") } else { self.image.clone() }
     }
 }
 
