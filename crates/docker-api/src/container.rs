@@ -90,19 +90,19 @@ pub struct Healthcheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test: Option<Vec<String>>,
     /// Time between checks.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub interval: i64,
     /// Time one check may take.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub timeout: i64,
     /// Time between checks in the start period.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub start_interval: i64,
     /// Failures in a row until the container counts as unhealthy.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub retries: i64,
     /// Time after the start in which failures do not count.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub start_period: i64,
 }
 
@@ -117,6 +117,9 @@ pub struct CreateRequest {
     /// What runs.
     #[serde(flatten)]
     pub config: ContainerConfig,
+    /// The OCI runtime, where old libraries name it.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub runtime: String,
     /// How the host runs it.
     pub host_config: Option<HostConfig>,
     /// Networks to join.

@@ -18,9 +18,10 @@ use ipnet::IpNet;
 use sampan_base::{Class, FileError, error::class_of_io};
 use sampan_kernel::netns;
 
+use crate::bridges::set_sysctl;
 use crate::links::{Inside, Links};
 use crate::names::{Mac, is_key, is_link_name, veth_name};
-use crate::net::{Inner, Net, Shared, published, set_sysctl};
+use crate::net::{Inner, Net, Shared, published};
 use crate::ports;
 use crate::records::EndpointId;
 use crate::spec::{Endpoint, EndpointSpec, NetworkConfig, NetworkKind, PortMapping, Protocol};
@@ -170,7 +171,8 @@ impl Net {
         let namespace = netns::open(&path).map_err(|source| AttachError::Namespace { path, source })?;
         let id: EndpointId = (key.to_owned(), spec.network.clone());
         self.detach_one(&id).map_err(AttachError::Earlier)?;
-        let mut inner = self.shared.lock_when(|inner| !inner.leaving.contains(&id));
+        let mut inner =
+            self.shared.lock_when(|inner| !inner.leaving.contains(&id) && !inner.address_is_leaving(spec));
         let Some(network) = inner.networks.get(&spec.network).cloned() else {
             return Err(AttachError::NoSuchNetwork { network: spec.network.clone() });
         };
@@ -355,6 +357,20 @@ impl Inner {
             ports.push(PortMapping { host_port, ..*port });
         }
         Ok((ports, sockets))
+    }
+
+    /// Whether the address that is asked for, or any at all, is still that of a link which is being deleted: its
+    /// container has gone as far as anybody can see.
+    fn address_is_leaving(&self, spec: &EndpointSpec) -> bool {
+        let mut leaving = self.leaving.iter().filter(|(_, network)| *network == spec.network);
+        let network = self.networks.get(&spec.network);
+        if spec.ip.is_none() && network.is_some_and(|network| self.records.free_address(network).is_none()) {
+            return leaving.next().is_some();
+        }
+        leaving.filter_map(|id| self.records.get(id)).any(|endpoint| {
+            let six = endpoint.v6.map(|(ip, _)| ip);
+            Some(endpoint.ip) == spec.ip || (six.is_some() && six == spec.ip6)
+        })
     }
 
     fn choose_address(

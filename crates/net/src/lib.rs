@@ -15,12 +15,13 @@
 //! * [`dns`]: the server by which containers find each other.
 //! * [`Reconciled`]: what was mended. `watch`: rules that somebody takes away are put back at once.
 //! * `records`: what is on disk. `nft`: the packet filter. `docker`: other owners of rules. `ports`: reserved ports.
-//!   `pool`: namespaces made ahead. `links`, `conntrack`, `netlink`: the kernel's side.
+//!   `bridges`: a network's link on the host. `pool`: namespaces made ahead. `links`, `conntrack`, `netlink`: the kernel's side.
 //!
 //! Everything is over netlink and synchronous; no program is run, and no tokio. Several instances live side by side if
 //! their state directories, tables, bridges and subnets differ.
 
 mod attach;
+mod bridges;
 mod conntrack;
 mod counters;
 pub mod dns;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sampan_kernel::netns;
 
-use crate::net::set_sysctl;
+use crate::bridges::set_sysctl;
 
 /// How many are kept at most. One of the kernel's takes some 100 KiB.
 const MOST: usize = 16;

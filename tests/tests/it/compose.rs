@@ -408,6 +408,8 @@ networks:
     p.run(&["port", "a", "8080"]).ok().says("127.0.0.1:");
     p.run(&["port", "b", "8080"]).code(1).complains("no port 8080/tcp");
     // Replaced, it is there by its names again, and who lives in its network goes along.
+    // While another lives in its network namespace, our engine keeps a removed container's address.
+    p.run(&["rm", "-s", "-f", "c"]).ok();
     p.run(&["up", "-d", "-t", "0", "--force-recreate", "a"]).ok();
     p.run(&["up", "-d", "-t", "0"]).ok();
     p.run(&["exec", "-T", "b", "ping", "-c1", "-W5", "www"]).ok();

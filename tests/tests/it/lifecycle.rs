@@ -17,6 +17,8 @@ crate::cases! {
     execs_have_users_directories_and_environments [Docker],
     a_missing_layer_is_one_containers_trouble [Docker],
     commit_keeps_what_was_changed [Docker],
+    whoever_starts_an_exec_says_how_its_stream_is_framed [Docker, Curl],
+    a_link_is_removed [Docker, Curl],
 }
 
 fn listings_are_filtered_in_every_way() {
@@ -254,4 +256,35 @@ fn commit_keeps_what_was_changed() {
     assert_eq!(it.inspect("c1", "/State/Status"), "running");
     it.docker(["run", "--rm", "made"]).ok().is("1");
     it.docker(["run", "--rm", "made", "sh", "-c", "echo $A; ls /mem /vol"]).ok().says("b");
+}
+
+fn whoever_starts_an_exec_says_how_its_stream_is_framed() {
+    let it = Instance::new();
+    it.docker(["run", "-d", "--name", "c1", "busybox", "sleep", "1000"]).ok();
+    let said = |tty: bool, start_tty: bool| {
+        let body = format!(r#"{{"Cmd":["echo","said"],"Tty":{tty},"AttachStdout":true}}"#);
+        let id = post(&it, "/containers/c1/exec", &body).ok().json()["Id"].as_str().unwrap().to_owned();
+        let start = format!(r#"{{"Detach":false,"Tty":{start_tty}}}"#);
+        post(&it, &format!("/exec/{id}/start"), &start).ok().stdout
+    };
+    assert_eq!(said(false, false), "\u{1}\0\0\0\0\0\0\u{5}said\n");
+    assert_eq!(said(true, true), "said\r\n");
+    assert_eq!(said(true, false), "\u{1}\0\0\0\0\0\0\u{6}said\r\n");
+    assert_eq!(said(false, true), "said\n");
+}
+
+fn a_link_is_removed() {
+    let it = Instance::new();
+    it.docker(["run", "-d", "--name", "db", "busybox", "sleep", "1000"]).ok();
+    it.docker(["create", "--name", "web", "--link", "db:data", "busybox", "cat", "/etc/hosts"]).ok();
+    let remove = || {
+        Command::new("curl")
+            .args(["-sS", "-X", "DELETE", "--unix-socket", it.socket().to_str().unwrap()])
+            .args(["http://d/containers/web/data?link=1"])
+            .run()
+    };
+    remove().ok().is("");
+    remove().ok().says("No such container");
+    let hosts = it.docker(["start", "-a", "web"]).ok();
+    assert!(!hosts.stdout.contains("data"), "{hosts}");
 }

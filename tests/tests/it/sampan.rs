@@ -130,7 +130,7 @@ fn the_life_of_a_container() {
         $ sampan wait c3
         137
         $ sampan kill c3
-        ! sampan: Container <id> is not running
+        ! sampan: Cannot kill container: c3: Container <id> is not running
         [1]
         $ sampan rm c3 nobody
         c3
@@ -200,13 +200,13 @@ fn exec_and_what_it_can_be_told() {
         2
         $ sampan exec c1 no-such-program
         OCI runtime exec failed: exec failed: unable to start container process: exec: "no-such-program": executable file not found in $PATH
-        [127]
+        [126]
         $ sampan exec c1 /etc/passwd
         OCI runtime exec failed: exec failed: unable to start container process: exec: "/etc/passwd": permission denied (it has no permission to be executed by this user)
         [126]
         $ sampan exec -u nobody-here c1 true
-        ! sampan: unable to find user nobody-here: no matching entries in passwd file
-        [1]
+        unable to find user nobody-here: no matching entries in passwd file
+        [126]
         $ sampan stop -t 0 c1
         c1
         $ sampan exec c1 true

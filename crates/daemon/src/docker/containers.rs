@@ -188,6 +188,7 @@ pub(crate) async fn update(
             "" => None,
             _ => Some(convert::restart_policy(policy)?),
         },
+        unlink: None,
     };
     let warnings = engine.update(&id, update).await?;
     Ok(Json(UpdateAnswer { warnings: (!warnings.is_empty()).then_some(warnings) }))
@@ -204,13 +205,26 @@ pub(crate) async fn rename(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// `DELETE /containers/web/db?link=1`: the container `web` is to know another by the name `db` no more.
+pub(crate) async fn remove_link(
+    State(engine): State<Engine>,
+    Path((id, alias)): Path<(String, String)>,
+    query: Query,
+) -> Answer<StatusCode> {
+    if !is_on(query.get("link")) {
+        return Err(EngineError::NoSuchContainer { name: format!("{id}/{alias}") }.into());
+    }
+    engine.unlink(&id, &alias).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 pub(crate) async fn remove(
     State(engine): State<Engine>,
     Path(id): Path<String>,
     query: Query,
 ) -> Answer<StatusCode> {
     if is_on(query.get("link")) {
-        return Err(ApiError::unsupported("links are not supported"));
+        return Err(ApiError::invalid("a link is named by its container and its name there: web/db"));
     }
     engine.remove(&id, is_on(query.get("force")), is_on(query.get("v"))).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -348,28 +362,26 @@ pub(crate) async fn attach(
     let options =
         StreamOptions { terminal, detach_keys: detach::parse_keys(keys).map_err(ApiError::invalid)? };
     let (stdout, stderr) = (is_on(query.get("stdout")), is_on(query.get("stderr")));
-    let mut prelude = Vec::new();
-    if is_on(query.get("logs")) {
-        let log_query = LogQuery { stdout, stderr, ..LogQuery::default() };
-        let mut reader = engine.logs(&id, log_query).await?;
-        loop {
-            let lines;
-            (reader, lines) = reader.next().await?;
-            if lines.is_empty() {
-                break;
-            }
-            prelude.extend_from_slice(&log_bytes(&lines, Beside { terminal, ..Beside::default() }));
-        }
-    }
+    let with_logs = is_on(query.get("logs"));
     if !is_on(query.get("stream")) {
-        return Ok(hijack::serve(
-            request,
-            options,
-            prelude,
-            async { Err(Vec::new()) },
-            std::future::ready(()),
-        ));
+        // Read only when the head of the answer is out, and has been read: some clients (docker-py) lose what comes with
+        // it, and nothing tells when they have read it.
+        let told = async move {
+            tokio::time::sleep(HEAD_IS_READ).await;
+            let read = if with_logs {
+                log_so_far(&engine, &id, stdout, stderr, terminal).await
+            } else {
+                Ok(Vec::new())
+            };
+            Err(read.unwrap_or_else(|error| {
+                tracing::warn!(container = id, error = sampan_base::chain(&error), "reading a log failed");
+                Vec::new()
+            }))
+        };
+        return Ok(hijack::serve(request, options, Vec::new(), told, std::future::ready(())));
     }
+    let prelude =
+        if with_logs { log_so_far(&engine, &id, stdout, stderr, terminal).await? } else { Vec::new() };
     let streams = Streams { stdin: is_on(query.get("stdin")), stdout, stderr, stdin_once: false };
     let stream = engine.attach(&id, streams).await?;
     Ok(hijack::serve(
@@ -380,6 +392,29 @@ pub(crate) async fn attach(
         async move { stream.await.ok().and_then(Result::ok).ok_or_else(Vec::new) },
         std::future::ready(()),
     ))
+}
+
+/// How long a client takes to read the head of an answer.
+const HEAD_IS_READ: std::time::Duration = std::time::Duration::from_millis(3);
+
+/// What a container has said so far, framed as its attached clients see it.
+async fn log_so_far(
+    engine: &Engine,
+    id: &str,
+    stdout: bool,
+    stderr: bool,
+    terminal: bool,
+) -> sampan_engine::Result<Vec<u8>> {
+    let mut reader = engine.logs(id, LogQuery { stdout, stderr, ..LogQuery::default() }).await?;
+    let mut bytes = Vec::new();
+    loop {
+        let lines;
+        (reader, lines) = reader.next().await?;
+        if lines.is_empty() {
+            return Ok(bytes);
+        }
+        bytes.extend_from_slice(&log_bytes(&lines, Beside { terminal, ..Beside::default() }));
+    }
 }
 
 pub(crate) async fn resize(

@@ -25,7 +25,10 @@ const MAX_PORT_RANGE: u32 = 4096;
 /// What is to be created.
 pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
     let config = request.config;
-    let host = request.host_config.unwrap_or_default();
+    let mut host = request.host_config.unwrap_or_default();
+    if host.runtime.is_empty() {
+        host.runtime = request.runtime;
+    }
     refuse_unsupported(&host)?;
     if config.image.is_empty() {
         return Err(ApiError::invalid("no image was named"));

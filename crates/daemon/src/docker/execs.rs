@@ -11,6 +11,9 @@ use sampan_docker_api::{IdAnswer, detach, stream};
 use sampan_engine::exec::{ExecPhase, ExecSpec};
 use sampan_engine::{Engine, EngineError};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
 use super::Query;
 use super::containers::json;
 use super::error::{Answer, ApiError};
@@ -88,7 +91,8 @@ pub(crate) async fn start(
     let console = wanted.console_size.map(|[rows, columns]| (rows, columns)).filter(|size| *size != (0, 0));
     let keys = Some(view.spec.detach_keys.as_str()).filter(|k| !k.is_empty());
     let detach_keys = detach::parse_keys(keys.unwrap_or(detach::DEFAULT_KEYS)).map_err(ApiError::invalid)?;
-    let terminal = view.spec.tty;
+    // Whoever starts it says whether the stream is raw, whatever the process has.
+    let (terminal, process_tty) = (wanted.tty, view.spec.tty);
     let options = StreamOptions { terminal, detach_keys };
     let request = Request::from_parts(parts, Body::empty());
     if wanted.detach {
@@ -100,6 +104,9 @@ pub(crate) async fn start(
         let (engine, id) = (engine.clone(), id.clone());
         async move {
             match engine.exec_start(&id, false, console).await {
+                Ok(Some(stream)) if process_tty != terminal => {
+                    reframed(stream, process_tty).ok_or_else(Vec::new)
+                }
                 Ok(stream) => stream.ok_or_else(Vec::new),
                 // The stream has begun by now, as in Docker: clients print what it says and then ask for the exit code.
                 Err(error) => Err(last_words(&error, terminal)),
@@ -109,6 +116,42 @@ pub(crate) async fn start(
     // The shim ends the stream when the process has ended. Clients ask for the exit code then: it must be known.
     let ended = async move { drop(engine.exec_wait(&id).await) };
     Ok(hijack::serve(request, options, Vec::new(), stream, ended))
+}
+
+/// Frames what comes raw, or takes the frames off; what the client sends passes as it is.
+fn reframed(shim: UnixStream, is_raw: bool) -> Option<UnixStream> {
+    // Without a pair of sockets (no descriptors are left) the client gets nothing.
+    let (own, other) = UnixStream::pair().ok()?;
+    tokio::spawn(async move {
+        let (mut from_shim, mut to_shim) = shim.into_split();
+        let (mut from_client, mut to_client) = own.into_split();
+        let output = async {
+            let mut demultiplexer = stream::Demultiplexer::default();
+            let mut bytes = vec![0u8; 16 << 10];
+            while let Ok(length @ 1..) = from_shim.read(&mut bytes).await {
+                let mut out = Vec::with_capacity(length + stream::HEADER_BYTES);
+                if is_raw {
+                    out.extend(stream::header(stream::STDOUT, u32::try_from(length).unwrap_or(0)));
+                    out.extend_from_slice(&bytes[..length]);
+                } else if demultiplexer.push(&bytes[..length], |_, part| out.extend_from_slice(part)).is_err()
+                {
+                    break;
+                }
+                if to_client.write_all(&out).await.is_err() {
+                    break;
+                }
+            }
+            // The client sees the end; one that has gone needs not.
+            let _ = to_client.shutdown().await;
+        };
+        let input = async {
+            // The process sees the end of its input; one that has gone needs not.
+            let _ = tokio::io::copy(&mut from_client, &mut to_shim).await;
+            let _ = to_shim.shutdown().await;
+        };
+        tokio::join!(output, input);
+    });
+    Some(other)
 }
 
 fn last_words(error: &EngineError, terminal: bool) -> Vec<u8> {

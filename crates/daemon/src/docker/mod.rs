@@ -60,6 +60,7 @@ pub(crate) fn router(engine: Engine, metrics: Metrics) -> Router {
         .route("/containers/create", post(containers::create))
         .route("/containers/prune", post(listing::prune))
         .route("/containers/{id}", delete(containers::remove))
+        .route("/containers/{id}/{alias}", delete(containers::remove_link))
         .route("/containers/{id}/json", get(containers::inspect))
         .route("/containers/{id}/start", post(containers::start))
         .route("/containers/{id}/stop", post(containers::stop))

@@ -63,8 +63,7 @@ pub(crate) async fn inspect(
     Path(name): Path<String>,
     query: Query,
 ) -> Answer<Json<wire::Network>> {
-    if let Some(scope) = query.get("scope").filter(|s| !s.is_empty() && *s != "local") {
-        let _ = scope;
+    if query.get("scope").is_some_and(|scope| !scope.is_empty() && scope != "local") {
         return Err(ApiError { status: StatusCode::NOT_FOUND, message: format!("network {name} not found") });
     }
     if let Some(verbose) = query.get("verbose").filter(|v| {

@@ -12,6 +12,8 @@ pub struct Update {
     pub resources: Resources,
     /// A new restart policy.
     pub restart_policy: Option<RestartPolicy>,
+    /// A name by which it is to know another container no more (`--link`). What runs knows it until its end.
+    pub unlink: Option<String>,
 }
 
 impl Update {
@@ -20,6 +22,13 @@ impl Update {
     /// # Errors
     /// If they contradict what the container has.
     pub(crate) fn apply(&self, spec: &mut ContainerSpec) -> Result<bool> {
+        if let Some(alias) = &self.unlink {
+            let before = spec.links.len();
+            spec.links.retain(|link| link.rsplit(':').next() != Some(alias));
+            if spec.links.len() == before {
+                return Err(EngineError::NoSuchContainer { name: alias.clone() });
+            }
+        }
         let (new, has) = (&self.resources, &spec.resources);
         let conflict = |text: &str| Err(EngineError::Conflict(text.to_owned()));
         for (is_new, has_other, what) in [
@@ -103,6 +112,16 @@ fn merge(into: &mut Resources, new: &Resources) {
 }
 
 impl Engine {
+    /// Lets a container know another one by the name `alias` no more.
+    ///
+    /// # Errors
+    /// If there is no such container or name.
+    pub async fn unlink(&self, text: &str, alias: &str) -> Result<()> {
+        let handle = self.inner.find_container(text)?;
+        let update = Update { unlink: Some(alias.to_owned()), ..Update::default() };
+        handle.ask(|reply| Request::Update { update: Box::new(update), reply }).await
+    }
+
     /// Changes a container's limits and restart policy, also while it runs; answers what can't be done as asked.
     ///
     /// # Errors
@@ -130,7 +149,7 @@ mod tests {
         let resources = Resources { memory: 64 << 20, cpu_shares: 5, ..Resources::default() };
         let mut spec = ContainerSpec { resources, ..ContainerSpec::default() };
         let apply = |spec: &mut ContainerSpec, resources: Resources, restart_policy| {
-            Update { resources, restart_policy }.apply(spec).map_err(|e| e.to_string())
+            Update { resources, restart_policy, unlink: None }.apply(spec).map_err(|e| e.to_string())
         };
         let more = |memory: i64| Resources { memory, ..Resources::default() };
         assert!(apply(&mut spec, more(100 << 20), None).unwrap());

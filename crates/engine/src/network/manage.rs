@@ -210,7 +210,7 @@ fn create(inner: &Inner, request: NetworkRequest) -> Result<NetworkRecord> {
         v6,
     };
     super::cni::check(inner, &record)?;
-    if let Some(config) = config_of(inner, &record)? {
+    if let Some(config) = config_of(&record)? {
         inner.net.add_network(config).map_err(refused)?;
     }
     if let Err(error) = inner.metadata.put_network(&record) {
@@ -306,11 +306,7 @@ fn machine() -> String {
 }
 
 /// What the network crate is to make of a network; none of those that it has no part in.
-pub(crate) fn config_of(inner: &Inner, record: &NetworkRecord) -> Result<Option<NetworkConfig>> {
-    config_for(&inner.config, record)
-}
-
-fn config_for(engine: &EngineConfig, record: &NetworkRecord) -> Result<Option<NetworkConfig>> {
+fn config_of(record: &NetworkRecord) -> Result<Option<NetworkConfig>> {
     if matches!(record.driver.as_str(), "host" | "null" | "cni") {
         return Ok(None);
     }
@@ -347,7 +343,6 @@ fn config_for(engine: &EngineConfig, record: &NetworkRecord) -> Result<Option<Ne
             .and_then(|(link, number)| Some((link.to_owned(), number.parse().ok()?)));
         config.kind = NetworkKind::Macvlan { mode, vlan };
     }
-    let _ = engine;
     Ok(Some(config))
 }
 
@@ -438,10 +433,10 @@ fn settle_default(record: &mut NetworkRecord, config: &EngineConfig) {
 }
 
 /// The networks for the network crate. One that can't be read is told of and left out.
-pub(crate) fn configs(config: &EngineConfig, records: &[NetworkRecord]) -> Vec<NetworkConfig> {
+pub(crate) fn configs(records: &[NetworkRecord]) -> Vec<NetworkConfig> {
     let mut configs = Vec::new();
     for record in records {
-        match config_for(config, record) {
+        match config_of(record) {
             Ok(Some(mut network)) => {
                 // The largest packet is that of the host's way out, whatever is shown.
                 if record.is_default() {

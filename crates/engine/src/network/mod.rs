@@ -410,7 +410,7 @@ pub(crate) fn endpoint(inner: &Inner, id: &str, attached: sampan_net::Endpoint) 
 /// Opens the network: bridges and rules that are missing are put in place.
 pub(crate) fn open(config: &EngineConfig, networks: &[NetworkRecord]) -> Result<Net> {
     let state = config.state.join("net");
-    let net = NetConfig { state, table: config.table.clone(), networks: manage::configs(config, networks) };
+    let net = NetConfig { state, table: config.table.clone(), networks: manage::configs(networks) };
     let net = Net::open(net).map_err(|e| EngineError::layer(e.class(), "cannot set up the network")(e))?;
     net.prepare_namespaces(READY_NAMESPACES);
     Ok(net)

@@ -83,6 +83,11 @@ fn main() {
         ),
         (
             "more",
+            "an_address_is_free_when_its_container_has_gone",
+            more::an_address_is_free_when_its_container_has_gone,
+        ),
+        (
+            "more",
             "a_bridge_without_a_network_goes_and_one_of_the_hosts_stays",
             more::a_bridge_without_a_network_goes_and_one_of_the_hosts_stays,
         ),

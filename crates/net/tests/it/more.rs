@@ -150,6 +150,22 @@ pub(crate) fn links_count_and_namespaces_come_from_the_stock() {
     }
 }
 
+pub(crate) fn an_address_is_free_when_its_container_has_gone() {
+    let host = Host::new();
+    let net = host.open();
+    let fixed = EndpointSpec { ip: Some("10.203.7.77".parse().unwrap()), ..EndpointSpec::default() };
+    for n in 0..5 {
+        let key = format!("k{n}");
+        host.on_host(|| {
+            net.create_namespace(&key).unwrap();
+            // Its predecessor's link is still being deleted.
+            net.attach(&key, &fixed).unwrap();
+            net.detach_soon(&key);
+            Ok(())
+        });
+    }
+}
+
 pub(crate) fn a_bridge_without_a_network_goes_and_one_of_the_hosts_stays() {
     let host = Host::new();
     let net = host.open();

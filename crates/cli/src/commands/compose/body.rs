@@ -263,7 +263,12 @@ pub(super) fn body(service: &Service, place: &Place<'_>) -> Result<Body> {
         init: service.init,
         ..HostConfig::default()
     };
-    let request = CreateRequest { config, host_config: Some(host_config), networking_config: first };
+    let request = CreateRequest {
+        config,
+        host_config: Some(host_config),
+        networking_config: first,
+        ..CreateRequest::default()
+    };
     Ok(Body { request, later, files })
 }
 

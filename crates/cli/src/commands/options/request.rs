@@ -112,7 +112,12 @@ pub(crate) fn create_request(options: &Options, attach: [bool; 3]) -> Result<Cre
         init: options.init.then_some(true),
         ..HostConfig::default()
     };
-    Ok(CreateRequest { config, host_config: Some(host_config), networking_config: wish.config })
+    Ok(CreateRequest {
+        config,
+        host_config: Some(host_config),
+        networking_config: wish.config,
+        ..CreateRequest::default()
+    })
 }
 
 /// What can't be done here is said before anything is made.
