@@ -12,7 +12,9 @@
 //! (it rides with the next durable commit), since a new daemon asks the shims what really runs.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use sampan_base::{Class, Timestamp};
@@ -120,7 +122,11 @@ pub enum Durable {
 /// The records on disk. Calls block for a write and an fsync.
 #[derive(Debug)]
 pub struct Metadata {
-    database: Database,
+    path: PathBuf,
+    /// None while it could not be opened again.
+    database: RwLock<Option<Database>>,
+    /// It has failed to read or write its file, and answers nothing more until it is opened again.
+    broken: AtomicBool,
 }
 
 fn failed<E: std::error::Error + Send + Sync + 'static>(
@@ -139,8 +145,7 @@ impl Metadata {
         if !path.exists() {
             create_whole(&path)?;
         }
-        let database = Database::open(&path)
-            .map_err(EngineError::layer(Class::Internal, format!("cannot open `{}`", path.display())))?;
+        let database = open_database(&path)?;
         let write = database.begin_write().map_err(failed("open"))?;
         {
             let mut meta = write.open_table(META).map_err(failed("open"))?;
@@ -160,7 +165,37 @@ impl Metadata {
             write.open_table(crate::network::NETWORKS).map_err(failed("open"))?;
         }
         write.commit().map_err(failed("write"))?;
-        Ok(Metadata { database })
+        Ok(Metadata { path, database: RwLock::new(Some(database)), broken: AtomicBool::new(false) })
+    }
+
+    /// Does something with the database, which is opened again before if it had failed: one that once met a full disk
+    /// says no to everything after it, also when there is room again. What was only noted since the last durable change
+    /// is then lost, as in a crash.
+    fn with<T>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Database) -> std::result::Result<T, redb::Error>,
+    ) -> Result<T> {
+        if self.broken.load(Ordering::Acquire) {
+            let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
+            if self.broken.load(Ordering::Acquire) {
+                // Closed first: it locks its file.
+                *slot = None;
+                *slot = Some(open_database(&self.path)?);
+                self.broken.store(false, Ordering::Release);
+                tracing::warn!(path = %self.path.display(), "opened the records again after a failure");
+            }
+        }
+        let slot = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let done = match &*slot {
+            Some(database) => work(database),
+            // Somebody else could not open it again just now.
+            None => Err(redb::Error::PreviousIo),
+        };
+        if matches!(done, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
+            self.broken.store(true, Ordering::Release);
+        }
+        done.map_err(failed(doing))
     }
 
     /// All containers. One that can't be read is reported in the log, and has [`ContainerRecord::unreadable`].
@@ -221,20 +256,26 @@ impl Metadata {
         what: &str,
         otherwise: impl Fn(&str, &[u8], &serde_json::Error) -> Option<T>,
     ) -> Result<Vec<T>> {
-        let read = self.database.begin_read().map_err(failed("read"))?;
-        let table = read.open_table(table).map_err(failed("read"))?;
-        let mut records = Vec::new();
-        for row in table.iter().map_err(failed("read"))? {
-            let (key, value) = row.map_err(failed("read"))?;
-            match serde_json::from_slice(value.value()) {
-                Ok(record) => records.push(record),
-                Err(error) => {
-                    tracing::error!(key = key.value(), %error, "the stored record of a {what} can't be read");
-                    records.extend(otherwise(key.value(), value.value(), &error));
+        self.with("read", |database| {
+            let read = database.begin_read()?;
+            let table = read.open_table(table)?;
+            let mut records = Vec::new();
+            for row in table.iter()? {
+                let (key, value) = row?;
+                match serde_json::from_slice(value.value()) {
+                    Ok(record) => records.push(record),
+                    Err(error) => {
+                        tracing::error!(
+                            key = key.value(),
+                            %error,
+                            "the stored record of a {what} can't be read"
+                        );
+                        records.extend(otherwise(key.value(), value.value(), &error));
+                    }
                 }
             }
-        }
-        Ok(records)
+            Ok(records)
+        })
     }
 
     pub(crate) fn put<T: Serialize>(
@@ -245,16 +286,14 @@ impl Metadata {
         durable: Durable,
     ) -> Result<()> {
         let bytes = serde_json::to_vec(record).map_err(failed("encode"))?;
-        let mut write = self.database.begin_write().map_err(failed("write"))?;
-        if durable == Durable::No {
-            write.set_durability(Durability::None).map_err(failed("write"))?;
-        }
-        write
-            .open_table(table)
-            .map_err(failed("write"))?
-            .insert(key, bytes.as_slice())
-            .map_err(failed("write"))?;
-        write.commit().map_err(failed("write"))
+        self.with("write", |database| {
+            let mut write = database.begin_write()?;
+            if durable == Durable::No {
+                write.set_durability(Durability::None)?;
+            }
+            write.open_table(table)?.insert(key, bytes.as_slice())?;
+            Ok(write.commit()?)
+        })
     }
 
     pub(crate) fn remove(
@@ -263,13 +302,20 @@ impl Metadata {
         key: &str,
         durable: Durable,
     ) -> Result<()> {
-        let mut write = self.database.begin_write().map_err(failed("write"))?;
-        if durable == Durable::No {
-            write.set_durability(Durability::None).map_err(failed("write"))?;
-        }
-        write.open_table(table).map_err(failed("write"))?.remove(key).map_err(failed("write"))?;
-        write.commit().map_err(failed("write"))
+        self.with("write", |database| {
+            let mut write = database.begin_write()?;
+            if durable == Durable::No {
+                write.set_durability(Durability::None)?;
+            }
+            write.open_table(table)?.remove(key)?;
+            Ok(write.commit()?)
+        })
     }
+}
+
+fn open_database(path: &Path) -> Result<Database> {
+    Database::open(path)
+        .map_err(EngineError::layer(Class::Internal, format!("cannot open `{}`", path.display())))
 }
 
 /// Makes an empty database beside `path` and renames it there: redb refuses a file whose making was cut off.

@@ -58,6 +58,11 @@ impl Engine {
         let bundle = inner.config.bundle(&record.id);
         let before = record.clone();
         network::normalise(inner, &mut record.spec);
+        if let Some(phase) = take_aside(&inner.config, &record.id)
+            && phase.exit().map(|exit| exit.finished_at) > record.phase.exit().map(|exit| exit.finished_at)
+        {
+            record.phase = phase;
+        }
         let mut run = None;
         if bundle.exists() || record.phase.is_alive() {
             run = self.find_run(&record).await;
@@ -226,6 +231,34 @@ fn remove_cgroups(path: &str) {
             }
         }
     }
+}
+
+/// Where the end of a run lies that could not be stored: the disk was full. A reboot forgets it.
+fn aside(config: &crate::EngineConfig, id: &str) -> std::path::PathBuf {
+    config.state.join("ended").join(id)
+}
+
+/// Keeps how a container ended for the next daemon, since it can't be stored.
+pub(crate) fn keep_aside(config: &crate::EngineConfig, record: &ContainerRecord) {
+    let path = aside(config, &record.id);
+    let kept = serde_json::to_vec(&record.phase).map_err(|e| e.to_string()).and_then(|bytes| {
+        let directory = path.parent().unwrap_or(&path);
+        let made = sampan_base::files::create_directories(directory, 0o700);
+        made.and_then(|()| sampan_base::files::write_atomic_volatile(&path, &bytes, 0o600))
+            .map_err(|e| sampan_base::chain(&e))
+    });
+    if let Err(error) = kept {
+        tracing::error!(container = record.id, error, "cannot keep the exit code anywhere but in memory");
+    }
+}
+
+/// How a container ended whose end could not be stored.
+fn take_aside(config: &crate::EngineConfig, id: &str) -> Option<Phase> {
+    let path = aside(config, id);
+    let bytes = sampan_base::files::read_limited(&path, 1 << 20).ok()?;
+    // Gone or not, it is told by a time that no later run has.
+    let _ = std::fs::remove_file(&path);
+    serde_json::from_slice(&bytes).ok()
 }
 
 fn lost(started_at: Timestamp) -> Exit {

@@ -22,7 +22,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use sampan_base::{ChainId, Class, DiffId, Digest, FileError, Timestamp, files};
@@ -195,7 +196,10 @@ impl Pending {
 }
 
 pub(crate) struct Metadata {
-    database: Database,
+    /// None while it could not be opened again.
+    database: RwLock<Option<Database>>,
+    /// It has failed to read or write its file, and answers nothing more until it is opened again.
+    broken: AtomicBool,
     path: PathBuf,
     /// The file system to sync: that of the store's root.
     root: PathBuf,
@@ -221,15 +225,13 @@ impl Metadata {
     }
 
     fn open_file(root: &Path, path: PathBuf) -> Result<Metadata> {
-        let failed = |source: redb::Error| MetadataError::Database {
-            action: "open",
-            path: path.clone(),
-            source: Box::new(source),
+        let metadata = Metadata {
+            database: RwLock::new(Some(open_database(&path)?)),
+            broken: AtomicBool::new(false),
+            path,
+            root: root.to_owned(),
+            pending: Mutex::new(Pending::default()),
         };
-        let mut builder = Database::builder();
-        let database = builder.set_cache_size(CACHE_BYTES).create(&path).map_err(|e| failed(e.into()))?;
-        let metadata =
-            Metadata { database, path, root: root.to_owned(), pending: Mutex::new(Pending::default()) };
         let found: Option<u32> = metadata.read_if_there(META, "format")?;
         match found {
             Some(FORMAT) => {}
@@ -253,7 +255,7 @@ impl Metadata {
     }
 
     fn read_if_there<T: for<'de> Deserialize<'de>>(&self, table: Table, key: &str) -> Result<Option<T>> {
-        let transaction = self.on("read", self.database.begin_read())?;
+        let transaction = self.begin(|database| self.on("read", database.begin_read()))?;
         let table = match transaction.open_table(table) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             other => self.on("read", other)?,
@@ -287,7 +289,7 @@ impl Metadata {
 
     /// All records of a table.
     pub(crate) fn all<T: for<'de> Deserialize<'de>>(&self, table: Table) -> Result<Vec<(String, T)>> {
-        let transaction = self.on("read", self.database.begin_read())?;
+        let transaction = self.begin(|database| self.on("read", database.begin_read()))?;
         let table = self.on("read", transaction.open_table(table))?;
         self.collect(&table)
     }
@@ -306,7 +308,7 @@ impl Metadata {
 
     /// Changes records in one durable transaction; nothing is changed if `change` fails.
     pub(crate) fn write<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
-        let transaction = self.on("write", self.database.begin_write())?;
+        let transaction = self.begin(|database| self.on("write", database.begin_write()))?;
         let value = change(&transaction)?;
         self.on("write", transaction.commit())?;
         Ok(value)
@@ -393,8 +395,43 @@ impl Metadata {
         action: &'static str,
         r: std::result::Result<T, E>,
     ) -> Result<T> {
-        r.map_err(|e| MetadataError::Database { action, path: self.path.clone(), source: Box::new(e.into()) })
+        r.map_err(|e| {
+            let source = e.into();
+            if matches!(source, redb::Error::Io(_) | redb::Error::PreviousIo) {
+                self.broken.store(true, Ordering::Release);
+            }
+            MetadataError::Database { action, path: self.path.clone(), source: Box::new(source) }
+        })
     }
+
+    /// Begins a transaction, on a database that was opened again if it had failed: one that once met a full disk says no
+    /// to everything after it, also when there is room again.
+    fn begin<T>(&self, begin: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        if self.broken.load(Ordering::Acquire) {
+            let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
+            if self.broken.load(Ordering::Acquire) {
+                // Closed first: it locks its file.
+                *slot = None;
+                *slot = Some(open_database(&self.path)?);
+                self.broken.store(false, Ordering::Release);
+            }
+        }
+        let slot = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        match &*slot {
+            Some(database) => begin(database),
+            // Somebody else could not open it again just now.
+            None => self.on("open", Err(redb::Error::PreviousIo)),
+        }
+    }
+}
+
+fn open_database(path: &Path) -> Result<Database> {
+    let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+    opened.map_err(|e| MetadataError::Database {
+        action: "open",
+        path: path.to_owned(),
+        source: Box::new(e.into()),
+    })
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(key: &str, value: &[u8]) -> Result<T> {

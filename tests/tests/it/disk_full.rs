@@ -5,6 +5,7 @@ use sampan_testkit::Instance;
 crate::cases! {
     a_build_on_a_full_disk_fails_clearly_and_leaves_a_usable_store,
     an_import_on_a_full_disk_fails_clearly_and_leaves_a_usable_store,
+    containers_on_a_full_disk_fail_clearly_and_work_again_when_there_is_room,
 }
 
 /// A small file system of its own.
@@ -95,4 +96,38 @@ fn an_import_on_a_full_disk_fails_clearly_and_leaves_a_usable_store() {
     assert!(after < before + (2 << 20), "{} bytes more are used than before", after - before);
     it.sampan(["run", "--rm", "busybox", "echo", "still here"]).ok().is("still here");
     drop(it);
+}
+
+fn containers_on_a_full_disk_fail_clearly_and_work_again_when_there_is_room() {
+    let disk = Disk::new("24m");
+    let it = Instance::builder().root(disk.0.path()).start();
+    let script = "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done";
+    it.sampan(["run", "-d", "--name", "c1", "busybox", "sh", "-c", script]).ok();
+    sampan_testkit::wait_until("it runs", || it.sampan(["logs", "c1"]).stdout.contains("up"));
+    let filler = disk.0.path().join("filler");
+    let full = std::fs::write(&filler, vec![1u8; 24 << 20]);
+    assert!(full.is_err(), "the disk is full");
+
+    for arguments in
+        [&["create", "busybox", "true"][..], &["run", "--rm", "busybox", "true"], &["volume", "create", "v1"]]
+    {
+        let failed = it.sampan(arguments);
+        assert!(failed.code != 0 && failed.stderr.contains("No space left on device"), "{failed}");
+    }
+    // What is in memory goes on.
+    it.sampan(["exec", "c1", "true"]).ok();
+    it.sampan(["stop", "c1"]).ok();
+    assert_eq!(it.inspect("c1", "/State/ExitCode"), 7);
+    // Also to a next daemon.
+    it.kill_9();
+    std::fs::remove_file(&filler).unwrap();
+    it.start();
+    assert_eq!(it.inspect("c1", "/State/ExitCode"), 7);
+    it.sampan(["run", "--rm", "busybox", "true"]).ok();
+    it.sampan(["volume", "create", "v1"]).ok();
+    it.sampan(["start", "c1"]).ok();
+    it.restart();
+    assert_eq!(it.inspect("c1", "/State/Status"), "running");
+    it.sampan(["rm", "-f", "c1"]).ok();
+    it.sampan(["volume", "rm", "v1"]).ok();
 }

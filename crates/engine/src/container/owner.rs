@@ -390,8 +390,10 @@ impl Owner {
             tracing::error!(
                 container = record.id,
                 error = sampan_base::chain(&error),
-                "cannot store the exit code"
+                "cannot store the exit code; it is kept where a reboot forgets it"
             );
+            crate::restore::keep_aside(&self.inner.config, &record);
+            self.view.send_modify(|view| view.record = record.clone());
         }
         if oom_killed {
             self.event("oom", []);
