@@ -122,13 +122,8 @@ impl Drop for Connection {
 /// If it can't be started.
 pub async fn start(program: &Path, id: &str, bundle: &Path) -> Result<Task, ShimError> {
     let failed = |source| ShimError::Start { program: program.to_owned(), source };
-    let (path, address) = {
-        let bundle_bytes = bundle.as_os_str().as_encoded_bytes();
-        let digest = sampan_base::Digest::of(bundle_bytes);
-        let path = Path::new(SOCKETS).join(format!("{}.sock", &digest.hex()[..32]));
-        let address = format!("unix://{}", path.display());
-        (path, address)
-    };
+    let path = socket_path(bundle);
+    let address = format!("unix://{}", path.display());
     let listener = listen(&path).map_err(failed)?;
     let log = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(bundle.join(LOG));
     let mut command = tokio::process::Command::new(program);
@@ -142,16 +137,28 @@ pub async fn start(program: &Path, id: &str, bundle: &Path) -> Result<Task, Shim
         .stdin(Stdio::from(listener))
         .stdout(Stdio::null())
         .stderr(log.map_err(failed)?);
+    // The next daemon finds it by this; written first, or a daemon killed in between would leave a shim that nobody knows.
+    sampan_base::files::write_atomic_volatile(&bundle.join("address"), address.as_bytes(), 0o600)
+        .map_err(|error| failed(error.source))?;
     let spawned = command.spawn().map_err(failed);
     if spawned.is_err() {
         let _ = std::fs::remove_file(&path); // nobody will listen there
     }
     // Not waited for: it outlives this daemon, which reaps it if it ends before.
     drop(spawned?);
-    // The next daemon finds it by this.
-    sampan_base::files::write_atomic_volatile(&bundle.join("address"), address.as_bytes(), 0o600)
-        .map_err(|error| failed(error.source))?;
     connect(id, &address).await
+}
+
+/// Where the shim of a bundle listens.
+fn socket_path(bundle: &Path) -> PathBuf {
+    let digest = sampan_base::Digest::of(bundle.as_os_str().as_encoded_bytes());
+    Path::new(SOCKETS).join(format!("{}.sock", &digest.hex()[..32]))
+}
+
+/// Removes what a shim that was killed has left of its socket.
+pub(crate) fn remove_socket(bundle: &Path) {
+    // A shim that ended by itself has removed it.
+    let _ = std::fs::remove_file(socket_path(bundle));
 }
 
 /// Listens at `path`, for root only.

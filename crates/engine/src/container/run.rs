@@ -361,6 +361,7 @@ pub(crate) async fn tear_down(inner: &Arc<Inner>, id: &str, task: Option<&Task>)
         // The shim is gone: what it looked after may still be there.
         None => force_delete(inner, id).await,
     }
+    shim::remove_socket(&bundle);
     network::detach(inner, id).await;
     {
         let (inner, id) = (Arc::clone(inner), id.to_owned());
