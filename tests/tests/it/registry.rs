@@ -101,6 +101,8 @@ fn an_image_goes_and_comes_back() {
     let by_digest = format!("{}@{digest}", name.trim_end_matches(":1"));
     it.sampan(["pull", &by_digest]).ok();
     it.sampan(["run", "--rm", &by_digest, "cat", "/last"]).ok().is("3");
+    // What that run has left goes behind its answer, and holds the layers until then.
+    it.assert_idle();
     it.sampan(["rmi", "-f", &before]).ok();
     // A run pulls by itself, and its output is the command's alone.
     let ran = it.sampan(["run", "--rm", &name, "cat", "/last"]).ok().is("3");
