@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use sampan_base::{Class, ImageRef, Timestamp};
-use sampan_image::{InitLayer, Store};
+use sampan_image::{InitLayer, Remains, Store};
 use sampan_oci::image::{History, ImageConfig};
 
 pub use sampan_image::{
@@ -86,12 +86,17 @@ impl Images {
         self.store.unmount(at).map_err(snapshot_failed("cannot unmount the container's file system"))
     }
 
+    /// Forgets a snapshot, so that it holds no layer any more; its files go with what is answered. None if there is none.
+    pub(crate) fn forget_snapshot(&self, key: &str) -> Result<Option<Remains>> {
+        match self.store.forget_snapshot(key) {
+            Err(error) if error.class() == Class::NotFound => Ok(None),
+            other => other.map(Some).map_err(snapshot_failed("cannot remove the container's file system")),
+        }
+    }
+
     /// Forgets a snapshot at once and leaves its files to a thread. It is no error if there is none.
     pub(crate) fn remove_snapshot(&self, key: &str) -> Result<()> {
-        let remains = match self.store.forget_snapshot(key) {
-            Err(error) if error.class() == Class::NotFound => return Ok(()),
-            other => other.map_err(snapshot_failed("cannot remove the container's file system"))?,
-        };
+        let Some(remains) = self.forget_snapshot(key)? else { return Ok(()) };
         let key = key.to_owned();
         // Nobody waits: if the daemon ends first, the store removes them when it opens.
         tokio::task::spawn_blocking(move || {

@@ -3,6 +3,7 @@
 use sampan_testkit::Instance;
 
 crate::cases! {
+    an_image_goes_wholly_right_after_its_last_run,
     a_container_becomes_an_image [Docker],
     images_are_tagged_and_an_image_in_use_is_kept [Docker],
     save_and_load_round_trip [Docker],
@@ -116,4 +117,12 @@ fn the_classic_builder_of_docker_builds() {
     assert!(bare.stdout.contains("piped\n"), "{bare}");
     let failing = it.docker_command(["build", "-"]).input("FROM busybox\nRUN exit 9\n").run();
     failing.code(9).complains("returned a non-zero code: 9");
+}
+
+fn an_image_goes_wholly_right_after_its_last_run() {
+    let it = Instance::new();
+    it.docker(["run", "--rm", "busybox", "true"]).ok();
+    it.docker(["rmi", "busybox"]).ok();
+    it.assert_idle();
+    it.sampan(["system", "check"]).ok().says("0 images, 0 blobs");
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sampan_base::{Class, Timestamp};
+use sampan_image::Remains;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -457,12 +458,17 @@ impl Owner {
         network::detach(&self.inner, &id).await;
         let forgotten = {
             let (inner, id) = (Arc::clone(&self.inner), id.clone());
-            blocking(move || inner.metadata.remove_container(&id, Durable::No)).await
+            blocking(move || {
+                inner.metadata.remove_container(&id, Durable::No)?;
+                inner.images.forget_snapshot(&id)
+            })
+            .await
         };
         let gone = forgotten.is_ok();
-        if let Err(error) = forgotten {
+        let remains = forgotten.unwrap_or_else(|error| {
             tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the record");
-        }
+            None
+        });
         if gone {
             self.inner.containers().remove(&id);
             self.event("destroy", []);
@@ -477,7 +483,17 @@ impl Owner {
             return ControlFlow::Continue(());
         }
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.forget_on_disk(&id, &spec)).await;
+        blocking(move || {
+            if let Some(Err(error)) = remains.map(Remains::remove) {
+                tracing::warn!(
+                    container = id,
+                    error = sampan_base::chain(&error),
+                    "cannot remove a snapshot's files"
+                );
+            }
+            inner.forget_on_disk(&id, &spec);
+        })
+        .await;
         ControlFlow::Break(())
     }
 
