@@ -276,6 +276,7 @@ async fn accept_all(listener: Listener, to: tokio::sync::mpsc::Sender<Accepted>,
                 if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot accept a connection");
+                // Nothing tells when a descriptor is free again, and trying at once would only spin.
                 tokio::time::sleep(NO_DESCRIPTOR).await;
             }
         }

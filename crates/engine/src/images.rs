@@ -99,15 +99,7 @@ impl Images {
         let Some(remains) = self.forget_snapshot(key)? else { return Ok(()) };
         let key = key.to_owned();
         // Nobody waits: if the daemon ends first, the store removes them when it opens.
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = remains.remove() {
-                tracing::warn!(
-                    container = key,
-                    error = sampan_base::chain(&error),
-                    "cannot remove a snapshot's files"
-                );
-            }
-        });
+        tokio::task::spawn_blocking(move || remove_files(remains, &key));
         Ok(())
     }
 
@@ -151,6 +143,17 @@ impl Inner {
         let name = name.map_or_else(|| id.to_string(), ImageRef::familiar);
         let attributes = BTreeMap::from([("name".to_owned(), name)]);
         self.events.publish(EventKind::Image, action, id.as_str(), attributes);
+    }
+}
+
+/// Removes what a forgotten snapshot has left. What fails is logged; the store removes it when it opens.
+pub(crate) fn remove_files(remains: Remains, key: &str) {
+    if let Err(error) = remains.remove() {
+        tracing::warn!(
+            container = key,
+            error = sampan_base::chain(&error),
+            "cannot remove a snapshot's files"
+        );
     }
 }
 

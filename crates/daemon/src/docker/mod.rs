@@ -41,8 +41,8 @@ use sampan_engine::Engine;
 use crate::metrics::Metrics;
 use error::ApiError;
 
-/// Begins the path that a request of a version that is not answered is led to; the rest says why, with `/` for spaces.
-const WRONG_VERSION: &str = "/wrong-version/";
+/// Where a request of a version that is not answered is led: no route, so that only [`not_found`] sees it.
+const NO_ROUTE: &str = "/wrong-version";
 /// The longest JSON body that is read.
 const MAX_BODY_BYTES: usize = 8 << 20;
 
@@ -123,10 +123,14 @@ pub(crate) fn router(engine: Engine, metrics: Metrics) -> Router {
         .with_state(engine)
 }
 
-async fn not_found(method: http::Method, uri: Uri) -> Response {
+/// Why a request's version is not answered.
+#[derive(Clone, Debug)]
+struct WrongVersion(String);
+
+async fn not_found(method: http::Method, uri: Uri, wrong: Option<axum::Extension<WrongVersion>>) -> Response {
     let path = uri.path();
-    if let Some(message) = path.strip_prefix(WRONG_VERSION) {
-        return ApiError::invalid(message.replace('/', " ")).into_response();
+    if let Some(axum::Extension(WrongVersion(why))) = wrong {
+        return ApiError::invalid(why).into_response();
     }
     if ["/session", "/grpc"].contains(&path) {
         return ApiError::unsupported(
@@ -173,17 +177,22 @@ pub(crate) fn strip_version(mut request: Request<Body>) -> Request<Body> {
     let Some(asked) = minor(version) else { return request };
     request.extensions_mut().insert(ApiVersion(asked));
     let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
-    let path = if asked < minor(MIN_API_VERSION).unwrap_or(0) {
-        format!(
-            "{WRONG_VERSION}client/version/{version}/is/too/old./Minimum/supported/API/version/is/{MIN_API_VERSION},/\
-             please/upgrade/your/client/to/a/newer/version"
-        )
+    let wrong = if asked < minor(MIN_API_VERSION).unwrap_or(0) {
+        Some(format!(
+            "client version {version} is too old. Minimum supported API version is {MIN_API_VERSION}, \
+             please upgrade your client to a newer version"
+        ))
     } else if asked > minor(API_VERSION).unwrap_or(u32::MAX) {
-        format!(
-            "{WRONG_VERSION}client/version/{version}/is/too/new./Maximum/supported/API/version/is/{API_VERSION}"
-        )
+        Some(format!("client version {version} is too new. Maximum supported API version is {API_VERSION}"))
     } else {
-        format!("/{rest}{query}")
+        None
+    };
+    let path = match wrong {
+        Some(why) => {
+            request.extensions_mut().insert(WrongVersion(why));
+            NO_ROUTE.to_owned()
+        }
+        None => format!("/{rest}{query}"),
     };
     if let Ok(stripped) = path.parse::<Uri>() {
         *request.uri_mut() = stripped;
@@ -220,19 +229,22 @@ mod tests {
         for (path, expected) in [
             ("/v1.43/containers/json?all=1", "/containers/json?all=1"),
             ("/containers/json", "/containers/json"),
-            (
-                "/v1.12/info",
-                "/wrong-version/client/version/1.12/is/too/old./Minimum/supported/API/version/is/1.24,/please/upgrade/your/client/to/a/newer/version",
-            ),
-            (
-                "/v1.99/x",
-                "/wrong-version/client/version/1.99/is/too/new./Maximum/supported/API/version/is/1.50",
-            ),
             ("/v2/x", "/v2/x"),
             ("/version", "/version"),
         ] {
             let request = Request::builder().uri(path).body(Body::empty()).unwrap();
             assert_eq!(strip_version(request).uri().to_string(), expected);
+        }
+        for (path, expected) in [
+            (
+                "/v1.12/info",
+                "client version 1.12 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version",
+            ),
+            ("/v1.99/x", "client version 1.99 is too new. Maximum supported API version is 1.50"),
+        ] {
+            let request = strip_version(Request::builder().uri(path).body(Body::empty()).unwrap());
+            assert_eq!(request.uri(), NO_ROUTE);
+            assert_eq!(request.extensions().get::<WrongVersion>().unwrap().0, expected);
         }
     }
 }

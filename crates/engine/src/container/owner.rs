@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sampan_base::{Class, Timestamp};
-use sampan_image::Remains;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -484,12 +483,8 @@ impl Owner {
         }
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            if let Some(Err(error)) = remains.map(Remains::remove) {
-                tracing::warn!(
-                    container = id,
-                    error = sampan_base::chain(&error),
-                    "cannot remove a snapshot's files"
-                );
+            if let Some(remains) = remains {
+                crate::images::remove_files(remains, &id);
             }
             inner.forget_on_disk(&id, &spec);
         })
