@@ -89,6 +89,8 @@ pub(crate) struct Inner {
     pub(crate) mounted: volumes::local::Mounted,
     /// Who makes a volume.
     pub(crate) volumes_turn: Mutex<()>,
+    /// What runs have left that could not be removed.
+    pub(crate) left_overs: container::tear_down::LeftOvers,
     containers: Mutex<Registry>,
     settings: RwLock<settings::Settings>,
 }
@@ -211,6 +213,7 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         events: events::Events::default(),
         execs: exec::Execs::default(),
         borrowed: rootfs::Borrowed::default(),
+        left_overs: container::tear_down::LeftOvers::default(),
         mounted: volumes::local::Mounted::default(),
         volumes_turn: Mutex::default(),
         containers: Mutex::default(),
