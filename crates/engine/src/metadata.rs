@@ -151,7 +151,8 @@ impl Metadata {
         let opened = open_or_mend(root, &path, opening.is_hopeless());
         opening.end().map_err(EngineError::file)?;
         let file = opened?;
-        let copies = Copies::begin(root).map_err(EngineError::io("cannot start the thread that copies records"))?;
+        let copies =
+            Copies::begin(root).map_err(EngineError::io("cannot start the thread that copies records"))?;
         for table in TABLES {
             let rows = file.with(|database| rows(database, table)).map_err(failed("read"))?;
             copies.match_table(root, table.name(), &rows);
@@ -264,12 +265,7 @@ impl Metadata {
         Ok(())
     }
 
-    pub(crate) fn remove(
-        &self,
-        table: Table,
-        key: &str,
-        durable: Durable,
-    ) -> Result<()> {
+    pub(crate) fn remove(&self, table: Table, key: &str, durable: Durable) -> Result<()> {
         let done = self.file.with(|database| {
             let mut write = database.begin_write()?;
             if durable == Durable::No {
@@ -302,7 +298,8 @@ fn open_or_mend(root: &Path, path: &Path, hopeless: bool) -> Result<RecordFile> 
         },
         false => None,
     };
-    let aside = why.is_some().then(|| sampan_records::set_aside(path)).transpose().map_err(EngineError::file)?;
+    let aside =
+        why.is_some().then(|| sampan_records::set_aside(path)).transpose().map_err(EngineError::file)?;
     let tables = TABLES.map(|table| (table, salvage(root, table)));
     let made = RecordFile::create(path, |database| -> std::result::Result<(), redb::Error> {
         let write = database.begin_write()?;
@@ -459,7 +456,7 @@ mod tests {
             made_for: None,
             options: BTreeMap::new(),
         };
-        let (a, v) = (record("a"), volume("v"));
+        let (a, v) = (record("a"), volume("vol"));
         metadata.put_container(&a, Durable::Yes).unwrap();
         metadata.put_container(&record("gone"), Durable::Yes).unwrap();
         metadata.remove_container("gone", Durable::No).unwrap();
@@ -468,7 +465,7 @@ mod tests {
         // Of these there is no copy.
         let bare = "0123456789abcdef".repeat(4);
         std::fs::create_dir_all(dir.path().join("containers").join(&bare)).unwrap();
-        std::fs::create_dir_all(dir.path().join("volumes/w/_data")).unwrap();
+        std::fs::create_dir_all(dir.path().join("volumes/www/_data")).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for damaged in [Some(&whole[..whole.len() / 2]), Some(&whole[..0]), None] {
             match damaged {
@@ -482,7 +479,7 @@ mod tests {
             assert_eq!(found[1], a);
             let volumes = metadata.volumes().unwrap();
             assert_eq!(volumes[0], v);
-            assert_eq!(volumes[1].name, "w");
+            assert_eq!(volumes[1].name, "www");
         }
         let aside = copies::entries(dir.path()).filter(|(name, _)| name.starts_with("engine.redb.damaged-"));
         assert_eq!(aside.count(), 2);

@@ -108,7 +108,9 @@ fn open_database(path: &Path) -> Result<Database, Error> {
 /// Whether an error tells of a damaged file, not of a disk that fails, a file in use, or a newer program's file.
 pub fn is_damage(error: &Error) -> bool {
     match error {
-        Error::Io(e) => matches!(e.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof),
+        Error::Io(e) => {
+            matches!(e.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
+        }
         Error::Corrupted(_) | Error::TableDoesNotExist(_) | Error::TableTypeMismatch { .. } => true,
         _ => false,
     }
@@ -122,7 +124,8 @@ pub fn set_aside(path: &Path) -> Result<PathBuf, FileError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let seconds = Timestamp::now().unix_seconds();
     // A clock that was set back must not make it take an earlier one's name.
-    let free = (0..).map(|n| seconds.saturating_add(n)).map(|n| path.with_file_name(format!("{name}.damaged-{n}")));
+    let free =
+        (0..).map(|n| seconds.saturating_add(n)).map(|n| path.with_file_name(format!("{name}.damaged-{n}")));
     let aside = free.into_iter().find(|path| !path.exists()).unwrap_or_else(|| path.to_owned());
     std::fs::rename(path, &aside).map_err(FileError::on("set aside", path))?;
     Ok(aside)

@@ -168,7 +168,9 @@ mod tests {
             pairs.iter().map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec())).collect()
         };
         let copies = Copies::begin(dir.path()).unwrap();
-        for (key, value) in [("a", Some("1")), ("b", Some("1")), ("b", None), ("a", Some("2")), ("../x", Some("3"))] {
+        for (key, value) in
+            [("a", Some("1")), ("b", Some("1")), ("b", None), ("a", Some("2")), ("../x", Some("3"))]
+        {
             copies.put("t", key, value.map(|v| v.as_bytes().to_vec()));
         }
         drop(copies);
