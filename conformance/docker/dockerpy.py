@@ -54,7 +54,9 @@ def one_side(name, tests, binaries, out, only):
         side = Side(name, binaries, scratch, mirror="http://" + REGISTRY, **ROOT)
         provide(side)
         home = os.path.join(scratch, "home")
-        os.mkdir(home)
+        os.makedirs(home + "/.docker")
+        with open(home + "/.docker/config.json", "w") as file:
+            file.write("{}")
         environment = {**os.environ, "DOCKER_HOST": side.host, "HOME": home, "DOCKER_TEST_API_VERSION": os.environ.get("DOCKER_TEST_API_VERSION", "1.41")}
         command = [sys.executable, "-m", "pytest", "tests/integration", "-p", "no:cacheprovider", "--timeout", "90", "-q", "--tb", "short", "-ra", f"--junitxml={out}"]
         if only:

@@ -8,9 +8,9 @@ use sampan_oci::image::{Healthcheck, History};
 use serde_json::{Map, Value, json};
 
 use crate::container::owner::publish;
-use crate::container::state::{Denial, Phase};
+use crate::container::state::Phase;
 use crate::create::inherit_env;
-use crate::error::{EngineError, Result};
+use crate::error::Result;
 use crate::images::{Image, ImageProcess, NewImage, image_failed, snapshot_failed};
 use crate::metadata::ContainerRecord;
 use crate::spec::ContainerSpec;
@@ -25,24 +25,24 @@ impl Engine {
     pub async fn commit(&self, text: &str, pause: bool, new: NewImage) -> Result<Image> {
         let view = self.container(text)?;
         let running = matches!(view.record.phase, Phase::Running { .. });
-        // It may end by itself at any time: then there is nothing to freeze, or nothing to thaw.
-        let frozen = pause && running && or_ended(self.pause(&view.record.id).await)?;
+        // It may end by itself at any time: then there is nothing to freeze, or nothing to thaw. As with Docker it is no
+        // reason to make no image.
+        let frozen = pause && running && done("freeze", self.pause(&view.record.id).await);
         let (inner, record) = (self.inner.clone(), view.record.clone());
         let committed = long_blocking(move || commit(&inner, &record, new)).await;
         if frozen {
-            or_ended(self.resume(&view.record.id).await)?;
+            done("thaw", self.resume(&view.record.id).await);
         }
         committed
     }
 }
 
-/// Whether it could be done: not if the container has ended.
-fn or_ended(done: Result<()>) -> Result<bool> {
-    match done {
-        Ok(()) => Ok(true),
-        Err(EngineError::Denied(Denial::NotRunning { .. } | Denial::NotPaused { .. })) => Ok(false),
-        Err(error) => Err(error),
+/// Whether it could be done.
+fn done(what: &str, result: Result<()>) -> bool {
+    if let Err(error) = &result {
+        tracing::info!(error = sampan_base::chain(error), "cannot {what} a container that is committed");
     }
+    result.is_ok()
 }
 
 fn commit(inner: &Inner, record: &ContainerRecord, new: NewImage) -> Result<Image> {
