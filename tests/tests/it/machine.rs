@@ -205,7 +205,10 @@ fn nothing_is_lost_when_the_clock_is_set() {
         it.docker_command(["events", "--filter", "container=ends", "--format", "{{.Action}}"]).start();
     let waiter = it.docker_command(["wait", "ends"]).start();
     let restarts = || it.inspect("again", "/RestartCount").as_i64().unwrap();
-    let probes = || it.inspect("probed", "/State/Health/Log/0/Start").as_str().unwrap_or_default().to_owned();
+    let probes = || {
+        let log = it.inspect("probed", "/State/Health/Log");
+        log.as_array().unwrap().last().map(|last| last["Start"].to_string())
+    };
     let numbers = |text: &str| text.lines().filter_map(|line| line.parse::<usize>().ok()).collect::<Vec<_>>();
     // Backwards, forwards beyond where it was, and back to the truth.
     for seconds in [-2 * HOUR, DAY, -DAY + 2 * HOUR] {

@@ -92,7 +92,7 @@ fn on_failure_gives_up_and_leaves_a_good_end_alone() {
 fn resting(it: &Instance, name: &str) {
     it.docker(["run", "-d", "--name", name, "--restart", "always", "busybox", "false"]).ok();
     wait_until("its pauses are long", || {
-        count(it, name) >= 4 && it.inspect(name, "/State/Status") == "restarting"
+        count(it, name) >= 5 && it.inspect(name, "/State/Status") == "restarting"
     });
 }
 
