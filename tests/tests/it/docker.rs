@@ -86,7 +86,7 @@ fn ps_and_inspect_show_a_container_through_its_life() {
     it.docker(["wait", "c1"]).ok().is("137");
     it.docker(["ps", "-a", "--format", "{{.Status}}"]).ok().says("Exited (137)");
     it.docker(["rm", "c1"]).ok().is("c1");
-    it.docker(["inspect", "--type", "container", "c1"]).code(1).complains("No such object: c1");
+    it.docker(["inspect", "--type", "container", "c1"]).code(1).complains("No such container: c1");
 }
 
 fn logs_are_kept_and_followed_until_the_end() {
