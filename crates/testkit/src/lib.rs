@@ -33,8 +33,8 @@ pub use instance::{Builder, Instance};
 pub use pty::Pty;
 pub use trial::trial;
 
-/// How long anything may take before a test gives up: only against hanging for ever.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+/// How long anything may take before a test gives up: only against hanging for ever, also in a slow virtual machine.
+pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// An executable of this workspace, which `make test` has built before.
 ///
