@@ -7,7 +7,7 @@ BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
 PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
 PREFIX ?= /usr/local
 
-.PHONY: build release demo test test-chaos test-vm lint conformance-oci conformance-build conformance-docker fuzz bench bench-engine bench-image install clean
+.PHONY: build release demo test test-chaos test-vm test-vm-engine lint conformance-oci conformance-build conformance-docker fuzz bench bench-engine bench-image install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -33,6 +33,11 @@ test-chaos: packages-build
 test-vm: packages-build
 	@scripts/install-packages qemu-system-x86 debootstrap e2fsprogs
 	@scripts/vm/run
+
+# More of the engine's tests there: up to an hour.
+test-vm-engine: packages-build
+	@scripts/install-packages qemu-system-x86 debootstrap e2fsprogs
+	@scripts/vm/run --engine
 
 lint:
 	cargo fmt --all --check
