@@ -412,7 +412,7 @@ pub(crate) fn open(config: &EngineConfig, networks: &[NetworkRecord]) -> Result<
     let state = config.state.join("net");
     let net = NetConfig { state, table: config.table.clone(), networks: manage::configs(networks) };
     let net = Net::open(net).map_err(|e| EngineError::layer(e.class(), "cannot set up the network")(e))?;
-    net.prepare_namespaces(READY_NAMESPACES);
+    net.prepare_namespaces(None, READY_NAMESPACES);
     Ok(net)
 }
 

@@ -141,11 +141,13 @@ pub(super) fn prepare_child(
     if let Some(score) = plan.process.oom_score_adj {
         set_oom_score(pid, score, log)?;
     }
-    if !plan.namespaces.new.contains(Namespaces::USER) {
+    if !plan.namespaces.has(NamespaceKind::User) {
         return Ok(());
     }
     raise_limits(&plan.process, child.pid);
-    map_ids(plan, pid)?;
+    if plan.namespaces.new.contains(Namespaces::USER) {
+        map_ids(plan, pid)?;
+    }
     ours.send(&Message::Go).map_err(Step::on(|| "talk with the container's process"))?;
     Ok(())
 }
