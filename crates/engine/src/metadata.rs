@@ -45,6 +45,9 @@ pub struct ContainerRecord {
     pub args: Vec<String>,
     /// What it is to be.
     pub spec: ContainerSpec,
+    /// Which ids of the host its ids are, for as long as it is there; `None`: the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<sampan_image::IdMapping>,
     /// Where it is in its life.
     pub phase: Phase,
     /// How often its restart policy has started it again since it was started by hand.
@@ -76,6 +79,7 @@ impl ContainerRecord {
             image_id: text("image_id"),
             args: Vec::new(),
             spec: ContainerSpec::default(),
+            mapping: None,
             phase: Phase::Exited(Exit {
                 code: 255,
                 oom_killed: false,

@@ -209,6 +209,9 @@ fn facts(
         }
         network::Namespace::Host => share.push(sampan_oci::runtime::NamespaceKind::Network),
     }
+    if let Some(user) = &attached.user_namespace {
+        join.insert(sampan_oci::runtime::NamespaceKind::User, user.clone());
+    }
     let own_uts = spec.uts == crate::spec::NamespaceMode::Private;
     let hostname = hostname(inner, record);
     let directory = inner.config.container_directory(&record.id);
@@ -227,6 +230,7 @@ fn facts(
         .or_else(|| Some(process.working_dir.clone()).filter(|d| !d.is_empty()))
         .unwrap_or_else(|| "/".to_owned());
     let user = user::resolve(rootfs, &user_text, &spec.group_add)?;
+    crate::userns::check_user(record.mapping.as_ref(), &user)?;
     let (devices, device_rules) = crate::devices::plan(spec)?;
     Ok(Facts {
         id: record.id.clone(),
@@ -240,7 +244,7 @@ fn facts(
         share_with_host: share,
         files,
         sources: sources::prepare(inner, record)?,
-        shm: sources::shared_memory(inner, &record.id, spec)?,
+        shm: sources::shared_memory(inner, record)?,
         init: match spec.init {
             Some(true) => Some(crate::host::program(&inner.config.runtime)?),
             _ => None,
@@ -248,7 +252,7 @@ fn facts(
         can_rro: inner.host.can_rro,
         kernel: inner.host.kernel.clone(),
         block_devices: crate::devices::block_devices(&spec.resources)?,
-        mapping: crate::userns::mapping(inner, spec)?,
+        mapping: record.mapping.clone(),
         all_capabilities: inner.host.capabilities.clone(),
         devices,
         device_rules,
@@ -305,8 +309,9 @@ fn write_files(
     let texts = [("hosts", hosts), ("resolv.conf", resolv), ("hostname", format!("{hostname}\n"))];
     for (name, text) in texts {
         // Not synced: they are written anew at each start.
-        disk::write_atomic_volatile(&directory.join(name), text.as_bytes(), 0o644)
-            .map_err(EngineError::file)?;
+        let path = directory.join(name);
+        disk::write_atomic_volatile(&path, text.as_bytes(), 0o644).map_err(EngineError::file)?;
+        crate::userns::give(record.mapping.as_ref(), &path)?;
     }
     Ok(())
 }
