@@ -172,13 +172,16 @@ fn create_request(inner: &Inner, record: &ContainerRecord, bundle: &Path) -> Res
     let log = driver::plan(record, &inner.config.container_directory(&record.id))?;
     let stdout = attach_address(bundle, Some(&log))
         .map_err(EngineError::layer(Class::Internal, "cannot tell the shim where to log"))?;
+    // What the container's root does not own, it can't give to its users, or open by another name.
+    let (io_uid, io_gid) = record.mapping.as_ref().map_or((0, 0), crate::userns::root);
+    let options = runc::Options { io_uid, io_gid, ..runtime_options(inner) };
     Ok(api::CreateTaskRequest {
         id: record.id.clone(),
         bundle: bundle.display().to_string(),
         terminal: spec.tty,
         stdin: if spec.open_stdin { "attach:".to_owned() } else { String::new() },
         stdout,
-        options: Some(sampan_rpc::pack(&runtime_options(inner))),
+        options: Some(sampan_rpc::pack(&options)),
         ..Default::default()
     })
 }
