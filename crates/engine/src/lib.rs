@@ -91,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) userns: userns::UserNamespaces,
     /// Who makes a volume.
     pub(crate) volumes_turn: Mutex<()>,
+    /// What runs have left that could not be removed.
+    pub(crate) left_overs: container::tear_down::LeftOvers,
     containers: Mutex<Registry>,
     settings: RwLock<settings::Settings>,
 }
@@ -214,6 +216,7 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         events: events::Events::default(),
         execs: exec::Execs::default(),
         borrowed: rootfs::Borrowed::default(),
+        left_overs: container::tear_down::LeftOvers::default(),
         mounted: volumes::local::Mounted::default(),
         userns,
         volumes_turn: Mutex::default(),

@@ -16,6 +16,7 @@ use sampan_base::Timestamp;
 use crate::container::health::Health;
 use crate::container::run::{self, Run};
 use crate::container::state::{Exit, Phase};
+use crate::container::tear_down::tear_down;
 use crate::container::{Handle, Request, owner, restart};
 use crate::error::{EngineError, Result};
 use crate::metadata::{ContainerRecord, Durable};
@@ -83,7 +84,7 @@ impl Engine {
                 None => {
                     tracing::warn!(container = record.id, "a container lost its shim; cleaning up after it");
                     let started = run::started_at(&bundle);
-                    run::tear_down(inner, &record.id, None).await;
+                    tear_down(inner, &record.id, None).await;
                     let noted = match &record.phase {
                         Phase::Running { started_at, .. } | Phase::Paused { started_at, .. } => {
                             Some(*started_at)
@@ -164,7 +165,7 @@ impl Engine {
         }
         for id in &unowned {
             tracing::warn!(container = id, "removing what an unfinished container left behind");
-            run::tear_down(inner, id, None).await;
+            tear_down(inner, id, None).await;
         }
         let (shared, known) = (Arc::clone(inner), known.clone());
         blocking(move || {

@@ -67,6 +67,16 @@ impl ShimError {
         }
     }
 
+    /// Whether there is no shim at its address, rather than one that could not be asked.
+    pub(crate) fn nobody_listens(&self) -> bool {
+        use std::io::ErrorKind::{ConnectionRefused, NotFound};
+        match self {
+            ShimError::Lost => true,
+            ShimError::Connect { source, .. } => matches!(source.kind(), NotFound | ConnectionRefused),
+            _ => false,
+        }
+    }
+
     /// Whether the thing that the request was about is gone.
     pub fn is_not_found(&self) -> bool {
         match self {

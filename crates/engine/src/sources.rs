@@ -161,8 +161,12 @@ fn covering(mountinfo: &str, path: &Path) -> Option<(PathBuf, String)> {
 /// Unmounts what was mounted for a run.
 pub(crate) fn unmount_all(inner: &Inner, id: &str) -> std::io::Result<()> {
     let directory = directory(inner, id);
-    for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-        let path = entry.path();
+    let entries = match std::fs::read_dir(&directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
         if let Err(error) = rustix::mount::unmount(&path, UnmountFlags::DETACH)
             && error != rustix::io::Errno::INVAL
         {

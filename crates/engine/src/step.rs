@@ -22,7 +22,7 @@ use sampan_oci::image::Platform;
 use sampan_oci::runtime::NamespaceKind;
 
 use crate::bundle::{self, Facts};
-use crate::container::{files, run};
+use crate::container::{files, run, tear_down};
 use crate::error::{EngineError, Result};
 use crate::images::Image;
 use crate::registry::cache::RegistryCache;
@@ -187,7 +187,7 @@ impl Steps {
             // First the runtime, so that it makes nothing more, then what it made. It may have ended by itself.
             let _ = child.kill();
             child.wait().map_err(EngineError::io("cannot wait for the OCI runtime"))?;
-            run::force_delete_blocking(inner, id);
+            tear_down::force_delete_blocking(inner, id);
             return Err(EngineError::Conflict("the build was cancelled".to_owned()));
         };
         if step.cancel.is_set() {

@@ -25,6 +25,7 @@ pub(crate) mod restart;
 pub(crate) mod run;
 pub mod state;
 pub mod stats;
+pub(crate) mod tear_down;
 pub mod update;
 
 /// What everybody may know of a container.

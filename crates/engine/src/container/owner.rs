@@ -15,6 +15,7 @@ use crate::container::health::{self, Health, HealthStatus, Monitor, ProbeResult,
 use crate::container::restart::{self, Backoff};
 use crate::container::run::{self, Run, WaitingClient};
 use crate::container::state::{Denial, Exit, Phase, Verb};
+use crate::container::tear_down::{retry_soon, tear_down};
 use crate::container::update::Update;
 use crate::container::{Handle, Live, Request, View};
 use crate::error::{EngineError, Result};
@@ -231,6 +232,7 @@ impl Owner {
                 }
                 let live = live_of(&run);
                 self.run = Some(run);
+                retry_soon(&self.inner);
                 // Only noted: if this is lost, the next daemon learns from the shim that it runs.
                 self.store(record, Durable::No).await?;
                 self.view.send_modify(|view| view.live = Some(live));
@@ -382,11 +384,11 @@ impl Owner {
         } else {
             Phase::Exited(exit)
         };
-        if record.spec.auto_remove && !restarts && !volumes::has_anonymous(&record.spec) {
-            return self.vanish(record, run, oom_killed).await;
-        }
-        // On disk before the shim, which remembers it too, is told to forget it.
-        if let Err(error) = self.store(record.clone(), durable_unless(record.spec.auto_remove)).await {
+        let vanishes = record.spec.auto_remove && !restarts && !volumes::has_anonymous(&record.spec);
+        if vanishes {
+            self.view.send_modify(|view| view.record = record.clone());
+        } else if let Err(error) = self.store(record.clone(), durable_unless(record.spec.auto_remove)).await {
+            // It is on disk before the shim, which remembers it too, is told to forget it.
             tracing::error!(
                 container = record.id,
                 error = sampan_base::chain(&error),
@@ -402,7 +404,10 @@ impl Owner {
         self.alive.send_replace(false);
         self.inner.execs.forget_container(&record.id);
         volumes::publish_use(&self.inner, &record.id, &record.spec, false);
-        run::tear_down(&self.inner, &record.id, Some(&run.task)).await;
+        if vanishes {
+            return self.vanish(record, run).await;
+        }
+        tear_down(&self.inner, &record.id, Some(&run.task)).await;
         self.view.send_modify(|view| {
             view.live = None;
             view.ended_runs += 1;
@@ -443,17 +448,8 @@ impl Owner {
     /// The end of a container that removes itself: whoever waits for it is told as soon as its name, its addresses and
     /// ports, and its record are free; the rest goes behind the answer. Of a crash in between the next daemon finds
     /// things without a record, which it removes, or the record of a container without a process, which it removes, too.
-    async fn vanish(&mut self, record: ContainerRecord, run: Run, oom_killed: bool) -> ControlFlow<()> {
-        let (id, code) = (record.id.clone(), crate::lifecycle::exit_code(&record.phase));
-        let spec = record.spec.clone();
-        self.view.send_modify(|view| view.record = record);
-        if oom_killed {
-            self.event("oom", []);
-        }
-        self.event("die", [("exitCode", code.to_string())]);
-        self.alive.send_replace(false);
-        self.inner.execs.forget_container(&id);
-        volumes::publish_use(&self.inner, &id, &spec, false);
+    async fn vanish(&mut self, record: ContainerRecord, run: Run) -> ControlFlow<()> {
+        let ContainerRecord { id, spec, .. } = record;
         network::detach(&self.inner, &id).await;
         let forgotten = {
             let (inner, id) = (Arc::clone(&self.inner), id.clone());
@@ -469,15 +465,14 @@ impl Owner {
             None
         });
         if gone {
-            self.inner.containers().remove(&id);
-            self.event("destroy", []);
+            self.unlist();
         }
         self.view.send_modify(|view| {
             view.live = None;
             view.ended_runs += 1;
             view.removed = gone;
         });
-        run::tear_down(&self.inner, &id, Some(&run.task)).await;
+        tear_down(&self.inner, &id, Some(&run.task)).await;
         if !gone {
             return ControlFlow::Continue(());
         }
@@ -550,24 +545,25 @@ impl Owner {
     async fn remove(&mut self, with_volumes: bool) -> Result<()> {
         let record = self.record();
         let inner = Arc::clone(&self.inner);
-        let id = record.id.clone();
-        blocking({
-            let (inner, record) = (Arc::clone(&inner), record.clone());
-            move || -> Result<()> {
-                volumes::keep_anonymous(&inner, &record.id, !with_volumes)?;
-                inner.metadata.remove_container(&record.id, Durable::Yes)?;
-                inner.forget_on_disk(&record.id, &record.spec);
-                if with_volumes {
-                    volumes::remove_anonymous(&inner, &record.id, &record.spec);
-                }
-                Ok(())
+        blocking(move || -> Result<()> {
+            volumes::keep_anonymous(&inner, &record.id, !with_volumes)?;
+            inner.metadata.remove_container(&record.id, Durable::Yes)?;
+            inner.forget_on_disk(&record.id, &record.spec);
+            if with_volumes {
+                volumes::remove_anonymous(&inner, &record.id, &record.spec);
             }
+            Ok(())
         })
         .await?;
-        inner.containers().remove(&id);
-        self.event("destroy", []);
+        self.unlist();
         self.view.send_modify(|view| view.removed = true);
         Ok(())
+    }
+
+    /// Nobody finds it any more.
+    fn unlist(&self) {
+        self.inner.containers().remove(&self.view.borrow().record.id);
+        self.event("destroy", []);
     }
 
     async fn store(&self, record: ContainerRecord, durable: Durable) -> Result<()> {

@@ -1,10 +1,9 @@
-//! From a created container to a running process, and back.
+//! From a created container to a running process; the way back is [`super::tear_down`].
 //!
 //! ```text
 //! start:  mount snapshot ─┐
 //!         network ────────┼─> files, config.json ─> shim: Create ─> attach waiting clients ─> shim: Start
 //!         start shim ─────┘
-//! end:    shim: Delete, Shutdown ─> network, mount, bundle      (each is tried whatever became of the others)
 //! ```
 
 use std::path::Path;
@@ -17,8 +16,8 @@ use tokio::sync::oneshot;
 
 use crate::attach::{self, Streams};
 use crate::bundle::{self, Facts};
-use crate::container::files;
 use crate::container::state::StartFailure;
+use crate::container::{files, tear_down};
 use crate::error::{EngineError, Result};
 use crate::logs::driver;
 use crate::metadata::ContainerRecord;
@@ -68,9 +67,10 @@ pub(crate) async fn start(
     console: Option<(u32, u32)>,
     waiting: &mut Vec<WaitingClient>,
 ) -> Result<Run> {
+    tear_down::before_start(inner, &record.id).await?;
     let result = try_start(inner, record, console, waiting).await;
     if result.is_err() {
-        tear_down(inner, &record.id, None).await;
+        tear_down::tear_down(inner, &record.id, None).await;
     }
     result
 }
@@ -333,89 +333,6 @@ pub(crate) fn write_bundle(bundle: &Path, spec: &ContainerSpec, facts: &Facts) -
     let bytes = serde_json::to_vec(&config)
         .map_err(EngineError::layer(Class::Internal, "cannot encode the container's config.json"))?;
     disk::write_atomic_volatile(&bundle.join("config.json"), &bytes, 0o600).map_err(EngineError::file)
-}
-
-/// Ends a run: asks the shim to remove the container, then removes all that belongs to the run. Each step is tried
-/// whatever became of the others; what failed is logged, and the next start or the next daemon tries again.
-pub(crate) async fn tear_down(inner: &Arc<Inner>, id: &str, task: Option<&Task>) {
-    let bundle = inner.config.bundle(id);
-    let found = match task {
-        Some(task) => Some(task.clone()),
-        None => shim::find(id, &bundle).await.ok(),
-    };
-    match found {
-        Some(task) => {
-            match task.delete(None).await {
-                Ok(_) => {}
-                // The shim is gone, but what it looked after may be alive.
-                Err(ShimError::Lost | ShimError::Connect { .. }) => force_delete(inner, id).await,
-                Err(error) if error.is_not_found() => {}
-                Err(error) => {
-                    tracing::warn!(
-                        container = id,
-                        error = sampan_base::chain(&error),
-                        "cannot delete the task"
-                    );
-                    force_delete(inner, id).await;
-                }
-            }
-            match task.shutdown().await {
-                Ok(()) | Err(ShimError::Lost | ShimError::Connect { .. }) => {}
-                Err(error) => {
-                    tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot end the shim");
-                }
-            }
-        }
-        // The shim is gone: what it looked after may still be there.
-        None => force_delete(inner, id).await,
-    }
-    shim::remove_socket(&bundle);
-    network::detach(inner, id).await;
-    {
-        let (inner, id) = (Arc::clone(inner), id.to_owned());
-        blocking(move || volumes::local::unmount_all(&inner, &id)).await;
-    }
-    let (inner, id) = (Arc::clone(inner), id.to_owned());
-    blocking(move || {
-        let own = sources::unmount_all(&inner, &id).map_err(EngineError::io("cannot unmount what it binds"));
-        if let Err(error) = own.and_then(|()| inner.images.unmount_snapshot(&bundle.join("rootfs"))) {
-            tracing::warn!(
-                container = id,
-                error = sampan_base::chain(&error),
-                "cannot unmount the root file system"
-            );
-            // What is mounted must not be removed as if it were ours.
-            return;
-        }
-        if let Err(error) = disk::remove_if_exists(&bundle) {
-            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the bundle");
-        }
-    })
-    .await;
-}
-
-/// Removes a container from the OCI runtime, killing what runs, without a shim's help.
-pub(crate) async fn force_delete(inner: &Arc<Inner>, id: &str) {
-    let (inner, id) = (Arc::clone(inner), id.to_owned());
-    blocking(move || force_delete_blocking(&inner, &id)).await;
-}
-
-/// As [`force_delete`], where one may block.
-pub(crate) fn force_delete_blocking(inner: &Inner, id: &str) {
-    let root = inner.config.runtime_root().join(shim::NAMESPACE);
-    if !root.join(id).exists() {
-        return;
-    }
-    let mut command = std::process::Command::new(&inner.config.runtime);
-    command.arg("--root").arg(&root).args(["delete", "--force", id]).stdin(std::process::Stdio::null());
-    match command.output() {
-        Ok(output) if output.status.success() => {}
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            tracing::warn!(container = id, said = said.trim(), "the runtime could not delete the container");
-        }
-        Err(error) => tracing::warn!(container = id, %error, "the runtime could not be started"),
-    }
 }
 
 pub(crate) fn shim_failed(doing: &'static str) -> impl FnOnce(ShimError) -> EngineError {
