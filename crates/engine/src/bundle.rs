@@ -60,6 +60,8 @@ pub(crate) struct Facts {
     pub all_capabilities: Vec<String>,
     /// Devices to pass in, looked up.
     pub devices: Vec<OciDevice>,
+    /// Devices that are bound instead: path inside and path outside.
+    pub bound_devices: Vec<(String, PathBuf)>,
     /// Their rules.
     pub device_rules: Vec<DeviceRule>,
     /// Rows and columns of the terminal.

@@ -6,6 +6,7 @@
 //! * `lifecycle`, `restart`, `health`, `copy`, `mounts`, `options`: what is done with containers.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
+//! * `userns`: user namespaces.
 //! * `chaos`: daemons and shims killed under load.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
 
@@ -38,6 +39,7 @@ mod sampan;
 mod sampan_docker;
 mod serving;
 mod terminal;
+mod userns;
 
 use std::path::Path;
 
@@ -154,6 +156,7 @@ fn main() {
         ("sampan_docker", sampan_docker::CASES),
         ("serving", serving::CASES),
         ("terminal", terminal::CASES),
+        ("userns", userns::CASES),
     ];
     let mut trials = Vec::new();
     for &(module, cases) in modules {

@@ -234,7 +234,11 @@ fn facts(
         .unwrap_or_else(|| "/".to_owned());
     let user = user::resolve(rootfs, &user_text, &spec.group_add)?;
     crate::userns::check_user(record.mapping.as_ref(), &user)?;
-    let (devices, device_rules) = crate::devices::plan(spec)?;
+    let (mut devices, device_rules) = crate::devices::plan(spec)?;
+    let bound_devices = match &record.mapping {
+        Some(_) => crate::devices::renamed(spec, &mut devices),
+        None => Vec::new(),
+    };
     Ok(Facts {
         id: record.id.clone(),
         rootfs: rootfs.to_owned(),
@@ -258,6 +262,7 @@ fn facts(
         mapping: record.mapping.clone(),
         all_capabilities: inner.host.capabilities.clone(),
         devices,
+        bound_devices,
         device_rules,
         console: None,
     })
