@@ -13,19 +13,20 @@ CLIENT = "/usr/bin/docker"
 class Side:
     """What scenarios use."""
 
-    def __init__(self, name, binaries, scratch):
+    def __init__(self, name, binaries, scratch, mirror=None, **root):
         self.name, self.scratch = name, scratch
         self.socket = os.path.join(scratch, "api.sock")
         self.host = "unix://" + self.socket
         os.makedirs(os.path.join(scratch, "tmp"))
+        config = os.path.join(scratch, "daemon.config")
         if name == "sampan":
+            open(config, "w").write(f"[registries.mirrors]\n'docker.io' = ['{mirror}']\n" if mirror else "")
             command = [
                 os.path.join(binaries, "sampand"), "--root", f"{scratch}/root", "--state", f"{scratch}/state", "-H", self.host,
-                "--bridge", "docker0", "--subnet", "172.17.0.0/16", "--table", "conformance", "--config", "/dev/null",
+                "--bridge", "docker0", "--subnet", "172.17.0.0/16", "--table", "conformance", "--config", config,
             ]
         else:
-            config = os.path.join(scratch, "daemon.json")
-            open(config, "w").write("{}")
+            json.dump({"registry-mirrors": [mirror]} if mirror else {}, open(config, "w"))
             command = [
                 "dockerd", "--data-root", f"{scratch}/root", "--exec-root", f"{scratch}/exec", "-H", self.host,
                 "--pidfile", f"{scratch}/pid", "--config-file", config,
@@ -44,16 +45,16 @@ class Side:
             time.sleep(0.05)
         self.py = docker.DockerClient(base_url=self.host, version="1.41", timeout=60)
         self.api = self.py.api
-        self.api.import_image(self.busybox(), repository="busybox", tag="latest", changes=["CMD [\"sh\"]"])
+        self.api.import_image(self.busybox(**root), repository="busybox", tag="latest", changes=["CMD [\"sh\"]"])
 
-    def busybox(self):
-        """An archive of a root file system in which busybox is every command."""
+    def busybox(self, directories=(), users=""):
+        """An archive of a root file system in which busybox is every command; with more directories and lines of /etc/passwd."""
         path = os.path.join(self.scratch, "busybox.tar")
         if not os.path.exists(path):
             names = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True).stdout.split()
             with tarfile.open(path, "w") as archive:
                 archive.add(BUSYBOX, "bin/busybox")
-                for directory in ["etc", "tmp", "root", "home"]:
+                for directory in ["etc", "tmp", "root", "home", *directories]:
                     entry = tarfile.TarInfo(directory)
                     entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if directory == "tmp" else 0o755
                     archive.addfile(entry)
@@ -62,7 +63,7 @@ class Side:
                         entry = tarfile.TarInfo("bin/" + name)
                         entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
                         archive.addfile(entry)
-                for name, text in [("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n"), ("etc/group", "root:x:0:\nuser:x:1000:\nmore:x:2000:user\n")]:
+                for name, text in [("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n" + users), ("etc/group", "root:x:0:\nuser:x:1000:\nmore:x:2000:user\n")]:
                     entry = tarfile.TarInfo(name)
                     entry.size = len(text)
                     archive.addfile(entry, io.BytesIO(text.encode()))
@@ -196,4 +197,5 @@ def main():
     json.dump(seen, open(out, "w"))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -7,12 +7,23 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
 
-/// Reads the words; the exit code if there is nothing left to do.
-pub(crate) fn parse<T: CommandFactory + FromArgMatches>() -> Result<T, ExitCode> {
-    let command = T::command().args_override_self(true);
-    let words = plain(&command, std::env::args_os().collect());
-    let read = command.try_get_matches_from(words).and_then(|matches| T::from_arg_matches(&matches));
-    read.map_err(|error| {
+/// Reads the words; the exit code if there is nothing left to do. To describe all verbs takes as long as asking the
+/// daemon something, so `only` may describe the whole program as if it had only the one that is asked for. Whatever is
+/// wrong then is told by the whole.
+pub(crate) fn parse<T: CommandFactory + FromArgMatches>(
+    only: impl FnOnce(&str) -> Option<Command>,
+) -> Result<T, ExitCode> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let read = |command: Command| {
+        let command = command.args_override_self(true);
+        let words = plain(&command, words.clone());
+        command.try_get_matches_from(words).and_then(|matches| T::from_arg_matches(&matches))
+    };
+    let only = words.get(1).and_then(|word| word.to_str()).and_then(only);
+    if let Some(Ok(arguments)) = only.map(read) {
+        return Ok(arguments);
+    }
+    read(T::command()).map_err(|error| {
         // Where nobody listens, nobody misses it.
         let _ = error.print();
         ExitCode::from(exit_code(error.kind()))
@@ -163,6 +174,43 @@ mod tests {
     #[test]
     fn the_flags_fit_together() {
         crate::Arguments::command().debug_assert();
+    }
+
+    /// The verb, and what each of its arguments was given.
+    fn given(matches: &clap::ArgMatches) -> (String, Vec<String>) {
+        let (verb, given) = matches.subcommand().unwrap();
+        let values = |id: &str| given.get_raw(id).map(|raw| raw.map(|v| v.display().to_string()).collect());
+        let one = |id: &clap::Id| {
+            let values: Option<Vec<String>> = values(id.as_str());
+            format!("{id} {:?} {values:?}", given.value_source(id.as_str()))
+        };
+        (verb.to_owned(), given.ids().map(one).collect())
+    }
+
+    #[test]
+    fn a_verb_alone_is_read_as_among_all() {
+        for line in [
+            "sampan run --rm -e A=1 --memory 5m --name x -it image sh -c ls",
+            "sampan create --label a=b image",
+            "sampan exec -it -u 5 c ls -l",
+            "sampan ps -aq --filter name=x",
+            "sampan start -a c",
+            "sampan stop -t 5 c",
+            "sampan kill -s HUP c",
+            "sampan rm -fv c",
+            "sampan wait c",
+            "sampan logs -f --tail 5 c",
+            "sampan inspect c",
+            "sampan images -q",
+        ] {
+            let words = || line.split(' ').map(OsString::from);
+            let verb = line.split(' ').nth(1).unwrap();
+            let alone = crate::only(verb).unwrap().try_get_matches_from(words()).unwrap();
+            let all = crate::Arguments::command().try_get_matches_from(words()).unwrap();
+            assert_eq!(given(&alone), given(&all), "{line}");
+            assert!(crate::Arguments::from_arg_matches(&alone).is_ok());
+        }
+        assert!(crate::only("container").is_none());
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use endpoint::Where;
 
@@ -137,8 +137,29 @@ enum Command {
     Man(manual::Man),
 }
 
+/// The program with one verb, for those that scripts call again and again.
+fn only(verb: &str) -> Option<clap::Command> {
+    let new = |name: &'static str| clap::Command::new(name);
+    let verb = match verb {
+        "run" => run::Run::augment_args(new("run")),
+        "create" => run::Create::augment_args(new("create")),
+        "exec" => exec::Exec::augment_args(new("exec")),
+        "ps" => container::list::List::augment_args(new("ps")),
+        "start" => container::attach::Start::augment_args(new("start")),
+        "stop" => container::lifecycle::Stop::augment_args(new("stop")),
+        "kill" => container::lifecycle::Kill::augment_args(new("kill")),
+        "rm" => container::lifecycle::Remove::augment_args(new("rm")),
+        "wait" => container::Names::augment_args(new("wait")),
+        "logs" => container::logs::Logs::augment_args(new("logs")),
+        "inspect" => inspect::Inspect::augment_args(new("inspect")),
+        "images" => image::list::List::augment_args(new("images")),
+        _ => return None,
+    };
+    Some(Where::augment_args(clap::Command::new("sampan")).subcommand(verb))
+}
+
 fn main() -> ExitCode {
-    let arguments: Arguments = match arguments::parse() {
+    let arguments: Arguments = match arguments::parse(only) {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };

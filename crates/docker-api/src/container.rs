@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::host_config::HostConfig;
 use crate::network::{EndpointSettings, NetworkingConfig, PortBinding, PortSummary};
@@ -111,19 +112,37 @@ fn is_zero(n: &i64) -> bool {
 }
 
 /// The body of `POST /containers/create`.
-#[derive(Serialize, Deserialize, Debug, Clone, Default)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Serialize, Debug, Clone, Default)]
+#[serde(rename_all = "PascalCase")]
 pub struct CreateRequest {
     /// What runs.
     #[serde(flatten)]
     pub config: ContainerConfig,
     /// The OCI runtime, where old libraries name it.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub runtime: String,
     /// How the host runs it.
     pub host_config: Option<HostConfig>,
     /// Networks to join.
     pub networking_config: Option<NetworkingConfig>,
+}
+
+impl<'de> Deserialize<'de> for CreateRequest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<CreateRequest, D::Error> {
+        /// What stands beside the configuration. Derived code for both together would know no names but the very ones.
+        #[derive(Deserialize, Default)]
+        #[serde(rename_all = "PascalCase", default)]
+        struct Beside {
+            runtime: String,
+            host_config: Option<HostConfig>,
+            networking_config: Option<NetworkingConfig>,
+        }
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let config = crate::reading::from_value(value.clone()).map_err(D::Error::custom)?;
+        let beside: Beside = crate::reading::from_value(value).map_err(D::Error::custom)?;
+        let Beside { runtime, host_config, networking_config } = beside;
+        Ok(CreateRequest { config, runtime, host_config, networking_config })
+    }
 }
 
 /// The answer to `POST /containers/create`.

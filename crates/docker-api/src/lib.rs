@@ -7,6 +7,7 @@
 //! * [`host_config`]: the host's side of a container: limits, ports, mounts, namespaces.
 //! * [`exec`], [`image`], [`network`], [`volume`], [`system`], [`build`]: the other groups.
 //! * [`stats`]: what containers use.
+//! * [`reading`]: requests, read as Go reads them.
 //! * [`store`]: what sampan has beside Docker's routes.
 //! * [`stream`]: how attached output is framed; [`detach`]: keys that leave a stream;
 //!   [`units`]: durations and sizes for people; [`written`]: how people write such things.
@@ -18,6 +19,7 @@ pub mod exec;
 pub mod host_config;
 pub mod image;
 pub mod network;
+pub mod reading;
 pub mod stats;
 pub mod store;
 pub mod stream;

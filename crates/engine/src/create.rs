@@ -231,21 +231,37 @@ fn complete(spec: &mut ContainerSpec, image: &Image) -> Result<Vec<String>> {
     if spec.shell.is_none() {
         spec.shell.clone_from(&from_image.shell);
     }
+    spec.user = spec.user.take().or_else(|| said(&from_image.user));
+    spec.working_dir = spec.working_dir.take().or_else(|| said(&from_image.working_dir));
+    spec.stop_signal = spec.stop_signal.take().or_else(|| said(&from_image.stop_signal));
+    inherit_env(&mut spec.env, &from_image.env);
     // An entrypoint given by hand drops the image's arguments; an empty one (`--entrypoint ""`) drops the image's.
-    let given = spec.entrypoint.is_some();
-    let entrypoint = match &spec.entrypoint {
-        Some(list) if list.iter().all(String::is_empty) => Vec::new(),
-        Some(list) => list.clone(),
-        None => from_image.entrypoint.clone().unwrap_or_default(),
-    };
-    let cmd = match &spec.cmd {
-        Some(list) if !list.is_empty() => list.clone(),
-        _ if given => Vec::new(),
-        _ => from_image.cmd.clone().unwrap_or_default(),
-    };
-    let args: Vec<String> = entrypoint.into_iter().chain(cmd).collect();
+    if spec.cmd.as_ref().is_none_or(Vec::is_empty) && spec.entrypoint.as_ref().is_none_or(Vec::is_empty) {
+        spec.cmd.clone_from(&from_image.cmd);
+    }
+    if spec.entrypoint.is_none() {
+        spec.entrypoint.clone_from(&from_image.entrypoint);
+    }
+    spec.entrypoint.take_if(|list| list.iter().all(String::is_empty));
+    let args: Vec<String> = spec.entrypoint.iter().chain(&spec.cmd).flatten().cloned().collect();
     if args.is_empty() || args[0].is_empty() {
         return Err(EngineError::Invalid("No command specified".to_owned()));
     }
     Ok(args)
+}
+
+fn said(text: &str) -> Option<String> {
+    Some(text).filter(|t| !t.is_empty()).map(str::to_owned)
+}
+
+/// Adds the variables of `below` that `env` says nothing of; a name without `=` says that there is to be none.
+pub(crate) fn inherit_env(env: &mut Vec<String>, below: &[String]) {
+    fn name(entry: &str) -> &str {
+        entry.split('=').next().unwrap_or(entry)
+    }
+    for entry in below {
+        if !env.iter().any(|own| name(own) == name(entry)) {
+            env.push(entry.clone());
+        }
+    }
 }

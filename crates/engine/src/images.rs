@@ -5,15 +5,17 @@ use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use sampan_base::{Class, ImageRef, Timestamp};
+use sampan_base::{Class, ImageRef};
 use sampan_image::{IdMapping, InitLayer, Remains, Snapshotter, Store};
-use sampan_oci::image::{History, ImageConfig};
+use sampan_oci::image::ImageConfig;
 
 pub use sampan_image::{
     Change, ChangeKind, Image, ImageError, ImageId, LayerProgress, ResolveError, SnapshotError,
 };
 /// What an image says about the process.
 pub use sampan_oci::image::ContainerConfig as ImageProcess;
+/// How an image says to find out whether a container is well.
+pub use sampan_oci::image::Healthcheck as ImageHealth;
 /// The machine that an image is for.
 pub use sampan_oci::image::{InvalidPlatform, Platform};
 
@@ -27,12 +29,12 @@ pub(crate) struct Images {
     pub(crate) store: Store,
 }
 
-fn snapshot_failed(doing: impl Into<String>) -> impl FnOnce(SnapshotError) -> EngineError {
+pub(crate) fn snapshot_failed(doing: impl Into<String>) -> impl FnOnce(SnapshotError) -> EngineError {
     let doing = doing.into();
     move |error| EngineError::layer(error.class(), doing)(error)
 }
 
-fn image_failed(doing: impl Into<String>) -> impl FnOnce(ImageError) -> EngineError {
+pub(crate) fn image_failed(doing: impl Into<String>) -> impl FnOnce(ImageError) -> EngineError {
     let doing = doing.into();
     move |error| EngineError::layer(error.class(), doing)(error)
 }
@@ -152,6 +154,8 @@ pub enum Removed {
 /// How an import or a commit names and describes its image.
 #[derive(Clone, Debug, Default)]
 pub struct NewImage {
+    /// Of a commit: what the image is to say where the container's own configuration does not count.
+    pub config: Option<ImageProcess>,
     /// Its name.
     pub name: Option<ImageRef>,
     /// A message for its history.
@@ -198,6 +202,24 @@ impl Engine {
     pub async fn image(&self, text: &str) -> Result<Image> {
         let (images, text) = (self.inner.images.clone(), text.to_owned());
         blocking(move || images.resolve(&text)).await
+    }
+
+    /// The image that this one is one step more than, if it is here. The store keeps no parents: what they say follows
+    /// from the histories.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    pub async fn image_parent(&self, image: Image) -> Result<Option<ImageId>> {
+        // Nothing is less than one step.
+        if image.config.history.len() < 2 {
+            return Ok(None);
+        }
+        let images = self.inner.images.clone();
+        blocking(move || {
+            let all = images.store.list().map_err(image_failed("cannot list the images"))?;
+            Ok(all.into_iter().find(|other| is_parent(other, &image)).map(|other| other.id))
+        })
+        .await
     }
 
     /// Gives an image another name.
@@ -268,25 +290,6 @@ impl Engine {
             .await
     }
 
-    /// Makes an image of what a container changed, on top of its image. A running container is frozen meanwhile if
-    /// `pause` is asked for.
-    ///
-    /// # Errors
-    /// If there is no such container, or its file system can't be read.
-    pub async fn commit(&self, text: &str, pause: bool, new: NewImage) -> Result<Image> {
-        let view = self.container(text)?;
-        let running = matches!(view.record.phase, crate::container::state::Phase::Running { .. });
-        if pause && running {
-            self.pause(text).await?;
-        }
-        let (inner, record) = (self.inner.clone(), view.record.clone());
-        let committed = long_blocking(move || commit(&inner, &record, new)).await;
-        if pause && running {
-            self.resume(text).await?;
-        }
-        committed
-    }
-
     /// Removes the images that no container uses and that are `wanted` away. Answers what went and the bytes freed.
     ///
     /// # Errors
@@ -340,6 +343,19 @@ impl Engine {
         })
         .await
     }
+}
+
+/// Whether `image` is `other` and one step more.
+fn is_parent(other: &Image, image: &Image) -> bool {
+    let (before, after) = (&other.config.history, &image.config.history);
+    let layers_below = |below: &Image| {
+        below.layers.len() <= image.layers.len()
+            && below.layers.iter().zip(&image.layers).all(|(a, b)| a.diff_id == b.diff_id)
+    };
+    !before.is_empty()
+        && before.len() + 1 == after.len()
+        && before.iter().zip(after).all(|(a, b)| a == b)
+        && layers_below(other)
 }
 
 /// Bytes of the layers of some images, each layer counted once.
@@ -412,36 +428,6 @@ fn in_use(image: &Image, text: &str, user: &str, alive: bool, by_name: bool) -> 
             "conflict: unable to delete {id} (must be forced) - image is being used by stopped container {user}"
         ),
     })
-}
-
-fn commit(inner: &Inner, record: &crate::metadata::ContainerRecord, new: NewImage) -> Result<Image> {
-    let store = &inner.images.store;
-    let base = inner.images.resolve_id(&record.image_id)?;
-    let lease = store.lease();
-    let layer =
-        store.commit(&record.id, &lease).map_err(snapshot_failed("cannot commit the container's changes"))?;
-    let mut made = base.config.clone();
-    let now = Timestamp::now();
-    made.created = Some(now);
-    made.author.clone_from(&new.author);
-    crate::build::apply_changes(&mut made, &new.changes)?;
-    made.history.push(History {
-        created: Some(now),
-        created_by: record.args.join(" "),
-        author: new.author,
-        comment: new.message,
-        empty_layer: layer.is_none(),
-    });
-    let layers: Vec<_> = base.layers.into_iter().chain(layer).collect();
-    let names: Vec<ImageRef> = new.name.into_iter().collect();
-    let image = store.create_image(made, &layers, &names).map_err(image_failed("cannot make the image"))?;
-    let attributes =
-        BTreeMap::from([("comment".to_owned(), String::new()), ("imageID".to_owned(), image.id.to_string())]);
-    inner.events.publish(EventKind::Container, "commit", &record.id, attributes);
-    for name in &names {
-        inner.image_event("tag", &image.id, Some(name));
-    }
-    Ok(image)
 }
 
 impl Engine {

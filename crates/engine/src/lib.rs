@@ -15,6 +15,7 @@ pub mod build;
 pub mod build_cache;
 mod bundle;
 pub mod care;
+mod commit;
 pub mod config;
 pub mod container;
 pub mod copy;

@@ -286,11 +286,17 @@ impl Engine {
     /// If there is no such container, or its log is not kept.
     pub async fn logs(&self, text: &str, query: LogQuery) -> Result<LogReader> {
         let handle = self.inner.find_container(text)?;
-        let spec = handle.snapshot().record.spec;
+        let record = handle.snapshot().record;
         let directory = self.inner.config.container_directory(&handle.id);
-        let Some((path, format)) = logs::driver::kept(&spec.log, &directory, &handle.id) else {
-            return Err(logs::unreadable(&spec.log.driver));
+        let Some((path, format)) = logs::driver::kept(&record.spec.log, &directory, &handle.id) else {
+            return Err(logs::unreadable(&record.spec.log.driver));
         };
+        if let Phase::Running { started_at, .. } = record.phase
+            && query.first_words
+            && !query.follow
+        {
+            logs::first_words(started_at, handle.alive.clone()).await;
+        }
         LogReader::open(&path, format, query, handle.alive.clone()).await
     }
 

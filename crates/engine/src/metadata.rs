@@ -344,6 +344,7 @@ mod tests {
             image_id: "sha256:0".to_owned(),
             args: vec!["true".to_owned()],
             spec: ContainerSpec::default(),
+            mapping: None,
             phase: Phase::Created { error: None },
             restart_count: 0,
             stopped_by_hand: false,

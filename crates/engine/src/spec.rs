@@ -712,6 +712,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_user_namespace_is_read_as_it_was_stored_once_and_now() {
+        for (text, expected) in [
+            ("{}", UsernsMode::Default),
+            (r#"{"userns_host":false}"#, UsernsMode::Default),
+            (r#"{"userns_host":true}"#, UsernsMode::Host),
+        ] {
+            let spec: ContainerSpec = serde_json::from_str(text).unwrap();
+            assert_eq!(spec.userns, expected, "{text}");
+        }
+        for userns in [UsernsMode::Default, UsernsMode::Host, UsernsMode::Private] {
+            let stored = serde_json::to_string(&ContainerSpec { userns, ..Default::default() }).unwrap();
+            assert_eq!(serde_json::from_str::<ContainerSpec>(&stored).unwrap().userns, userns);
+        }
+    }
+
+    #[test]
     fn ports_read_and_write() {
         for text in ["80/tcp", "53/udp", "9/sctp"] {
             assert_eq!(text.parse::<Port>().unwrap().to_string(), text);

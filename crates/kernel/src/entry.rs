@@ -34,8 +34,7 @@ pub fn run(main: fn() -> u8) -> ! {
             crate::process::exit_now(1);
         }
     }
-    // SAFETY: to ignore a signal names no code. A reader that is gone is an error to report, not a reason to die.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    crate::signals::ignore_broken_pipes();
     // A panic must not unwind into C.
     let status = std::panic::catch_unwind(main).unwrap_or(101);
     crate::process::exit_now(i32::from(status))

@@ -79,8 +79,9 @@ mod entry {
         false
     }
 
-    /// Whether one of the arguments is a command that makes processes. (An option's value may be one of these words
-    /// as well; then the program is sealed for nothing.)
+    /// Whether one of the arguments is a command of the runtime's that makes processes, or the option by which the shim
+    /// is told to serve, which then is the runtime, too. (An option's value may be one of these words as well; then the
+    /// program is sealed for nothing.)
     unsafe fn makes_processes(arguments: *const usize, count: usize) -> bool {
         let mut at = 1;
         while at < count {
@@ -88,7 +89,7 @@ mod entry {
             let argument = unsafe { arguments.add(at).read() };
             // SAFETY: as above.
             let one = |word: &[u8]| unsafe { is(argument, word) };
-            if one(b"run") || one(b"create") || one(b"exec") || one(b"restore") {
+            if one(b"run") || one(b"create") || one(b"exec") || one(b"restore") || one(b"-socket") {
                 return true;
             }
             at += 1;

@@ -52,6 +52,12 @@ pub fn unblock_all() -> io::Result<()> {
     }
 }
 
+/// A reader that is gone becomes an error to report, not a reason to die.
+pub fn ignore_broken_pipes() {
+    // SAFETY: to ignore a signal names no code.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Lets the program that `command` starts begin with no signal blocked, whatever this one blocks.
 pub fn unblock_in(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;

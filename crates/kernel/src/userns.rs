@@ -161,38 +161,36 @@ impl Drop for Helper {
     }
 }
 
-/// Lives as the helper. Nothing here may allocate or take a lock.
+/// Lives as the helper. Nothing here may allocate or take a lock; what is changed is this process's own, which shares nothing
+/// with its parent but the table of descriptors.
 fn live(parent: i32, owner: Option<RawFd>, told: RawFd) -> ! {
-    let failed = || exit_now(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO));
-    // SAFETY: these calls take numbers, and a pointer to eight bytes that live through the call. What they change is this
-    // process's own, which shares nothing with its parent but the table of descriptors, and changes none of them.
-    unsafe {
-        // What it holds of its parent's memory is not for those who are root in the namespace.
-        if libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 {
-            failed();
+    let need = |returned: libc::c_long| {
+        if returned < 0 {
+            exit_now(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO));
         }
-        if let Some(owner) = owner {
-            let user = Namespaces::USER.bits();
-            if libc::syscall(libc::SYS_setns, owner, user) != 0
-                || libc::syscall(libc::SYS_unshare, Namespaces::NET.bits()) != 0
-            {
-                failed();
-            }
-        }
-        // It must not outlive the thread that made it and waits for it; which may be gone by now.
-        if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) != 0 {
-            failed();
-        }
-        if libc::getppid() != parent {
-            exit_now(0);
-        }
-        let one = 1u64;
-        if libc::write(told, (&raw const one).cast(), size_of::<u64>()) < 0 {
-            failed();
-        }
-        loop {
-            libc::pause();
-        }
+    };
+    // What it holds of its parent's memory is not for those who are root in the namespace.
+    // SAFETY: prctl(2) with these takes numbers.
+    need(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0) });
+    if let Some(owner) = owner {
+        // SAFETY: setns(2) takes numbers.
+        need(unsafe { libc::syscall(libc::SYS_setns, owner, Namespaces::USER.bits()) });
+        // SAFETY: unshare(2) takes a number.
+        need(unsafe { libc::syscall(libc::SYS_unshare, Namespaces::NET.bits()) });
+    }
+    // It must not outlive the thread that made it and waits for it; which may be gone by now.
+    // SAFETY: prctl(2) with these takes numbers.
+    need(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) });
+    // SAFETY: getppid(2) takes nothing.
+    if unsafe { libc::getppid() } != parent {
+        exit_now(0);
+    }
+    let one = 1u64;
+    // SAFETY: write(2) reads the eight bytes of `one`, which lives through the call.
+    need(unsafe { libc::syscall(libc::SYS_write, told, &raw const one, size_of::<u64>()) });
+    loop {
+        // SAFETY: pause(2) takes nothing.
+        unsafe { libc::pause() };
     }
 }
 

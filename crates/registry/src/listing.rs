@@ -12,7 +12,7 @@ use crate::limits::{MAX_MANIFEST_BYTES, MAX_PAGES, MAX_TAGS_PAGE_BYTES, TAGS_PER
 use crate::repository::{Repository, Which};
 
 impl Repository {
-    /// All tags, in the registry's order.
+    /// All tags, in the order of whoever answers: a mirror first.
     ///
     /// # Errors
     /// If there is no such repository, or the registry leads in a circle.
@@ -21,16 +21,17 @@ impl Repository {
         struct Page {
             tags: Option<Vec<String>>,
         }
-        let client = self.inner.own();
-        let mut tags = Vec::new();
         let path = self.inner.path(&format!("tags/list?n={TAGS_PER_PAGE}"));
         let scope = self.inner.pull_scope();
-        let read = pages(client, &path, &scope, |answer| {
-            let page: Page = parse(&answer.bytes(MAX_TAGS_PAGE_BYTES)?)?;
-            tags.extend(page.tags.unwrap_or_default());
-            Ok(())
-        });
-        read.map_err(|e| client.failed(format!("list the tags of {}", self.inner.name))(e))?;
+        let (_, tags) = self.inner.first(&format!("list the tags of {}", self.inner.name), |client| {
+            let mut tags = Vec::new();
+            pages(client, &path, &scope, |answer| {
+                let page: Page = parse(&answer.bytes(MAX_TAGS_PAGE_BYTES)?)?;
+                tags.extend(page.tags.unwrap_or_default());
+                Ok(())
+            })?;
+            Ok(tags)
+        })?;
         Ok(tags)
     }
 

@@ -9,7 +9,9 @@
 //! * [`net_devices`], [`resctrl`]: what else of the host a container may be given; [`check`]: what config.json may not say.
 //! * [`cli`]: runc's command line. [`docker_init`]: what the program is under another name.
 //!
-//! The program has one thread, always: its children are copies of it and run ordinary code.
+//! The program has one thread, always: its children are copies of it and run ordinary code. Another program of one
+//! thread may be the runtime in a copy of itself, by [`cli::run`], if nobody can write to its executable
+//! ([`seal::is_sealed`]).
 
 pub mod bundle;
 pub mod cgroup;
@@ -28,7 +30,7 @@ pub mod net_devices;
 pub mod process;
 pub mod resctrl;
 pub mod rootfs;
-mod seal;
+pub mod seal;
 pub mod state;
 
 /// The program.

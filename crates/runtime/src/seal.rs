@@ -44,7 +44,10 @@ pub(crate) fn seal() -> Result<(), Step> {
 }
 
 /// Whether nobody can write to the executable by way of this process: its mount is read-only, or its memory is sealed.
-fn is_sealed() -> io::Result<bool> {
+///
+/// # Errors
+/// If it can't be looked at.
+pub fn is_sealed() -> io::Result<bool> {
     if rustix::fs::statvfs(SELF)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Ok(true);
     }

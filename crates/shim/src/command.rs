@@ -130,7 +130,10 @@ fn start_server(
     listener: UnixListener,
 ) -> Result<(), CommandError> {
     let log = open_log(bundle).map_err(CommandError::on("open the shim's log"))?;
-    let mut server = Command::new("/proc/self/exe");
+    let program = crate::runtime::own_executable().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+    let mut server = Command::new(program);
+    // A container must not announce itself as ready in place of the daemon.
+    server.env_remove("NOTIFY_SOCKET");
     server.args(["-namespace", &arguments.namespace, "-id", &arguments.id, "-address", &arguments.address]);
     server
         .args(["-publish-binary", &arguments.publish_binary])
@@ -167,6 +170,8 @@ fn serve(arguments: &Arguments) -> Result<(), CommandError> {
     // First, so that no signal is lost between here and the loop.
     let signals = [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT].map(Signal::as_raw);
     let signals = sampan_kernel::signals::open(&signals).map_err(CommandError::on("take signals"))?;
+    // Once sealed, it would have a descriptor's number for a name where the kernel is older than 6.14. Only a name.
+    let _ = rustix::thread::set_name(c"containerd-shim");
     // Fails only if we are a session's leader already.
     let _ = setsid();
     // Whoever started us may want to unmount where it was.
@@ -206,8 +211,8 @@ fn delete(arguments: &Arguments) -> Result<(), CommandError> {
     if let Ok(record) = Record::read(&bundle) {
         let log = bundle.join("run-delete.log");
         let status = Runtime::from_record(&record)
-            .command("delete", &log)
-            .and_then(|mut c| c.arg("--force").arg(&arguments.id).status())
+            .call("delete", &log)
+            .and_then(|call| call.arg("--force").arg(&arguments.id).into_command().status())
             .map_err(CommandError::on(format!("run `{}`", record.runtime.display())))?;
         if !status.success() {
             let reason = crate::runtime::last_error(&log).unwrap_or_else(|| status.to_string());

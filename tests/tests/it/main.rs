@@ -4,6 +4,7 @@
 //! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
 //! * `network`, `networks`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
 //! * `lifecycle`, `restart`, `health`, `copy`, `mounts`, `options`: what is done with containers.
+//! * `libraries`: what docker-py and others send.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
 //! * `userns`: user namespaces.
@@ -26,6 +27,7 @@ mod docker;
 mod docker_images;
 mod health;
 mod image_care;
+mod libraries;
 mod lifecycle;
 mod limits;
 mod logs;
@@ -146,6 +148,7 @@ fn main() {
         ("docker", docker::CASES),
         ("docker_images", docker_images::CASES),
         ("image_care", image_care::CASES),
+        ("libraries", libraries::CASES),
         ("lifecycle", lifecycle::CASES),
         ("limits", limits::CASES),
         ("logs", logs::CASES),

@@ -10,7 +10,7 @@ use sampan_docker_api::container::{
     ChangeRow, ContainerInspect, CreateAnswer, CreateRequest, UpdateAnswer, WaitAnswer,
 };
 use sampan_docker_api::host_config::HostConfig;
-use sampan_docker_api::{detach, stream};
+use sampan_docker_api::{detach, reading, stream};
 use sampan_engine::attach::Streams;
 use sampan_engine::container::update::Update;
 use sampan_engine::images::ChangeKind;
@@ -47,25 +47,7 @@ pub(crate) fn archive_body() -> (mpsc::Sender<std::io::Result<Bytes>>, Body) {
 
 /// Reads a JSON body; an empty one, or `null`, is the default.
 pub(crate) fn json<T: serde::de::DeserializeOwned + Default>(body: &Bytes) -> Answer<T> {
-    if body.is_empty() {
-        return Ok(T::default());
-    }
-    let parsed =
-        serde_json::from_slice(body).map(without_nulls).and_then(serde_json::from_value::<Option<T>>);
-    parsed.map(Option::unwrap_or_default).map_err(|e| ApiError::invalid(format!("invalid JSON: {e}")))
-}
-
-/// Members that are `null` say nothing, as in Go: clients send them for all that they leave out.
-fn without_nulls(value: serde_json::Value) -> serde_json::Value {
-    use serde_json::Value;
-    match value {
-        Value::Object(members) => {
-            let kept = members.into_iter().filter(|(_, value)| !value.is_null());
-            Value::Object(kept.map(|(key, value)| (key, without_nulls(value))).collect())
-        }
-        Value::Array(list) => Value::Array(list.into_iter().map(without_nulls).collect()),
-        other => other,
-    }
+    reading::from_slice(body).map_err(|e| ApiError::invalid(format!("invalid JSON: {e}")))
 }
 
 pub(crate) fn number<T: std::str::FromStr>(query: &Query, key: &str) -> Answer<Option<T>> {
@@ -276,6 +258,7 @@ pub(crate) async fn logs(
         // Anything but a number means all, as in Docker.
         tail: query.get("tail").and_then(|t| t.parse().ok()),
         follow: is_on(query.get("follow")),
+        first_words: true,
     };
     let beside = Beside {
         timestamps: is_on(query.get("timestamps")),

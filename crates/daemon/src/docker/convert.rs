@@ -9,18 +9,66 @@ mod security;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use sampan_docker_api::container::{CreateRequest, Healthcheck};
+use sampan_docker_api::container::{ContainerConfig, CreateRequest, Healthcheck};
 use sampan_docker_api::host_config::{self, HostConfig, ThrottleDevice};
 use sampan_docker_api::network::PortBinding;
+use sampan_engine::images::{ImageHealth, ImageProcess};
 use sampan_engine::spec::{
     ContainerSpec, Device, DeviceNumber, Dns, HealthSpec, IpcMode, LogSpec, NamespaceMode, Port, Publish,
     Resources, RestartPolicy, Ulimit, UsernsMode,
 };
 
+use serde_json::{Value, json};
+
 use super::error::{Answer, ApiError};
 
 /// How many ports one entry may publish: a guard against `1-65535` by mistake and lists without end.
 const MAX_PORT_RANGE: u32 = 4096;
+
+/// The configuration of an image, as a commit may be told it.
+pub(crate) fn image_process(config: ContainerConfig) -> ImageProcess {
+    fn set<V>(keys: Option<BTreeMap<String, V>>) -> BTreeMap<String, serde_json::Map<String, Value>> {
+        keys.unwrap_or_default().into_keys().map(|key| (key, serde_json::Map::new())).collect()
+    }
+    let other = [
+        ("Hostname", json!(config.hostname)),
+        ("Domainname", json!(config.domainname)),
+        ("AttachStdin", json!(config.attach_stdin)),
+        ("AttachStdout", json!(config.attach_stdout)),
+        ("AttachStderr", json!(config.attach_stderr)),
+        ("Tty", json!(config.tty)),
+        ("OpenStdin", json!(config.open_stdin)),
+        ("StdinOnce", json!(config.stdin_once)),
+        ("Image", json!(config.image)),
+        ("StopTimeout", json!(config.stop_timeout)),
+    ];
+    ImageProcess {
+        user: config.user,
+        exposed_ports: set(config.exposed_ports),
+        env: config.env.unwrap_or_default(),
+        entrypoint: config.entrypoint,
+        cmd: config.cmd,
+        healthcheck: config.healthcheck.map(|check| {
+            let h = health(check);
+            ImageHealth {
+                test: h.test,
+                interval: h.interval,
+                timeout: h.timeout,
+                start_period: h.start_period,
+                start_interval: h.start_interval,
+                retries: h.retries,
+            }
+        }),
+        volumes: set(config.volumes),
+        working_dir: config.working_dir,
+        on_build: config.on_build.unwrap_or_default(),
+        labels: config.labels.unwrap_or_default(),
+        stop_signal: config.stop_signal.unwrap_or_default(),
+        shell: config.shell,
+        other: other.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.to_owned(), v)).collect(),
+        ..ImageProcess::default()
+    }
+}
 
 /// What is to be created.
 pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {

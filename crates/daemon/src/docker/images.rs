@@ -8,12 +8,12 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{Request, StatusCode, header};
 use sampan_base::{ImageRef, Timestamp};
-use sampan_docker_api::IdAnswer;
 use sampan_docker_api::build::Progress;
 use sampan_docker_api::container::{ContainerConfig, GraphDriver};
 use sampan_docker_api::image::{
     HistoryRow, ImageDeleted, ImageInspect, ImageMetadata, ImageSummary, ImagesPruned, RootFs,
 };
+use sampan_docker_api::{IdAnswer, reading};
 use sampan_engine::Engine;
 use sampan_engine::images::{Image, ImageId, InvalidPlatform, NewImage, Platform, Removed};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -24,7 +24,7 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 use super::containers::{ChannelWriter, archive_body, channel_body, json};
 use super::error::{Answer, ApiError};
 use super::filters::Filters;
-use super::{Query, is_on, show};
+use super::{Query, convert, is_on, show};
 
 /// How much of an upload that nobody wants any more is still taken: what clients have under way when they read the answer.
 const MOST_UNWANTED_BYTES: u64 = 64 << 20;
@@ -214,9 +214,9 @@ pub(crate) async fn get(
         "rootfs" => super::builds::rootfs(engine, name).await,
         "json" => {
             let image = engine.image(&name).await?;
-            let parent = engine.images().await?.into_iter().find(|other| is_parent(other, &image));
-            let parent = parent.map(|parent| parent.id.to_string()).unwrap_or_default();
-            Ok(Json(ImageInspect { parent, ..inspect(&image) }).into_response())
+            let told = inspect(&image);
+            let parent = engine.image_parent(image).await?.map(|id| id.to_string()).unwrap_or_default();
+            Ok(Json(ImageInspect { parent, ..told }).into_response())
         }
         "history" => Ok(Json(history(&engine.image(&name).await?)).into_response()),
         _ => send_archive(engine, vec![name], platform(&query)?).await,
@@ -269,19 +269,6 @@ fn deleted(removed: Removed) -> ImageDeleted {
     }
 }
 
-/// Whether `image` is `other` and one step more. The store keeps no parents: what they say follows from the histories.
-fn is_parent(other: &Image, image: &Image) -> bool {
-    let (before, after) = (&other.config.history, &image.config.history);
-    let layers_below = |below: &Image| {
-        below.layers.len() <= image.layers.len()
-            && below.layers.iter().zip(&image.layers).all(|(a, b)| a.diff_id == b.diff_id)
-    };
-    !before.is_empty()
-        && before.len() + 1 == after.len()
-        && before.iter().zip(after).all(|(a, b)| a == b)
-        && layers_below(other)
-}
-
 fn inspect(image: &Image) -> ImageInspect {
     let config = &image.config;
     let other = |key: &str| config.other.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
@@ -292,7 +279,11 @@ fn inspect(image: &Image) -> ImageInspect {
         comment: config.history.last().map(|h| h.comment.clone()).unwrap_or_default(),
         created: image.created.map_or_else(String::new, |t| t.to_string()),
         container: other("container"),
-        container_config: ContainerConfig::default(),
+        container_config: config
+            .other
+            .get("container_config")
+            .and_then(|value| reading::from_value(value.clone()).ok())
+            .unwrap_or_default(),
         docker_version: other("docker_version"),
         author: config.author.clone(),
         config: show::image_config(&config.config),
@@ -353,6 +344,7 @@ pub(crate) async fn create(
     let name = if repository.is_empty() { None } else { Some(new_name(repository, tag)?) };
     let message = query.get("message").filter(|m| !m.is_empty()).cloned();
     let new = NewImage {
+        config: None,
         name,
         message: message.unwrap_or_else(|| "Imported from -".to_owned()),
         author: String::new(),
@@ -488,7 +480,11 @@ pub(crate) async fn commit(
     let repository = query.get("repo").map_or("", String::as_str);
     let tag = query.get("tag").filter(|t| !t.is_empty());
     let text = |key: &str| query.get(key).cloned().unwrap_or_default();
+    // The body may give another configuration than the container's; docker's command line sends an empty one.
+    let body: ContainerConfig = json(&body)?;
+    let config = (body != ContainerConfig::default()).then(|| convert::image_process(body));
     let new = NewImage {
+        config,
         name: if repository.is_empty() { None } else { Some(new_name(repository, tag)?) },
         message: text("comment"),
         author: text("author"),
@@ -497,11 +493,6 @@ pub(crate) async fn commit(
             .flat_map(|c| c.lines().map(str::to_owned))
             .collect(),
     };
-    // The body may give another configuration; docker's command line sends an empty one.
-    let config: ContainerConfig = json(&body)?;
-    if config != ContainerConfig::default() && config.cmd.is_some() {
-        return Err(ApiError::unsupported("a configuration in the body is not supported: use `changes`"));
-    }
     let pause = query.get("pause").is_none_or(|p| is_on(Some(p)));
     let image = engine.commit(container, pause, new).await?;
     Ok((StatusCode::CREATED, Json(IdAnswer { id: image.id.to_string() })))

@@ -29,6 +29,8 @@ mod system;
 mod top;
 mod volumes;
 
+use std::collections::BTreeMap;
+
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -217,8 +219,31 @@ pub(crate) fn time(query: &Query, key: &str) -> error::Answer<Option<Timestamp>>
     }
 }
 
-/// The parameters of a request, the last one of each name.
-pub(crate) type Query = axum::extract::Query<std::collections::BTreeMap<String, String>>;
+/// The parameters of a request, the first one of each name, as Go reads them: docker-py sends some twice.
+#[derive(Debug)]
+pub(crate) struct Query(pub(crate) BTreeMap<String, String>);
+
+impl std::ops::Deref for Query {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+}
+
+impl<S: Sync> axum::extract::FromRequestParts<S> for Query {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> error::Answer<Query> {
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+            .map_err(|e| ApiError::invalid(sampan_base::chain(&e)))?;
+        let mut first = BTreeMap::new();
+        for (key, value) in pairs.0 {
+            first.entry(key).or_insert(value);
+        }
+        Ok(Query(first))
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -126,7 +126,7 @@ pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<
         None => None,
         Some(text) => {
             let map = BTreeMap::from([("until".to_owned(), text.to_owned())]);
-            time(&axum::extract::Query(map), "until")?
+            time(&Query(map), "until")?
         }
     };
     let wanted = |n: &NetworkRecord| filters.labels(&n.labels) && until.is_none_or(|until| n.created < until);

@@ -18,6 +18,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, StatusCode};
 use sampan_base::{Digest, ImageRef};
 use sampan_docker_api::build::{Progress, ProgressDetail};
+use sampan_docker_api::reading;
 use sampan_docker_api::system::{AuthAnswer, AuthRequest};
 use sampan_engine::images::LayerProgress;
 use sampan_engine::registry::pull::{PullEvent, PullRequest};
@@ -48,7 +49,7 @@ pub(crate) fn credentials(headers: &HeaderMap) -> Credentials {
     let read = || -> Option<AuthRequest> {
         let text = headers.get("x-registry-auth")?.as_bytes();
         let bytes = LENIENT.decode(text).or_else(|_| base64::engine::general_purpose::STANDARD.decode(text));
-        serde_json::from_slice(&bytes.ok()?).ok()
+        reading::from_slice(&bytes.ok()?).ok()
     };
     read().map(from_request).unwrap_or_default()
 }
@@ -58,7 +59,7 @@ pub(crate) fn all_credentials(headers: &HeaderMap) -> BTreeMap<String, Credentia
     let read = || -> Option<BTreeMap<String, AuthRequest>> {
         let text = headers.get("x-registry-config")?.as_bytes();
         let bytes = LENIENT.decode(text).or_else(|_| base64::engine::general_purpose::STANDARD.decode(text));
-        serde_json::from_slice(&bytes.ok()?).ok()
+        reading::from_slice(&bytes.ok()?).ok()
     };
     let all = read().unwrap_or_default().into_iter();
     all.map(|(address, request)| (registry_of(&address), from_request(request))).collect()

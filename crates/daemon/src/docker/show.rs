@@ -394,6 +394,9 @@ fn default_paths(masked: bool, privileged: bool) -> Vec<String> {
 
 /// An image's process configuration.
 pub(crate) fn image_config(config: &sampan_engine::images::ImageProcess) -> ContainerConfig {
+    // What an image has of the container that it was made of.
+    let text = |key: &str| config.other.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    let on = |key: &str| config.other.get(key).and_then(serde_json::Value::as_bool).unwrap_or_default();
     let set = |keys: Vec<&String>| {
         (!keys.is_empty()).then(|| keys.into_iter().map(|k| (k.clone(), Empty {})).collect())
     };
@@ -416,7 +419,17 @@ pub(crate) fn image_config(config: &sampan_engine::images::ImageProcess) -> Cont
         on_build: some(&config.on_build),
         labels: (!config.labels.is_empty()).then(|| config.labels.clone()),
         stop_signal: Some(config.stop_signal.clone()).filter(|s| !s.is_empty()),
+        stop_timeout: config.other.get("StopTimeout").and_then(serde_json::Value::as_i64),
         shell: config.shell.clone(),
+        hostname: text("Hostname"),
+        domainname: text("Domainname"),
+        image: text("Image"),
+        attach_stdin: on("AttachStdin"),
+        attach_stdout: on("AttachStdout"),
+        attach_stderr: on("AttachStderr"),
+        tty: on("Tty"),
+        open_stdin: on("OpenStdin"),
+        stdin_once: on("StdinOnce"),
         ..ContainerConfig::default()
     }
 }

@@ -9,6 +9,7 @@ mod files;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::inotify;
 use sampan_base::{Class, Timestamp};
@@ -35,6 +36,23 @@ pub struct LogQuery {
     pub tail: Option<u64>,
     /// Go on while the container runs.
     pub follow: bool,
+    /// Of a container that was started just now, wait for [`FIRST_WORDS`].
+    pub first_words: bool,
+}
+
+/// How long after its start a container may take to say what it says at once. Clients start a short command and read its log
+/// without waiting for its end, which a slower start than ours makes come out right.
+const FIRST_WORDS: Duration = Duration::from_millis(100);
+
+/// Waits until a container that was started just now has ended, or [`FIRST_WORDS`] have passed since.
+pub(crate) async fn first_words(started_at: Timestamp, mut alive: watch::Receiver<bool>) {
+    let age = Timestamp::now().unix_nanos() - started_at.unix_nanos();
+    // Of a clock that was put back nothing follows.
+    let age = u64::try_from(age).map_or(FIRST_WORDS, Duration::from_nanos);
+    if let Some(left) = FIRST_WORDS.checked_sub(age) {
+        // Both ends of the wait are what was waited for.
+        let _ = tokio::time::timeout(left, alive.wait_for(|alive| !alive)).await;
+    }
 }
 
 /// One line (or a part of at most 16 KiB of one).

@@ -92,12 +92,7 @@ pub(crate) fn environment(inner: &Inner, record: &ContainerRecord) -> Result<Vec
             all.push(format!("{name}_PROTO={protocol}"));
         }
         // Of its environment, what was given to it and to its image, but not what every process has.
-        let image = inner
-            .images
-            .resolve_id(&target.image_id)
-            .map(|image| image.config.config.env)
-            .unwrap_or_default();
-        for variable in target.spec.env.iter().chain(&image) {
+        for variable in &target.spec.env {
             let name = variable.split('=').next().unwrap_or_default();
             if variable.contains('=') && !matches!(name, "HOME" | "PATH") {
                 all.push(format!("{prefix}_ENV_{variable}"));

@@ -86,14 +86,18 @@ pub fn main() -> u8 {
         .skip(1)
         .map(|arg| arg.into_string().map_err(|arg| arg.display().to_string()))
         .collect();
-    let args = match args {
-        Ok(args) => args,
+    match args {
+        Ok(args) => run(&args),
         Err(arg) => {
             say(&format!("argument `{arg}` is not UTF-8"));
-            return 1;
+            1
         }
-    };
-    let (context, parsed) = match global(&args) {
+    }
+}
+
+/// Runs the command that `args` name, without the program's own name. Returns the exit status.
+pub fn run(args: &[String]) -> u8 {
+    let (context, parsed) = match global(args) {
         Ok(both) => both,
         Err(refused) => {
             Log::default().error(&refused.to_string());

@@ -1,7 +1,6 @@
 //! Runtime commands: what is to be done, one thing at a time for each process, and the commands that do it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio as ChildStdio};
 
 use sampan_base::files::write_atomic_volatile;
 use sampan_rpc::task as wire;
@@ -10,7 +9,9 @@ use sampan_rpc::types::Mount;
 
 use super::requests::{of_chain, unmount};
 use super::{Exit, ProcessId, Reply, Server, failure};
+use crate::runtime::Call;
 use crate::state::{Action, State, allow};
+use crate::stdio::ChildEnds;
 use crate::stdio::console::ConsoleSocket;
 
 /// Something to be done to a process, one at a time.
@@ -130,8 +131,8 @@ impl Server {
         let console_path = self.console_path();
         let container = self.container(&container_id)?;
         let (runtime, bundle) = (container.runtime.clone(), container.bundle.clone());
-        let simple = |verb: &str| runtime.command(verb, &log);
-        let command = match &work {
+        let simple = |verb: &str| runtime.call(verb, &log);
+        let call = match &work {
             Work::Create { .. } => {
                 let process = self.process_mut(id)?;
                 if process.wanted.terminal {
@@ -139,38 +140,32 @@ impl Server {
                         Some(ConsoleSocket::listen(console_path).map_err(cannot("listen for the terminal"))?);
                 }
                 let console = process.console.as_ref().map(ConsoleSocket::path);
-                runtime.create(&bundle, &bundle.join("init.pid"), console, &log).map(|mut command| {
-                    if let Some(ends) = process.stdio.take_child_ends() {
-                        set_stdio(&mut command, ends);
-                    }
-                    command.arg(&container_id);
-                    command
-                })
+                runtime
+                    .create(&bundle, &bundle.join("init.pid"), console, &log)
+                    .map(|call| with_stdio(call, process.stdio.take_child_ends()).arg(&container_id))
             }
             Work::Start => {
                 self.process_mut(id)?.stdio.before_start();
-                simple("start").map(|c| with(c, [&container_id]))
+                simple("start").map(|call| call.arg(&container_id))
             }
-            Work::Kill { signal, all } => simple("kill").map(|mut c| {
-                if *all {
-                    c.arg("--all");
-                }
-                with(c, [&container_id, &signal.to_string()])
+            Work::Kill { signal, all } => simple("kill").map(|call| {
+                let call = if *all { call.arg("--all") } else { call };
+                call.arg(&container_id).arg(signal.to_string())
             }),
-            Work::KillRest => simple("kill").map(|c| with(c, ["--all", &container_id, "9"])),
-            Work::Pause => simple("pause").map(|c| with(c, [&container_id])),
-            Work::Resume => simple("resume").map(|c| with(c, [&container_id])),
-            Work::Delete => simple("delete").map(|c| with(c, [&container_id])),
+            Work::KillRest => simple("kill").map(|call| call.arg("--all").arg(&container_id).arg("9")),
+            Work::Pause => simple("pause").map(|call| call.arg(&container_id)),
+            Work::Resume => simple("resume").map(|call| call.arg(&container_id)),
+            Work::Delete => simple("delete").map(|call| call.arg(&container_id)),
             Work::Update { resources } => {
                 let file = log.with_extension("json");
                 write_atomic_volatile(&file, resources, 0o600).map_err(|e| of_chain(Code::Unknown, &e))?;
-                simple("update").map(|mut c| {
-                    c.arg("--resources").arg(&file);
-                    with(c, [&container_id])
-                })
+                simple("update").map(|call| call.arg("--resources").arg(&file).arg(&container_id))
             }
         };
-        self.spawn(command.map_err(cannot("write the runtime's log"))?, Job { process: id, work, reply, log })
+        self.start_job(
+            call.map_err(cannot("write the runtime's log"))?,
+            Job { process: id, work, reply, log },
+        )
     }
 
     fn begin_for_exec(&mut self, id: ProcessId, work: Work, reply: Reply) -> Result<Begun, Failure> {
@@ -224,31 +219,28 @@ impl Server {
                 Some(ConsoleSocket::listen(console_path).map_err(cannot("listen for the terminal"))?);
         }
         let console = process.console.as_ref().map(ConsoleSocket::path);
-        let mut command = runtime
+        let call = runtime
             .exec(&spec, &log.with_extension("pid"), console, &log)
             .map_err(cannot("write the runtime's log"))?;
-        if let Some(ends) = process.stdio.take_child_ends() {
-            set_stdio(&mut command, ends);
-        }
-        command.arg(&container_id);
+        let call = with_stdio(call, process.stdio.take_child_ends()).arg(&container_id);
         let job = Job { process: id, work: Work::Start, reply: Some(reply), log };
-        let begun = self.spawn(command, job);
+        let begun = self.start_job(call, job);
         if begun.is_err() {
             self.exec_failed(id);
         }
         begun
     }
 
-    fn spawn(&mut self, mut command: Command, job: Job) -> Result<Begun, Failure> {
-        match command.spawn() {
-            Ok(child) => {
+    fn start_job(&mut self, call: Call, job: Job) -> Result<Begun, Failure> {
+        let program = call.program().display().to_string();
+        match call.start() {
+            Ok(pid) => {
                 // Reaped with all the others.
-                self.jobs.insert(child.id(), job);
+                self.jobs.insert(pid, job);
                 Ok(Begun::Running)
             }
             Err(error) => {
                 remove_run_files(&job.log);
-                let program = command.get_program().to_string_lossy().into_owned();
                 Err(failure(Code::Unknown, format!("cannot start OCI runtime `{program}`: {error}")))
             }
         }
@@ -319,16 +311,11 @@ impl Server {
     }
 }
 
-fn with<'a>(
-    mut command: Command,
-    arguments: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr> + 'a>,
-) -> Command {
-    command.args(arguments);
-    command
-}
-
-fn set_stdio(command: &mut Command, [stdin, stdout, stderr]: [ChildStdio; 3]) {
-    command.stdin(stdin).stdout(stdout).stderr(stderr);
+fn with_stdio(call: Call, ends: Option<ChildEnds>) -> Call {
+    match ends {
+        Some(ends) => call.stdio(ends),
+        None => call,
+    }
 }
 
 fn remove_run_files(log: &Path) {

@@ -19,14 +19,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::Stdio as ChildStdio;
 
 use rustix::event::PollFlags;
 use sampan_base::Timestamp;
 
 use super::address::Address;
 use super::log::{Log, Stream};
-use super::{Got, Interest, Owner, Slot, StdioError, Wanted, make, nonblocking, read, write};
+use super::{ChildEnds, Got, Interest, Owner, Slot, StdioError, Wanted, make, nonblocking, read, write};
 
 /// How much output waits for one client before the process has to wait as well.
 pub const MAX_CLIENT_BACKLOG_BYTES: usize = 1 << 20;
@@ -95,7 +94,7 @@ impl Attached {
     pub(super) fn open(
         wanted: &Wanted,
         owner: Owner<'_>,
-    ) -> Result<(Attached, Option<[ChildStdio; 3]>), StdioError> {
+    ) -> Result<(Attached, Option<ChildEnds>), StdioError> {
         let address = Address::parse(&wanted.stdout)?;
         let name = match owner.exec {
             Some(exec) => format!("attach-{exec}.sock"),
@@ -126,22 +125,22 @@ impl Attached {
     }
 
     /// Makes the pipes and returns the process's ends.
-    fn make_pipes(&mut self, owner: Owner<'_>) -> io::Result<[ChildStdio; 3]> {
+    fn make_pipes(&mut self, owner: Owner<'_>) -> io::Result<ChildEnds> {
         let stdin = if self.stdin.open {
             let (reader, writer) = io::pipe()?;
             nonblocking(&writer)?;
             own(&reader, owner)?;
             self.stdin.pipe = Some(writer.into());
-            ChildStdio::from(reader)
+            Some(OwnedFd::from(reader))
         } else {
-            ChildStdio::null()
+            None
         };
         let output = |source: &mut Option<OwnedFd>| {
             let (reader, writer) = io::pipe()?;
             nonblocking(&reader)?;
             own(&writer, owner)?;
             *source = Some(reader.into());
-            io::Result::Ok(ChildStdio::from(writer))
+            io::Result::Ok(Some(OwnedFd::from(writer)))
         };
         Ok([stdin, output(&mut self.stdout)?, output(&mut self.stderr)?])
     }

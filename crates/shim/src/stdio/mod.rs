@@ -17,7 +17,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio as ChildStdio;
 
 use rustix::event::PollFlags;
 use rustix::fs::OFlags;
@@ -147,10 +146,13 @@ pub enum Slot {
 /// What a [`Stdio`] waits for.
 pub type Interest<'a> = (BorrowedFd<'a>, PollFlags, Slot);
 
+/// What a process has as its standard input, output and error output; none stands for `/dev/null`.
+pub type ChildEnds = [Option<OwnedFd>; 3];
+
 /// A process's standard streams.
 #[derive(Debug)]
 pub struct Stdio {
-    child: Option<[ChildStdio; 3]>,
+    child: Option<ChildEnds>,
     way: Way,
 }
 
@@ -201,12 +203,12 @@ impl Stdio {
                 [stdout, stderr]
             }
         };
-        let child = [child_end(input.end), child_end(stdout), child_end(stderr)];
+        let child = [input.end, stdout, stderr];
         Ok(Stdio { child: Some(child), way: Way::Direct { kept, input: input.keeper } })
     }
 
     /// The process's ends, to be given to the runtime's command; none for a terminal, or a second time.
-    pub fn take_child_ends(&mut self) -> Option<[ChildStdio; 3]> {
+    pub fn take_child_ends(&mut self) -> Option<ChildEnds> {
         self.child.take()
     }
 
@@ -370,10 +372,6 @@ fn plain_path<'a>(stream: &'static str, address: &'a str) -> Result<&'a Path, St
     } else {
         Err(StdioError::Scheme { stream, address: address.to_owned() })
     }
-}
-
-fn child_end(fd: Option<OwnedFd>) -> ChildStdio {
-    fd.map_or_else(ChildStdio::null, ChildStdio::from)
 }
 
 fn make(what: &str) -> impl FnOnce(io::Error) -> StdioError {

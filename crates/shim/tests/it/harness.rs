@@ -59,6 +59,16 @@ impl Shim {
         program: &str,
         address: &str,
     ) -> Shim {
+        Shim::start_executable(Path::new(SHIM), args, edit, [program, address])
+    }
+
+    /// As [`Shim::start_publishing`], of another executable.
+    pub(crate) fn start_executable(
+        executable: &Path,
+        args: Vec<String>,
+        edit: impl FnOnce(&mut Value),
+        [program, address]: [&str; 2],
+    ) -> Shim {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::Builder::new().prefix("spt-shim-").tempdir().unwrap();
         let id = format!("spt-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -73,7 +83,7 @@ impl Shim {
         spec["root"]["readonly"] = json!(false);
         edit(&mut spec);
         std::fs::write(&config, spec.to_string()).unwrap();
-        let output = Command::new(SHIM)
+        let output = Command::new(executable)
             .args(["-namespace", "spt", "-id", &id, "-address", address, "-publish-binary", program, "start"])
             .current_dir(&bundle)
             .env_remove("TTRPC_ADDRESS")

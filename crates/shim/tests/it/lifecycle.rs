@@ -232,6 +232,42 @@ pub(crate) fn an_exit_before_the_pid_is_known_is_not_lost() {
     shim.shut_down();
 }
 
+pub(crate) fn our_own_runtime_is_the_shim_itself_and_out_of_reach() {
+    let dir = tempfile::tempdir().unwrap();
+    let executable = dir.path().join("containerd-shim-sampan-v2");
+    std::fs::copy(crate::harness::SHIM, &executable).unwrap();
+    // Whoever executed it would fail.
+    let beside = dir.path().join("sampan-runtime");
+    std::fs::write(&beside, "no program").unwrap();
+    let mut shim = Shim::start_executable(&executable, sh("sleep 1000"), |_| {}, ["", ""]);
+    shim.runtime = beside.clone();
+    let pid = shim.create_attached();
+    // Between its birth and its program a container's process is the shim: not by a file that can be written (CVE-2019-5736).
+    let exe = format!("/proc/{pid}/exe");
+    let flags = rustix::fs::statvfs(&exe).unwrap().f_flag;
+    assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    // Nor has it anything of the shim's open but the ends of its streams.
+    let theirs = |pid: u32| {
+        let links = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        links.map(|e| std::fs::read_link(e.unwrap().path()).unwrap()).collect::<Vec<_>>()
+    };
+    let shims = theirs(shim.shim_pid());
+    // Handles of the kernel's have no names of their own; the gate has one for signals.
+    let named = |link: &std::path::PathBuf| {
+        !link.starts_with("/dev/null") && !link.starts_with("anon_inode:[signalfd]")
+    };
+    let common: Vec<_> = theirs(pid).into_iter().filter(|l| named(l) && shims.contains(l)).collect();
+    assert!(common.iter().all(|link| link.to_string_lossy().starts_with("pipe:")), "{common:?}");
+    shim.start_task("").unwrap();
+    shim.exec("e", sh("echo from an exec; exit 8"), false, false);
+    shim.start_task("e").unwrap();
+    assert_eq!(shim.wait("e"), 8);
+    shim.kill("", 9, false).unwrap();
+    assert_eq!(shim.wait(""), 137);
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
 pub(crate) fn delete_cleans_up_after_a_killed_shim() {
     let mut shim = Shim::start(sh("sleep 1000"), |_| {});
     let pid = shim.create_attached();

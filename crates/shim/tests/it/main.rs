@@ -45,6 +45,11 @@ fn main() {
         ("lifecycle", "execs_have_their_own_lives", lifecycle::execs_have_their_own_lives),
         (
             "lifecycle",
+            "our_own_runtime_is_the_shim_itself_and_out_of_reach",
+            lifecycle::our_own_runtime_is_the_shim_itself_and_out_of_reach,
+        ),
+        (
+            "lifecycle",
             "processes_of_a_shared_pid_namespace_are_ended_with_the_first",
             lifecycle::processes_of_a_shared_pid_namespace_are_ended_with_the_first,
         ),

@@ -155,9 +155,10 @@ fn parameters(query: &Query, raw: Option<&str>) -> Answer<BuildOptions> {
         Some(platform) => Some(platform.parse().map_err(|e| ApiError::invalid(format!("{e}")))?),
         None => None,
     };
-    let extra_hosts: Vec<String> = text("extrahosts")
-        .map(|t| t.split(',').filter_map(|h| h.split_once(':')).map(|(n, a)| format!("{a} {n}")).collect())
-        .unwrap_or_default();
+    // Docker's clients repeat the parameter; ours has always had all in one.
+    let hosts = repeated(raw, "extrahosts");
+    let hosts = hosts.iter().flat_map(|text| text.split(',')).filter_map(|host| host.split_once(':'));
+    let extra_hosts: Vec<String> = hosts.map(|(name, address)| format!("{address} {name}")).collect();
     let build_args: BTreeMap<String, String> =
         map(query, "buildargs")?.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
     let cache_from: Vec<String> = match query.get("cachefrom").filter(|t| !t.is_empty() && *t != "null") {
