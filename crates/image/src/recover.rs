@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use sampan_base::{ChainId, DiffId, FileError, ImageRef, Timestamp, files};
 use sampan_oci::image::{ImageConfig, Index, Manifest};
+use sampan_records::Opening;
 use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
@@ -89,14 +90,29 @@ pub(crate) fn open_metadata(
     root: &Path,
     content: &Content,
 ) -> Result<(Metadata, Option<Recovered>), OpenError> {
-    let why = match Metadata::open(root).and_then(|metadata| read_all(&metadata).map(|()| metadata)) {
-        Ok(metadata) => return Ok((metadata, None)),
-        Err(error) if error.is_damage() => sampan_base::chain(&error),
-        Err(error) => return Err(error.into()),
-    };
     let path = root.join("image.redb");
-    let aside = root.join(format!("image.redb.damaged-{}", Timestamp::now().unix_seconds()));
-    std::fs::rename(&path, &aside).map_err(FileError::on("set aside", &path))?;
+    let opening = Opening::begin(&path)?;
+    let opened = open_or_mend(root, content, &path, opening.is_hopeless());
+    opening.end()?;
+    opened
+}
+
+fn open_or_mend(
+    root: &Path,
+    content: &Content,
+    path: &Path,
+    hopeless: bool,
+) -> Result<(Metadata, Option<Recovered>), OpenError> {
+    let why = if hopeless && path.exists() {
+        "processes before this one ended while they opened it".to_owned()
+    } else {
+        match Metadata::open(root).and_then(|metadata| read_all(&metadata).map(|()| metadata)) {
+            Ok(metadata) => return Ok((metadata, None)),
+            Err(error) if error.is_damage() => sampan_base::chain(&error),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let aside = sampan_records::set_aside(path)?;
     let metadata = Metadata::open(root)?;
     let recovered = rebuild(root, content, &metadata, aside, why)?;
     Ok((metadata, Some(recovered)))
