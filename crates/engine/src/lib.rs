@@ -199,7 +199,7 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         let what = "containers can't be mapped to user namespaces where file systems are copied (no overlayfs): leave `userns-remap` out";
         return Err(EngineError::Unsupported(what.to_owned()));
     }
-    let metadata = metadata::Metadata::open(&config.root)?;
+    let metadata = metadata::Metadata::open(&config.root, &config.state)?;
     let networks = network::manage::load(&metadata, &config)?;
     let net = network::open(&config, &networks, userns.maps().as_ref())?;
     Ok(Inner {

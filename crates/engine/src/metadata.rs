@@ -11,10 +11,12 @@
 //! acknowledges is committed durably before the answer ([`Durable::Yes`]); a container's *running* is only noted
 //! (it rides with the next durable commit), since a new daemon asks the shims what really runs.
 //!
+//! The record of a container with `--rm` is not here but a file that a reboot forgets ([`short_lived`]).
+//!
 //! Each record has a copy in a file ([`copies`]), written behind. A file that is damaged is set aside, and a new one is made
 //! of the copies; a container or a volume of which there is only its directory gets a stand-in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
@@ -23,8 +25,10 @@ use sampan_records::{Opening, RecordFile};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 mod copies;
+mod short_lived;
 
 use self::copies::Copies;
+use self::short_lived::{ShortLived, is_short_lived};
 use crate::container::health::Health;
 use crate::container::state::{Exit, Phase};
 use crate::error::{EngineError, Result};
@@ -136,6 +140,7 @@ pub enum Durable {
 pub struct Metadata {
     file: RecordFile,
     copies: Copies,
+    short_lived: ShortLived,
 }
 
 fn failed<E: std::error::Error + Send + Sync + 'static>(
@@ -145,11 +150,12 @@ fn failed<E: std::error::Error + Send + Sync + 'static>(
 }
 
 impl Metadata {
-    /// Opens the records in `root`, or makes them: of their copies, if the file is damaged or gone.
+    /// Opens the records in `root`, and in `state` those that a reboot forgets, or makes them: of their copies, if the
+    /// file is damaged or gone.
     ///
     /// # Errors
     /// If the file can't be opened, is in use, or was written by a newer version.
-    pub fn open(root: &Path) -> Result<Metadata> {
+    pub fn open(root: &Path, state: &Path) -> Result<Metadata> {
         let path = root.join("engine.redb");
         let opening = Opening::begin(&path).map_err(EngineError::file)?;
         let opened = open_or_mend(root, &path, opening.is_hopeless());
@@ -161,7 +167,8 @@ impl Metadata {
             let rows = file.with(|database| rows(database, table)).map_err(failed("read"))?;
             copies.match_table(root, table.name(), &rows);
         }
-        Ok(Metadata { file, copies })
+        let short_lived = ShortLived::open(state).map_err(EngineError::file)?;
+        Ok(Metadata { file, copies, short_lived })
     }
 
     /// All containers. One that can't be read is reported in the log, and has [`ContainerRecord::unreadable`].
@@ -169,7 +176,13 @@ impl Metadata {
     /// # Errors
     /// If the database can't be read.
     pub fn containers(&self) -> Result<Vec<ContainerRecord>> {
-        self.all(CONTAINERS, "container", |id, bytes, why| Some(ContainerRecord::unreadable(id, bytes, why)))
+        let unreadable = |id: &str, bytes: &[u8], why: &_| Some(ContainerRecord::unreadable(id, bytes, why));
+        let mut all = self.short_lived.all();
+        let short_lived: BTreeSet<String> = all.iter().map(|record| record.id.clone()).collect();
+        let stored = self.all(CONTAINERS, "container", unreadable)?;
+        // Of one that has both there was only a directory when the database was made anew.
+        all.extend(stored.into_iter().filter(|record| !short_lived.contains(&record.id)));
+        Ok(all)
     }
 
     /// All volumes.
@@ -189,6 +202,10 @@ impl Metadata {
             // What is there may be of use to somebody; what would be written is not.
             return Err(failed("change")(std::io::Error::other(why.clone())));
         }
+        if is_short_lived(record) {
+            let bytes = serde_json::to_vec(record).map_err(failed("encode"))?;
+            return self.short_lived.put(&record.id, &bytes).map_err(EngineError::file);
+        }
         self.put(CONTAINERS, &record.id, record, durable)
     }
 
@@ -197,6 +214,9 @@ impl Metadata {
     /// # Errors
     /// If it can't be written.
     pub fn remove_container(&self, id: &str, durable: Durable) -> Result<()> {
+        if self.short_lived.remove(id).map_err(EngineError::file)? {
+            return Ok(());
+        }
         self.remove(CONTAINERS, id, durable)
     }
 
@@ -416,7 +436,7 @@ mod tests {
     #[test]
     fn a_record_that_cant_be_read_is_not_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let metadata = Metadata::open(dir.path()).unwrap();
+        let metadata = Metadata::open(dir.path(), &dir.path().join("state")).unwrap();
         let broken = serde_json::json!({"name": "web", "phase": 7});
         metadata.put(CONTAINERS, "a", &broken, Durable::Yes).unwrap();
         let found = metadata.containers().unwrap();
@@ -430,13 +450,36 @@ mod tests {
     #[test]
     fn records_survive_reopening() {
         let dir = tempfile::tempdir().unwrap();
-        let metadata = Metadata::open(dir.path()).unwrap();
+        let metadata = Metadata::open(dir.path(), &dir.path().join("state")).unwrap();
         let (a, b) = (record("a"), record("b"));
         metadata.put_container(&a, Durable::No).unwrap();
         metadata.put_container(&b, Durable::Yes).unwrap();
         metadata.remove_container("b", Durable::Yes).unwrap();
         drop(metadata);
-        assert_eq!(Metadata::open(dir.path()).unwrap().containers().unwrap(), [a]);
+        assert_eq!(Metadata::open(dir.path(), &dir.path().join("state")).unwrap().containers().unwrap(), [a]);
+    }
+
+    #[test]
+    fn what_ends_with_the_machine_survives_the_daemon_and_not_the_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let metadata = Metadata::open(dir.path(), &state).unwrap();
+        let mut short = record(&"a".repeat(64));
+        short.spec.auto_remove = true;
+        metadata.put_container(&short, Durable::Yes).unwrap();
+        metadata.put_container(&record("b"), Durable::Yes).unwrap();
+        drop(metadata);
+        let metadata = Metadata::open(dir.path(), &state).unwrap();
+        assert_eq!(
+            metadata.containers().unwrap(),
+            [short.clone(), metadata.containers().unwrap()[1].clone()]
+        );
+        metadata.remove_container(&short.id, Durable::Yes).unwrap();
+        assert_eq!(metadata.containers().unwrap().len(), 1);
+        metadata.put_container(&short, Durable::Yes).unwrap();
+        drop(metadata);
+        std::fs::remove_dir_all(&state).unwrap();
+        assert_eq!(Metadata::open(dir.path(), &state).unwrap().containers().unwrap().len(), 1);
     }
 
     /// A record as version 1 wrote it: fields that came later must have defaults.
@@ -452,7 +495,7 @@ mod tests {
     fn a_damaged_file_is_made_anew_of_copies_and_directories() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("engine.redb");
-        let metadata = Metadata::open(dir.path()).unwrap();
+        let metadata = Metadata::open(dir.path(), &dir.path().join("state")).unwrap();
         let volume = |name: &str| VolumeRecord {
             name: name.to_owned(),
             created: Timestamp::now(),
@@ -477,7 +520,7 @@ mod tests {
                 Some(bytes) => std::fs::write(&path, bytes).unwrap(),
                 None => std::fs::remove_file(&path).unwrap(),
             }
-            let metadata = Metadata::open(dir.path()).unwrap();
+            let metadata = Metadata::open(dir.path(), &dir.path().join("state")).unwrap();
             let found = metadata.containers().unwrap();
             let readable: Vec<_> = found.iter().map(|r| (r.id.as_str(), r.unreadable.is_none())).collect();
             assert_eq!(readable, [(bare.as_str(), false), ("a", true)]);
@@ -494,14 +537,14 @@ mod tests {
     fn a_file_that_kills_who_opens_it_is_given_up_and_one_of_a_newer_version_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("engine.redb");
-        let metadata = Metadata::open(dir.path()).unwrap();
+        let metadata = Metadata::open(dir.path(), &dir.path().join("state")).unwrap();
         metadata.put_container(&record("a"), Durable::Yes).unwrap();
         drop(metadata);
         // Two daemons ended there; the third one must not.
         for _ in 0..2 {
             drop(Opening::begin(&path).unwrap());
         }
-        let metadata = Metadata::open(dir.path()).unwrap();
+        let metadata = Metadata::open(dir.path(), &dir.path().join("state")).unwrap();
         assert_eq!(metadata.containers().unwrap().len(), 1);
         let newer = metadata.file.with(|database| {
             let write = database.begin_write()?;
@@ -510,7 +553,12 @@ mod tests {
         });
         newer.unwrap();
         drop(metadata);
-        assert!(Metadata::open(dir.path()).unwrap_err().to_string().contains("newer one"));
+        assert!(
+            Metadata::open(dir.path(), &dir.path().join("state"))
+                .unwrap_err()
+                .to_string()
+                .contains("newer one")
+        );
         let aside = copies::entries(dir.path()).filter(|(name, _)| name.starts_with("engine.redb.damaged-"));
         assert_eq!(aside.count(), 1);
     }

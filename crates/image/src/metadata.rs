@@ -18,6 +18,9 @@
 //! them together. A crash before that loses records of which nobody was told, and the next
 //! [`crate::Store::open`] removes the files that no record names.
 //!
+//! The record of a short-lived container's snapshot waits there, too; its directory says the same (recover.rs), so
+//! that it survives the process without any sync.
+//!
 //! Format 1 had no `digests`; it is made into format 2 when it is opened, in one transaction.
 
 use std::collections::BTreeMap;
@@ -173,6 +176,8 @@ pub(crate) struct Pending {
     pub(crate) chains: BTreeMap<ChainId, ChainRecord>,
     pub(crate) diffs: BTreeMap<DiffId, DiffRecord>,
     pub(crate) cache: BTreeMap<String, CacheRecord>,
+    /// These need no sync: if they are lost, the machine was, and their containers with it.
+    pub(crate) snapshots: BTreeMap<String, SnapshotRecord>,
     /// When cache records were used; written when something else is.
     pub(crate) touched: BTreeMap<String, Timestamp>,
     /// Blobs were written that no record above speaks of (configurations, manifests).
@@ -334,6 +339,9 @@ impl Metadata {
             for (key, record) in &pending.cache {
                 self.put(t, CACHE, key, record)?;
             }
+            for (key, record) in &pending.snapshots {
+                self.put(t, SNAPSHOTS, key, record)?;
+            }
             crate::cache::age(self, t, &pending.touched)?;
             change(t)
         })?;
@@ -365,6 +373,42 @@ impl Metadata {
             Some(record) => Ok(Some(record)),
             None => self.get(DIFFS, id.0.as_str()),
         }
+    }
+
+    pub(crate) fn snapshot(&self, key: &str) -> Result<Option<SnapshotRecord>> {
+        let pending = self.pending().snapshots.get(key).cloned();
+        match pending {
+            Some(record) => Ok(Some(record)),
+            None => self.get(SNAPSHOTS, key),
+        }
+    }
+
+    /// All snapshots, ordered by key.
+    pub(crate) fn snapshots(&self) -> Result<Vec<(String, SnapshotRecord)>> {
+        // In this order: one that is committed meanwhile is met twice rather than never.
+        let pending = self.pending().snapshots.clone();
+        let mut all: BTreeMap<String, SnapshotRecord> = self.all(SNAPSHOTS)?.into_iter().collect();
+        all.extend(pending);
+        Ok(all.into_iter().collect())
+    }
+
+    /// Changes a snapshot's record, wherever it is.
+    pub(crate) fn put_snapshot(&self, key: &str, record: &SnapshotRecord) -> Result<()> {
+        if let Some(pending) = self.pending().snapshots.get_mut(key) {
+            *pending = record.clone();
+            return Ok(());
+        }
+        self.write(|t| self.put(t, SNAPSHOTS, key, record))
+    }
+
+    /// Forgets a snapshot.
+    pub(crate) fn remove_snapshot(&self, key: &str) -> Result<()> {
+        let mut pending = self.pending();
+        if pending.snapshots.remove(key).is_some() {
+            return Ok(());
+        }
+        drop(pending);
+        self.write(|t| self.delete(t, SNAPSHOTS, key))
     }
 
     pub(crate) fn on<T, E: Into<redb::Error>>(

@@ -9,7 +9,7 @@
 //! `about.json` is written before the record that names the directory, and says what that says. Lost are the build cache, the
 //! images' digests in registries, and when images were taken in; layers are read once to learn their sizes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use sampan_base::{ChainId, DiffId, FileError, ImageRef, Timestamp, files};
@@ -118,6 +118,34 @@ fn open_or_mend(
     Ok((metadata, Some(recovered)))
 }
 
+/// Finds the snapshots again whose records an earlier process had in memory only.
+pub(crate) fn adopt_snapshots(root: &Path, metadata: &Metadata) -> Result<(), OpenError> {
+    let known = metadata.snapshots()?;
+    let directories: BTreeSet<u64> = known.iter().map(|(_, record)| record.directory).collect();
+    let keys: BTreeSet<String> = known.into_iter().map(|(key, _)| key).collect();
+    let mut found: BTreeMap<String, SnapshotRecord> = BTreeMap::new();
+    for (number, path) in numbered(root).filter(|(number, _)| !directories.contains(number)) {
+        let Some(About::Snapshot { key, parent, created, mapping }) = About::read(&path) else { continue };
+        let has_layers = match &parent {
+            Some(parent) => metadata.chain(parent)?.is_some(),
+            None => true,
+        };
+        // Of two with one key the later is the one that was made when the earlier was being removed.
+        let is_later = found.get(&key).is_none_or(|other| other.directory < number);
+        if has_layers && is_later && !keys.contains(&key) {
+            found.insert(key, SnapshotRecord { directory: number, parent, created, mapping });
+        }
+    }
+    metadata.pending().snapshots.extend(found);
+    Ok(())
+}
+
+/// The directories of layers and snapshots.
+fn numbered(root: &Path) -> impl Iterator<Item = (u64, PathBuf)> {
+    let listed = std::fs::read_dir(root.join("snapshots")).into_iter().flatten().flatten();
+    listed.filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
+}
+
 /// A damaged page is found now, not when a container starts.
 fn read_all(metadata: &Metadata) -> Result<(), MetadataError> {
     metadata.all::<ImageId>(NAMES)?;
@@ -143,8 +171,7 @@ fn rebuild(
     let mut diffs: BTreeMap<DiffId, DiffRecord> = BTreeMap::new();
     let mut snapshots: BTreeMap<String, SnapshotRecord> = BTreeMap::new();
     let mut directories: BTreeMap<ChainId, u64> = BTreeMap::new();
-    let listed = std::fs::read_dir(root.join("snapshots")).into_iter().flatten().flatten();
-    for (number, path) in listed.filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path()))) {
+    for (number, path) in numbered(root) {
         match About::read(&path) {
             Some(About::Layer { chain, diff_id, parent }) => {
                 directories.insert(chain.clone(), number);

@@ -20,7 +20,7 @@ use sampan_base::{FileError, files};
 /// How long changes are gathered before they are written.
 const BEHIND: Duration = Duration::from_millis(500);
 /// More than any record has: a container's environment and labels are bounded by the body that brings them.
-const MAX_RECORD_BYTES: u64 = 64 << 20;
+pub(super) const MAX_RECORD_BYTES: u64 = 64 << 20;
 
 /// Writes the copies, until it is dropped.
 #[derive(Debug)]
