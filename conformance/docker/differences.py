@@ -56,6 +56,7 @@ MEANT = [
     (r"containers.what_is_inside: mounts", "files of /proc are hidden by the host's null device, not by the container's, and more of them; cgroup v2 is there beside v1, where the host has both", more_is_hidden),
     (r"containers.what_is_inside: resolver", NEW_ORDER, lambda ours, theirs: sorted(ours.splitlines()) == sorted(theirs.splitlines())),
     (r"cli.tables: df\[1\]", "what builds left is counted, too", lambda ours, theirs: ours.startswith(theirs.rpartition(" ")[0])),
+    (r"images\.(events|commits_keep.*): .*(name|imageRef)", "a name that was given without a tag is told with the one it got", lambda ours, theirs: ours == theirs + ":latest"),
     (r"streams.attach: after", "dockerd sends what docker-py then loses; ours waits until the head is read"),
     (r"containers.create_errors: volume driver\[0\]", "a driver that there is none of is what the client got wrong"),
 ]

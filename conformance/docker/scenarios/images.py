@@ -67,7 +67,7 @@ def commits(it):
 @scenario
 def commits_keep_the_configuration(it):
     import time
-    before = int(time.time()) - 1
+    before = f"{time.time():.6f}"
     list(it.api.build(fileobj=io.BytesIO(b"FROM busybox\nENV A=1 B=2\nENTRYPOINT [\"echo\"]\nCMD [\"hello\"]\nWORKDIR /tmp\nUSER 1000\nEXPOSE 80\nVOLUME /v\nLABEL l=image\n"), tag="base", rm=True))
     made = it.api.create_container("base", "own", name="c1", environment={"B": "3"}, labels={"l": "own"}, hostname="host")
     it.api.start(made), it.api.wait(made)
@@ -86,7 +86,9 @@ def events(it):
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
         tar.addfile(tarfile.TarInfo("f"))
-    before = int(time.time()) - 1
+    before = f"{time.time():.6f}"
+    # Its image stays.
+    it.run(name="user")
     it.raw("POST", "/images/create?fromSrc=-&repo=imp&tag=1&changes=LABEL%20a=b", data.getvalue())
     it.raw("POST", "/images/imp:1/tag?repo=other&tag=2")
     it.raw("POST", "/images/imp:1/tag?repo=plain")
@@ -101,7 +103,9 @@ def events(it):
     it.api.prune_images()
     it.raw("POST", "/images/create?fromSrc=-", data.getvalue())
     it.api.prune_images({"dangling": False})
-    return [[e["Type"], e["Action"], e["Actor"]] for e in it.api.events(since=before, until=int(time.time()) + 1, decode=True)]
+    seen = it.api.events(since=before, until=int(time.time()) + 1, decode=True, filters={"type": "image"})
+    freed = lambda attributes: {**attributes, "reclaimed": int(attributes["reclaimed"]) > 0} if "reclaimed" in attributes else attributes
+    return [[e["Action"], e["Actor"]["ID"], freed(e["Actor"]["Attributes"])] for e in seen]
 
 
 @scenario

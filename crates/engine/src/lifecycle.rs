@@ -10,7 +10,9 @@ use crate::container::owner::publish;
 use crate::container::state::{Denial, Phase, Verb};
 use crate::container::{Live, Request, View, run};
 use crate::error::{EngineError, Result};
+use crate::events::EventKind;
 use crate::logs::{self, LogQuery, LogReader};
+use crate::metadata::ContainerRecord;
 use crate::{Engine, blocking};
 
 /// What a waiter waits for.
@@ -277,6 +279,31 @@ impl Engine {
     pub async fn resize(&self, text: &str, rows: u32, columns: u32) -> Result<()> {
         let (_, live) = self.inner.find_container(text)?.live(Verb::Resize).await?;
         live.task.resize(None, rows, columns).await.map_err(run::shim_failed("cannot resize the terminal"))
+    }
+
+    /// Removes the containers that do not run and are `wanted` away. Answers what went and the bytes freed.
+    pub async fn containers_prune(
+        &self,
+        wanted: impl Fn(&ContainerRecord) -> bool + Send,
+    ) -> (Vec<String>, u64) {
+        let (mut gone, mut bytes) = (Vec::new(), 0);
+        for view in self.containers() {
+            let record = &view.record;
+            if record.phase.is_on() || !wanted(record) {
+                continue;
+            }
+            let written = self.written_bytes(&record.id).await.unwrap_or(0);
+            match self.remove(&record.id, false, false).await {
+                Ok(()) => {
+                    gone.push(view.record.id);
+                    bytes += written;
+                }
+                // It was started or removed meanwhile.
+                Err(error) => tracing::debug!(error = sampan_base::chain(&error), "not pruned"),
+            }
+        }
+        self.inner.prune_event(EventKind::Container, bytes);
+        (gone, bytes)
     }
 
     /// Reads a container's log.

@@ -1,6 +1,7 @@
 //! What client libraries (docker-py and others) send and expect, where it differs from what Docker's command line does.
 
 use sampan_testkit::Instance;
+use serde_json::Value;
 
 use crate::mounts::post;
 
@@ -12,6 +13,7 @@ crate::cases! {
     a_container_that_ends_meanwhile_is_committed_all_the_same [Docker, Curl],
     builds_have_several_further_hosts [Curl],
     what_a_command_says_at_once_is_in_its_log_at_once [Curl],
+    events_of_images_are_dockers [Docker, Curl],
 }
 
 /// Posts to the container's route.
@@ -159,6 +161,60 @@ fn builds_have_several_further_hosts() {
         .says("Successfully tagged made:latest");
     let hosts = it.sampan(["run", "--rm", "made", "cat", "/hosts-file"]).ok();
     assert!(hosts.stdout.contains("127.0.0.2\tone.test\n127.0.0.3\ttwo.test\n"), "{hosts}");
+}
+
+fn events_of_images_are_dockers() {
+    let it = Instance::new();
+    let saved = it.scratch().join("saved.tar");
+    let saved = saved.to_str().unwrap();
+    it.docker(["create", "--name", "c1", "busybox", "true"]).ok();
+    it.docker(["commit", "-c", "LABEL l=v", "c1", "made:1"]).ok();
+    it.docker(["tag", "made:1", "made:2"]).ok();
+    it.docker(["save", "-o", saved, "made:2"]).ok();
+    it.docker(["rmi", "made:2", "made:1"]).ok();
+    it.docker(["load", "-i", saved]).ok();
+    it.docker(["rm", "c1"]).ok();
+    it.docker(["container", "prune", "-f"]).ok();
+    it.docker(["volume", "prune", "-f"]).ok();
+    it.docker(["image", "prune", "-af"]).ok();
+    let format = "{{.Type}} {{.Action}} {{json .Actor.Attributes}}";
+    let told = it.docker(["events", "--since", "0", "--until", "0s", "--format", format]).ok().stdout;
+    // Ids and sizes differ from run to run.
+    let plain = |line: &str| {
+        let (what, attributes) = line.split_once(" {").unwrap();
+        let mut attributes: serde_json::Map<String, Value> =
+            serde_json::from_str(&format!("{{{attributes}")).unwrap();
+        for value in attributes.values_mut() {
+            let text = value.as_str().unwrap();
+            if text.starts_with("sha256:") {
+                *value = "ID".into();
+            } else if text.len() > 4 && text.bytes().all(|b| b.is_ascii_digit()) {
+                *value = "BYTES".into();
+            }
+        }
+        format!("{what} {}", Value::from(attributes))
+    };
+    // What came before is the image's import.
+    let lines: Vec<String> =
+        told.lines().skip_while(|l| !l.starts_with("container commit")).map(plain).collect();
+    let expected = [
+        r#"container commit {"comment":"","image":"busybox","imageID":"ID","imageRef":"made:1","name":"c1"}"#,
+        r#"image tag {"l":"v","name":"made:2"}"#,
+        r#"image save {"l":"v","name":"ID"}"#,
+        r#"image untag {"l":"v","name":"ID"}"#,
+        r#"image untag {"l":"v","name":"ID"}"#,
+        r#"image delete {"name":"ID"}"#,
+        r#"image load {"l":"v","name":"ID"}"#,
+        r#"container destroy {"image":"busybox","name":"c1"}"#,
+        r#"container prune {"reclaimed":"0"}"#,
+        r#"volume prune {"reclaimed":"0"}"#,
+        r#"image untag {"l":"v","name":"ID"}"#,
+        r#"image delete {"name":"ID"}"#,
+        r#"image untag {"name":"ID"}"#,
+        r#"image delete {"name":"ID"}"#,
+        r#"image prune {"reclaimed":"BYTES"}"#,
+    ];
+    assert_eq!(lines, expected);
 }
 
 fn what_a_command_says_at_once_is_in_its_log_at_once() {
