@@ -1,5 +1,5 @@
 # make demo: the main job, on real input.      make test: all tests.      make bench: speed beside docker and podman; make bench-runtime: the OCI runtime beside runc and crun.
-# make test-vm: the runtime's tests in a virtual machine with Debian's kernel, cgroup v2 and systemd.
+# make test-vm: tests of runtime and engine in a virtual machine with Debian's kernel, cgroup v2 and systemd.
 # Each installs the Debian packages that it needs and that are missing, and says so. Root is needed for containers.
 
 TARGET := target/x86_64-unknown-linux-gnu

@@ -1,6 +1,7 @@
-//! Points in time as the wire formats write them: RFC 3339, UTC, nanoseconds.
+//! Points in time: as the wire formats write them (RFC 3339, UTC, nanoseconds), and by a clock that nobody sets.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A point in time. Its text is RFC 3339 with as many digits of the second as needed, as Go's RFC3339Nano.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
@@ -51,9 +52,51 @@ impl FromStr for Timestamp {
     }
 }
 
+/// A point in time since the host was booted, by a clock that nobody sets: how long something took must not depend on
+/// the time of day, which may be set forwards and backwards meanwhile. Means nothing after a reboot. Its text is nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Uptime(Duration);
+
+impl Uptime {
+    /// Now.
+    pub fn now() -> Uptime {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        // Neither is negative since boot.
+        let (seconds, nanos) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+        Uptime(Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0)))
+    }
+
+    /// How long ago it is.
+    pub fn elapsed(self) -> Duration {
+        Uptime::now().0.saturating_sub(self.0)
+    }
+}
+
+impl std::fmt::Display for Uptime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.as_nanos().fmt(f)
+    }
+}
+
+impl FromStr for Uptime {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(|nanos| Uptime(Duration::from_nanos(nanos)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn uptime_goes_on_and_is_read_again() {
+        let before = Uptime::now();
+        assert_eq!(before.to_string().parse(), Ok(before));
+        assert!(Uptime::now() >= before && before.elapsed() < Duration::from_secs(1000));
+        assert!("x".parse::<Uptime>().is_err());
+    }
 
     #[test]
     fn reads_and_writes_rfc3339() {

@@ -5,7 +5,7 @@
 //! * [`reference`]: [`ImageRef`], an image's name as people write it.
 //! * [`files`]: files that are whole or absent, and I/O errors that name their path.
 //! * [`error`]: the closed set of error classes that each skin maps to its own codes.
-//! * [`clock`]: timestamps as the wire formats write them.
+//! * [`clock`]: timestamps as the wire formats write them, and a clock that nobody sets.
 //!
 //! Text becomes one of these types once, at the edge; deserialising goes through the same parsers.
 
@@ -16,7 +16,7 @@ pub mod files;
 pub mod id;
 pub mod reference;
 
-pub use clock::Timestamp;
+pub use clock::{Timestamp, Uptime};
 pub use digest::{ChainId, DiffId, Digest};
 pub use error::{Class, chain};
 pub use files::FileError;

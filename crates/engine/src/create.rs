@@ -181,7 +181,7 @@ fn make(inner: &Inner, id: String, name: String, mut spec: ContainerSpec) -> Res
     };
     let result = (|| {
         let directory = record.spec.working_dir.as_ref().unwrap_or(&image.config.config.working_dir);
-        inner.images.prepare_snapshot(&record.id, &image, directory)?;
+        inner.images.prepare_snapshot(&record.id, &image, directory, record.spec.auto_remove)?;
         let directory = inner.config.container_directory(&record.id);
         disk::create_directories(&directory, 0o710).map_err(EngineError::file)?;
         mounts::make(inner, &mut record, &image)?;

@@ -217,6 +217,24 @@ impl Engine {
         detach: bool,
         console: Option<(u32, u32)>,
     ) -> Result<Option<UnixStream>> {
+        // On its own: whoever asked may go meanwhile (a client, a probe's time limit), but what the shim has begun to
+        // start must be known, or nobody looks after it.
+        let starting = {
+            let (engine, id) = (self.clone(), id.to_owned());
+            let (container, task) = (container.clone(), task.clone());
+            tokio::spawn(async move { engine.start_exec(&id, &container, &task, detach, console).await })
+        };
+        starting.await.map_err(std::io::Error::other).map_err(EngineError::io("starting an exec panicked"))?
+    }
+
+    async fn start_exec(
+        &self,
+        id: &str,
+        container: &ContainerRecord,
+        task: &Task,
+        detach: bool,
+        console: Option<(u32, u32)>,
+    ) -> Result<Option<UnixStream>> {
         let view = self.exec_inspect(id)?;
         self.take_for_start(id)?;
         let started = self.start_process(&view, task, detach, console).await;
@@ -266,6 +284,10 @@ impl Engine {
 
     /// Forgets an exec that nobody can ask about; kills it if it runs.
     pub(crate) async fn exec_discard(&self, id: &str, task: &Task) {
+        if let Ok(mut exec) = self.inner.execs.get(id) {
+            // One that is being started is killed when it is.
+            let _ = exec.wait_for(|view| view.phase != ExecPhase::Starting).await;
+        }
         if let Ok(ExecPhase::Running { pid }) = self.exec_inspect(id).map(|view| view.phase) {
             // It leads a process group (the runtime makes it a session's leader), so what it started goes with it.
             if let Some(group) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {

@@ -64,12 +64,21 @@ impl Images {
         self.resolve(id)
     }
 
-    pub(crate) fn prepare_snapshot(&self, key: &str, image: &Image, working_dir: &str) -> Result<()> {
+    pub(crate) fn prepare_snapshot(
+        &self,
+        key: &str,
+        image: &Image,
+        working_dir: &str,
+        short_lived: bool,
+    ) -> Result<()> {
         let mut init = InitLayer::docker();
         if !working_dir.trim_matches('/').is_empty() {
             init = init.with_directory(working_dir);
         }
-        let prepared = self.store.prepare(key, image.chain_id(), &init);
+        let prepared = match short_lived {
+            true => self.store.prepare_short_lived(key, image.chain_id(), &init),
+            false => self.store.prepare(key, image.chain_id(), &init),
+        };
         prepared.map(drop).map_err(snapshot_failed("cannot prepare the container's file system"))
     }
 

@@ -196,7 +196,7 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         sampan_base::files::create_directories(directory, 0o711).map_err(EngineError::file)?;
     }
     let images = images::Images::open(&config.root)?;
-    let metadata = metadata::Metadata::open(&config.root)?;
+    let metadata = metadata::Metadata::open(&config.root, &config.state)?;
     let networks = network::manage::load(&metadata, &config)?;
     let net = network::open(&config, &networks)?;
     Ok(Inner {

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use sampan_base::Timestamp;
+use sampan_base::{Timestamp, Uptime};
 
 use crate::container::health::Health;
 use crate::container::run::{self, Run};
@@ -60,7 +60,7 @@ impl Engine {
         let before = record.clone();
         network::normalise(inner, &mut record.spec);
         if let Some(phase) = take_aside(&inner.config, &record.id)
-            && phase.exit().map(|exit| exit.finished_at) > record.phase.exit().map(|exit| exit.finished_at)
+            && is_news(&phase, &record.phase)
         {
             record.phase = phase;
         }
@@ -70,7 +70,7 @@ impl Engine {
             match &run {
                 Some(run) => {
                     let paused = matches!(record.phase, Phase::Paused { .. });
-                    let (pid, started_at) = (run.pid, run.started_at);
+                    let (pid, started_at) = (run.pid, run.started.at);
                     record.phase = if paused {
                         Phase::Paused { pid, started_at }
                     } else {
@@ -83,14 +83,14 @@ impl Engine {
                 }
                 None => {
                     tracing::warn!(container = record.id, "a container lost its shim; cleaning up after it");
-                    let started = run::started_at(&bundle);
+                    let started = run::started(&bundle).map(|started| started.at);
                     tear_down(inner, &record.id, None).await;
                     let noted = match &record.phase {
                         Phase::Running { started_at, .. } | Phase::Paused { started_at, .. } => {
                             Some(*started_at)
                         }
                         // The daemon died between the start and its note, or this run's end is known.
-                        Phase::Exited(exit) => started.filter(|at| *at > exit.started_at),
+                        Phase::Exited(exit) => started.filter(|at| *at != exit.started_at),
                         Phase::Created { .. } | Phase::Restarting(_) => started,
                     };
                     if let Some(at) = noted {
@@ -117,7 +117,8 @@ impl Engine {
         if run.is_none() {
             remove_cgroups(&bundle::cgroups_path(&record.spec, &record.id));
         }
-        if record != before {
+        // What can't be read is not written over.
+        if record != before && record.unreadable.is_none() {
             let (shared, stored) = (Arc::clone(inner), record.clone());
             blocking(move || shared.metadata.put_container(&stored, Durable::Yes)).await?;
         }
@@ -145,14 +146,17 @@ impl Engine {
         if state.status == CREATED || state.pid == 0 {
             return None;
         }
-        let started_at = match record.phase {
-            Phase::Running { started_at, .. } | Phase::Paused { started_at, .. } => started_at,
-            // The daemon died between the start and its note.
-            _ => run::started_at(&self.inner.config.bundle(&record.id)).unwrap_or_else(Timestamp::now),
-        };
+        let started = run::started(&self.inner.config.bundle(&record.id)).unwrap_or_else(|| {
+            let at = match record.phase {
+                Phase::Running { started_at, .. } | Phase::Paused { started_at, .. } => started_at,
+                // The daemon died between the start and its note.
+                _ => Timestamp::now(),
+            };
+            run::Started { at, uptime: Uptime::now() }
+        });
         let (inner, id) = (Arc::clone(&self.inner), record.id.clone());
         let endpoints = blocking(move || network::find(&inner, &id)).await;
-        Some(Run::watch(task, state.pid, endpoints, started_at))
+        Some(Run::watch(task, state.pid, endpoints, started))
     }
 
     /// Removes what belongs to no stored container.
@@ -255,11 +259,21 @@ pub(crate) fn keep_aside(config: &crate::EngineConfig, record: &ContainerRecord)
 
 /// How a container ended whose end could not be stored.
 fn take_aside(config: &crate::EngineConfig, id: &str) -> Option<Phase> {
-    let path = aside(config, id);
-    let bytes = sampan_base::files::read_limited(&path, 1 << 20).ok()?;
-    // Gone or not, it is told by a time that no later run has.
-    let _ = std::fs::remove_file(&path);
+    let bytes = sampan_base::files::read_limited(&aside(config, id), 1 << 20).ok()?;
+    forget_aside(config, id);
     serde_json::from_slice(&bytes).ok()
+}
+
+/// Forgets how a container ended, because it was started again.
+pub(crate) fn forget_aside(config: &crate::EngineConfig, id: &str) {
+    // Most have none. If it stays, the record that knows the same run's end counts.
+    let _ = std::fs::remove_file(aside(config, id));
+}
+
+/// Whether what was kept aside, which is of the last run that ended, is not in the record yet. A run is told by when it
+/// was started, whatever the clock said then; it may have been set back since.
+fn is_news(aside: &Phase, record: &Phase) -> bool {
+    aside.exit().map(|exit| exit.started_at) != record.exit().map(|exit| exit.started_at)
 }
 
 fn lost(started_at: Timestamp) -> Exit {
@@ -286,4 +300,24 @@ fn names_in(directory: &std::path::Path) -> Result<Vec<String>> {
         names.push(entry.map_err(failed())?.file_name().to_string_lossy().into_owned());
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_aside_counts_whatever_the_clock_was_set_to() {
+        let at = |second| Timestamp::from_unix(second, 5).unwrap();
+        let exited = |began, ended| {
+            let (started_at, finished_at) = (at(began), at(ended));
+            Phase::Exited(Exit { code: 3, oom_killed: false, started_at, finished_at, error: String::new() })
+        };
+        // Set back by an hour between the two runs: the later one ended earlier.
+        assert!(is_news(&exited(6_400, 6_500), &exited(10_000, 10_100)));
+        assert!(is_news(&exited(6_400, 6_500), &Phase::Running { pid: 7, started_at: at(6_400) }));
+        assert!(!is_news(&exited(6_400, 6_500), &exited(6_400, 6_500)));
+        // The same end, as the record knows it since it was stopped by hand.
+        assert!(!is_news(&Phase::Restarting(exited(1, 2).exit().unwrap().clone()), &exited(1, 2)));
+    }
 }

@@ -10,7 +10,7 @@ use sampan_base::{ChainId, Timestamp};
 
 use crate::image::ImageError;
 use crate::limits::MAX_CACHE_RECORDS;
-use crate::metadata::{CACHE, CacheRecord, Metadata, MetadataError, SNAPSHOTS, SnapshotRecord};
+use crate::metadata::{CACHE, CacheRecord, Metadata, MetadataError};
 use crate::store::{Lease, Store};
 
 /// What a step led to.
@@ -93,7 +93,7 @@ impl Store {
         }
         let mut needed: BTreeSet<ChainId> =
             self.list()?.into_iter().flat_map(|image| image.layers).map(|layer| layer.chain_id).collect();
-        for (_, snapshot) in self.metadata().all::<SnapshotRecord>(SNAPSHOTS)? {
+        for (_, snapshot) in self.metadata().snapshots()? {
             let mut next = snapshot.parent;
             while let Some(chain) = next {
                 next = self.metadata().chain(&chain)?.and_then(|record| record.parent);

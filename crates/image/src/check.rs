@@ -19,7 +19,7 @@ use crate::image::{ImageError, ImageId};
 use crate::layer::{compare, diff};
 use crate::metadata::{
     CACHE, CHAINS, CacheRecord, ChainRecord, DIFFS, DIGESTS, DiffRecord, IMAGES, ImageRecord, MetadataError,
-    NAMES, SNAPSHOTS, SnapshotRecord,
+    NAMES,
 };
 use crate::snapshot::{overlay, remove_directory};
 use crate::store::{Lease, Store};
@@ -393,7 +393,7 @@ impl Check<'_> {
     fn is_mounted(&self, chain: &ChainId) -> Result<bool> {
         let table = fs::read_to_string("/proc/self/mountinfo")
             .map_err(FileError::on("read", "/proc/self/mountinfo"))?;
-        for (_, snapshot) in self.store.metadata().all::<SnapshotRecord>(SNAPSHOTS)? {
+        for (_, snapshot) in self.store.metadata().snapshots()? {
             let mut next = snapshot.parent;
             while let Some(at) = next {
                 if at == *chain {
@@ -426,7 +426,7 @@ impl Check<'_> {
     }
 
     fn snapshots(&mut self) -> Result<()> {
-        for (key, record) in self.store.metadata().all::<SnapshotRecord>(SNAPSHOTS)? {
+        for (key, record) in self.store.metadata().snapshots()? {
             self.report.snapshots += 1;
             let directory = self.store.directory_path(record.directory);
             for part in ["fs", "work", "init"] {

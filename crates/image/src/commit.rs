@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::layer::diff;
-use crate::metadata::{ChainRecord, SNAPSHOTS, SnapshotRecord};
+use crate::metadata::{ChainRecord, SnapshotRecord};
 use crate::snapshot::SnapshotError;
 use crate::store::{Layer, Lease, Store};
 
@@ -16,10 +16,8 @@ impl Store {
     /// # Errors
     /// If there is no such snapshot, a file changes while it is read, or the disk is full; nothing is left then.
     pub fn commit(&self, key: &str, lease: &Lease) -> Result<Option<Layer>, SnapshotError> {
-        let record: SnapshotRecord = self
-            .metadata()
-            .get(SNAPSHOTS, key)?
-            .ok_or_else(|| SnapshotError::NotFound { key: key.to_owned() })?;
+        let record: SnapshotRecord =
+            self.metadata().snapshot(key)?.ok_or_else(|| SnapshotError::NotFound { key: key.to_owned() })?;
         self.refresh_snapshot(&record)?;
         let upper = self.directory_path(record.directory).join("fs");
         let mapping = record.mapping.unwrap_or_default();

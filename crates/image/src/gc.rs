@@ -9,10 +9,7 @@ use sampan_base::{ChainId, DiffId, Digest};
 use sampan_oci::image::{ImageConfig, Manifest};
 
 use crate::image::ImageError;
-use crate::metadata::{
-    CACHE, CHAINS, CacheRecord, ChainRecord, DIFFS, DiffRecord, IMAGES, ImageRecord, SNAPSHOTS,
-    SnapshotRecord,
-};
+use crate::metadata::{CACHE, CHAINS, CacheRecord, ChainRecord, DIFFS, DiffRecord, IMAGES, ImageRecord};
 use crate::snapshot::remove_directory;
 use crate::store::Store;
 
@@ -119,7 +116,7 @@ impl Store {
                 self.mark_chain(&chain, marked)?;
             }
         }
-        for (_, record) in self.metadata().all::<SnapshotRecord>(SNAPSHOTS)? {
+        for (_, record) in self.metadata().snapshots()? {
             if let Some(chain) = &record.parent {
                 self.mark_chain(chain, marked)?;
             }

@@ -18,15 +18,18 @@
 //! them together. A crash before that loses records of which nobody was told, and the next
 //! [`crate::Store::open`] removes the files that no record names.
 //!
+//! The record of a short-lived container's snapshot waits there, too; its directory says the same (recover.rs), so
+//! that it survives the process without any sync.
+//!
 //! Format 1 had no `digests`; it is made into format 2 when it is opened, in one transaction.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use sampan_base::{ChainId, Class, DiffId, Digest, FileError, Timestamp, files};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use sampan_base::{ChainId, Class, DiffId, Digest, FileError, Timestamp};
+use sampan_records::RecordFile;
 use serde::{Deserialize, Serialize};
 
 use crate::snapshot::IdMapping;
@@ -44,8 +47,6 @@ pub(crate) const CACHE: Table = TableDefinition::new("cache");
 
 const FORMAT: u32 = 2;
 const OLDEST_FORMAT: u32 = 1;
-/// Bytes of redb's page cache: the whole database of a busy host fits, and an idle one takes what it uses.
-const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 /// An image.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -149,15 +150,7 @@ impl MetadataError {
     /// Whether the file itself is damaged: not the disk, nor a newer program's.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
-            MetadataError::Database { source, .. } => match &**source {
-                redb::Error::Io(e) => {
-                    matches!(e.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
-                }
-                redb::Error::Corrupted(_)
-                | redb::Error::TableDoesNotExist(_)
-                | redb::Error::TableTypeMismatch { .. } => true,
-                _ => false,
-            },
+            MetadataError::Database { source, .. } => sampan_records::is_damage(source),
             MetadataError::Record { .. } => true,
             MetadataError::Format { .. } | MetadataError::Sync(_) => false,
         }
@@ -183,6 +176,8 @@ pub(crate) struct Pending {
     pub(crate) chains: BTreeMap<ChainId, ChainRecord>,
     pub(crate) diffs: BTreeMap<DiffId, DiffRecord>,
     pub(crate) cache: BTreeMap<String, CacheRecord>,
+    /// These need no sync: if they are lost, the machine was, and their containers with it.
+    pub(crate) snapshots: BTreeMap<String, SnapshotRecord>,
     /// When cache records were used; written when something else is.
     pub(crate) touched: BTreeMap<String, Timestamp>,
     /// Blobs were written that no record above speaks of (configurations, manifests).
@@ -196,11 +191,7 @@ impl Pending {
 }
 
 pub(crate) struct Metadata {
-    /// None while it could not be opened again.
-    database: RwLock<Option<Database>>,
-    /// It has failed to read or write its file, and answers nothing more until it is opened again.
-    broken: AtomicBool,
-    path: PathBuf,
+    file: RecordFile,
     /// The file system to sync: that of the store's root.
     root: PathBuf,
     pending: Mutex<Pending>,
@@ -211,24 +202,15 @@ type Result<T> = std::result::Result<T, MetadataError>;
 impl Metadata {
     pub(crate) fn open(root: &Path) -> Result<Metadata> {
         let path = root.join("image.redb");
-        if path.exists() {
-            return Metadata::open_file(root, path);
+        let failed = |action| {
+            let path = path.clone();
+            move |source: redb::Error| MetadataError::Database { action, path, source: Box::new(source) }
+        };
+        if !path.exists() {
+            RecordFile::create(&path, |_| Ok(())).map_err(failed("create"))?;
         }
-        // A database that is killed while it is made is none: it is made beside, and gets its name when it is whole.
-        let new = root.join("image.redb.new");
-        files::remove_if_exists(&new)?;
-        let mut metadata = Metadata::open_file(root, new.clone())?;
-        std::fs::rename(&new, &path).map_err(FileError::on("create", &path))?;
-        files::sync_directory(root)?;
-        metadata.path = path;
-        Ok(metadata)
-    }
-
-    fn open_file(root: &Path, path: PathBuf) -> Result<Metadata> {
         let metadata = Metadata {
-            database: RwLock::new(Some(open_database(&path)?)),
-            broken: AtomicBool::new(false),
-            path,
+            file: RecordFile::open(&path).map_err(failed("open"))?,
             root: root.to_owned(),
             pending: Mutex::new(Pending::default()),
         };
@@ -236,7 +218,7 @@ impl Metadata {
         match found {
             Some(FORMAT) => {}
             Some(found) if !(OLDEST_FORMAT..FORMAT).contains(&found) => {
-                return Err(MetadataError::Format { path: metadata.path, found });
+                return Err(MetadataError::Format { path, found });
             }
             _ => metadata.write(|t| {
                 // Opening a table makes it, so that readers find them all.
@@ -255,7 +237,7 @@ impl Metadata {
     }
 
     fn read_if_there<T: for<'de> Deserialize<'de>>(&self, table: Table, key: &str) -> Result<Option<T>> {
-        let transaction = self.begin(|database| self.on("read", database.begin_read()))?;
+        let transaction = self.on("read", self.file.with(|database| Ok(database.begin_read()?)))?;
         let table = match transaction.open_table(table) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             other => self.on("read", other)?,
@@ -289,7 +271,7 @@ impl Metadata {
 
     /// All records of a table.
     pub(crate) fn all<T: for<'de> Deserialize<'de>>(&self, table: Table) -> Result<Vec<(String, T)>> {
-        let transaction = self.begin(|database| self.on("read", database.begin_read()))?;
+        let transaction = self.on("read", self.file.with(|database| Ok(database.begin_read()?)))?;
         let table = self.on("read", transaction.open_table(table))?;
         self.collect(&table)
     }
@@ -308,7 +290,7 @@ impl Metadata {
 
     /// Changes records in one durable transaction; nothing is changed if `change` fails.
     pub(crate) fn write<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
-        let transaction = self.begin(|database| self.on("write", database.begin_write()))?;
+        let transaction = self.on("write", self.file.with(|database| Ok(database.begin_write()?)))?;
         let value = change(&transaction)?;
         self.on("write", transaction.commit())?;
         Ok(value)
@@ -357,6 +339,9 @@ impl Metadata {
             for (key, record) in &pending.cache {
                 self.put(t, CACHE, key, record)?;
             }
+            for (key, record) in &pending.snapshots {
+                self.put(t, SNAPSHOTS, key, record)?;
+            }
             crate::cache::age(self, t, &pending.touched)?;
             change(t)
         })?;
@@ -390,6 +375,42 @@ impl Metadata {
         }
     }
 
+    pub(crate) fn snapshot(&self, key: &str) -> Result<Option<SnapshotRecord>> {
+        let pending = self.pending().snapshots.get(key).cloned();
+        match pending {
+            Some(record) => Ok(Some(record)),
+            None => self.get(SNAPSHOTS, key),
+        }
+    }
+
+    /// All snapshots, ordered by key.
+    pub(crate) fn snapshots(&self) -> Result<Vec<(String, SnapshotRecord)>> {
+        // In this order: one that is committed meanwhile is met twice rather than never.
+        let pending = self.pending().snapshots.clone();
+        let mut all: BTreeMap<String, SnapshotRecord> = self.all(SNAPSHOTS)?.into_iter().collect();
+        all.extend(pending);
+        Ok(all.into_iter().collect())
+    }
+
+    /// Changes a snapshot's record, wherever it is.
+    pub(crate) fn put_snapshot(&self, key: &str, record: &SnapshotRecord) -> Result<()> {
+        if let Some(pending) = self.pending().snapshots.get_mut(key) {
+            *pending = record.clone();
+            return Ok(());
+        }
+        self.write(|t| self.put(t, SNAPSHOTS, key, record))
+    }
+
+    /// Forgets a snapshot.
+    pub(crate) fn remove_snapshot(&self, key: &str) -> Result<()> {
+        let mut pending = self.pending();
+        if pending.snapshots.remove(key).is_some() {
+            return Ok(());
+        }
+        drop(pending);
+        self.write(|t| self.delete(t, SNAPSHOTS, key))
+    }
+
     pub(crate) fn on<T, E: Into<redb::Error>>(
         &self,
         action: &'static str,
@@ -397,41 +418,10 @@ impl Metadata {
     ) -> Result<T> {
         r.map_err(|e| {
             let source = e.into();
-            if matches!(source, redb::Error::Io(_) | redb::Error::PreviousIo) {
-                self.broken.store(true, Ordering::Release);
-            }
-            MetadataError::Database { action, path: self.path.clone(), source: Box::new(source) }
+            self.file.note(&source);
+            MetadataError::Database { action, path: self.file.path().to_owned(), source: Box::new(source) }
         })
     }
-
-    /// Begins a transaction, on a database that was opened again if it had failed: one that once met a full disk says no
-    /// to everything after it, also when there is room again.
-    fn begin<T>(&self, begin: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
-        if self.broken.load(Ordering::Acquire) {
-            let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
-            if self.broken.load(Ordering::Acquire) {
-                // Closed first: it locks its file.
-                *slot = None;
-                *slot = Some(open_database(&self.path)?);
-                self.broken.store(false, Ordering::Release);
-            }
-        }
-        let slot = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        match &*slot {
-            Some(database) => begin(database),
-            // Somebody else could not open it again just now.
-            None => self.on("open", Err(redb::Error::PreviousIo)),
-        }
-    }
-}
-
-fn open_database(path: &Path) -> Result<Database> {
-    let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-    opened.map_err(|e| MetadataError::Database {
-        action: "open",
-        path: path.to_owned(),
-        source: Box::new(e.into()),
-    })
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(key: &str, value: &[u8]) -> Result<T> {
@@ -440,6 +430,8 @@ fn parse<T: for<'de> Deserialize<'de>>(key: &str, value: &[u8]) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
+    use redb::Database;
+
     use super::*;
 
     /// What format 1 has on disk. A change here is a new format, and needs a way to read this one.

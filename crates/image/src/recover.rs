@@ -9,11 +9,12 @@
 //! `about.json` is written before the record that names the directory, and says what that says. Lost are the build cache, the
 //! images' digests in registries, and when images were taken in; layers are read once to learn their sizes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use sampan_base::{ChainId, DiffId, FileError, ImageRef, Timestamp, files};
 use sampan_oci::image::{ImageConfig, Index, Manifest};
+use sampan_records::Opening;
 use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
@@ -89,17 +90,60 @@ pub(crate) fn open_metadata(
     root: &Path,
     content: &Content,
 ) -> Result<(Metadata, Option<Recovered>), OpenError> {
-    let why = match Metadata::open(root).and_then(|metadata| read_all(&metadata).map(|()| metadata)) {
-        Ok(metadata) => return Ok((metadata, None)),
-        Err(error) if error.is_damage() => sampan_base::chain(&error),
-        Err(error) => return Err(error.into()),
-    };
     let path = root.join("image.redb");
-    let aside = root.join(format!("image.redb.damaged-{}", Timestamp::now().unix_seconds()));
-    std::fs::rename(&path, &aside).map_err(FileError::on("set aside", &path))?;
+    let opening = Opening::begin(&path)?;
+    let opened = open_or_mend(root, content, &path, opening.is_hopeless());
+    opening.end()?;
+    opened
+}
+
+fn open_or_mend(
+    root: &Path,
+    content: &Content,
+    path: &Path,
+    hopeless: bool,
+) -> Result<(Metadata, Option<Recovered>), OpenError> {
+    let why = if hopeless && path.exists() {
+        "processes before this one ended while they opened it".to_owned()
+    } else {
+        match Metadata::open(root).and_then(|metadata| read_all(&metadata).map(|()| metadata)) {
+            Ok(metadata) => return Ok((metadata, None)),
+            Err(error) if error.is_damage() => sampan_base::chain(&error),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let aside = sampan_records::set_aside(path)?;
     let metadata = Metadata::open(root)?;
     let recovered = rebuild(root, content, &metadata, aside, why)?;
     Ok((metadata, Some(recovered)))
+}
+
+/// Finds the snapshots again whose records an earlier process had in memory only.
+pub(crate) fn adopt_snapshots(root: &Path, metadata: &Metadata) -> Result<(), OpenError> {
+    let known = metadata.snapshots()?;
+    let directories: BTreeSet<u64> = known.iter().map(|(_, record)| record.directory).collect();
+    let keys: BTreeSet<String> = known.into_iter().map(|(key, _)| key).collect();
+    let mut found: BTreeMap<String, SnapshotRecord> = BTreeMap::new();
+    for (number, path) in numbered(root).filter(|(number, _)| !directories.contains(number)) {
+        let Some(About::Snapshot { key, parent, created, mapping }) = About::read(&path) else { continue };
+        let has_layers = match &parent {
+            Some(parent) => metadata.chain(parent)?.is_some(),
+            None => true,
+        };
+        // Of two with one key the later is the one that was made when the earlier was being removed.
+        let is_later = found.get(&key).is_none_or(|other| other.directory < number);
+        if has_layers && is_later && !keys.contains(&key) {
+            found.insert(key, SnapshotRecord { directory: number, parent, created, mapping });
+        }
+    }
+    metadata.pending().snapshots.extend(found);
+    Ok(())
+}
+
+/// The directories of layers and snapshots.
+fn numbered(root: &Path) -> impl Iterator<Item = (u64, PathBuf)> {
+    let listed = std::fs::read_dir(root.join("snapshots")).into_iter().flatten().flatten();
+    listed.filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
 }
 
 /// A damaged page is found now, not when a container starts.
@@ -127,8 +171,7 @@ fn rebuild(
     let mut diffs: BTreeMap<DiffId, DiffRecord> = BTreeMap::new();
     let mut snapshots: BTreeMap<String, SnapshotRecord> = BTreeMap::new();
     let mut directories: BTreeMap<ChainId, u64> = BTreeMap::new();
-    let listed = std::fs::read_dir(root.join("snapshots")).into_iter().flatten().flatten();
-    for (number, path) in listed.filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path()))) {
+    for (number, path) in numbered(root) {
         match About::read(&path) {
             Some(About::Layer { chain, diff_id, parent }) => {
                 directories.insert(chain.clone(), number);

@@ -22,7 +22,7 @@ use sampan_base::{ChainId, Class, DiffId, Digest, FileError, files};
 
 use crate::content::{Content, Ingest};
 use crate::layer::diff;
-use crate::metadata::{CHAINS, ChainRecord, DiffRecord, Metadata, MetadataError, SNAPSHOTS, SnapshotRecord};
+use crate::metadata::{CHAINS, ChainRecord, DiffRecord, Metadata, MetadataError};
 use crate::recover::{self, About, Recovered};
 use crate::snapshot::{IdMapping, Snapshotter, chain_on, overlay, remove_directory};
 
@@ -137,6 +137,7 @@ impl Store {
         }
         let content = Content::open(&root)?;
         let (metadata, recovered) = recover::open_metadata(&root, &content)?;
+        recover::adopt_snapshots(&root, &metadata)?;
         let last = sweep_directories(&root, &metadata)?;
         let store = Store(Arc::new(Inner {
             root,
@@ -224,7 +225,7 @@ impl Store {
         let pending = self.metadata().pending().chains.values().any(|r| r.directory == Some(number));
         Ok(pending
             || self.metadata().all::<ChainRecord>(CHAINS)?.iter().any(|(_, r)| r.directory == Some(number))
-            || self.metadata().all::<SnapshotRecord>(SNAPSHOTS)?.iter().any(|(_, r)| r.directory == number))
+            || self.metadata().snapshots()?.iter().any(|(_, r)| r.directory == number))
     }
 
     /// What was done when the store was opened, if its database could not be read.
@@ -473,7 +474,7 @@ fn sweep_directories(root: &Path, metadata: &Metadata) -> Result<u64, OpenError>
     files::create_directories(&path, 0o700)?;
     let mut named: BTreeMap<u64, ()> = BTreeMap::new();
     named.extend(metadata.all::<ChainRecord>(CHAINS)?.iter().filter_map(|(_, r)| Some((r.directory?, ()))));
-    named.extend(metadata.all::<SnapshotRecord>(SNAPSHOTS)?.iter().map(|(_, r)| (r.directory, ())));
+    named.extend(metadata.snapshots()?.iter().map(|(_, r)| (r.directory, ())));
     let unnamed = |p: &Path| -> Option<u64> {
         p.file_name()?.to_str()?.parse().ok().filter(|n| !named.contains_key(n))
     };

@@ -82,6 +82,7 @@ struct State {
 #[derive(Clone, Debug)]
 struct Token {
     text: Secret,
+    got: Timestamp,
     until: Timestamp,
 }
 
@@ -150,7 +151,8 @@ impl Auth {
             (Some(Challenge::Basic), _) => return self.basic(),
             (Some(challenge), _) => challenge.clone(),
         };
-        if let Some(token) = state.tokens.get(scope).filter(|t| t.until > now) {
+        // Of one that was got later than now the clock was set back: nobody knows how old it is.
+        if let Some(token) = state.tokens.get(scope).filter(|t| t.got <= now && t.until > now) {
             return bearer(&token.text).map(Some);
         }
         let answer = self.fetch(registry, &challenge, scope, false, ask)?;
@@ -162,7 +164,7 @@ impl Auth {
         let until = i64::try_from(usable.as_secs()).ok().and_then(|s| from.unix_seconds().checked_add(s));
         let until = until.and_then(|s| Timestamp::from_unix(s, 0).ok()).unwrap_or(now);
         let header = bearer(&text)?;
-        state.tokens.insert(scope.to_owned(), Token { text, until });
+        state.tokens.insert(scope.to_owned(), Token { text, got: now, until });
         Ok(Some(header))
     }
 

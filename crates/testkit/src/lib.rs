@@ -53,6 +53,7 @@ pub fn executable(name: &str) -> PathBuf {
 ///
 /// # Panics
 /// If it does not happen before the deadline.
+#[track_caller]
 pub fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !ready() {

@@ -86,7 +86,7 @@ fn ps_and_inspect_show_a_container_through_its_life() {
     it.docker(["wait", "c1"]).ok().is("137");
     it.docker(["ps", "-a", "--format", "{{.Status}}"]).ok().says("Exited (137)");
     it.docker(["rm", "c1"]).ok().is("c1");
-    it.docker(["inspect", "c1"]).code(1).complains("No such object: c1");
+    it.docker(["inspect", "--type", "container", "c1"]).code(1).complains("No such container: c1");
 }
 
 fn logs_are_kept_and_followed_until_the_end() {
@@ -157,7 +157,7 @@ fn containers_are_renamed_stopped_restarted_and_waited_for() {
     let script = "trap 'exit 5' TERM; while :; do sleep 0.1; done";
     it.docker(["run", "-d", "--name", "c1", "busybox", "sh", "-c", script]).ok();
     it.docker(["rename", "c1", "d1"]).ok();
-    it.docker(["inspect", "c1"]).code(1);
+    it.docker(["inspect", "--type", "container", "c1"]).code(1);
     let first = it.docker(["inspect", "-f", "{{.State.Pid}}", "d1"]).ok();
     it.docker(["restart", "-t", "5", "d1"]).ok().is("d1");
     let second = it.docker(["inspect", "-f", "{{.State.Pid}}", "d1"]).ok();

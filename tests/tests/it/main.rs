@@ -8,6 +8,7 @@
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
 //! * `chaos`: daemons and shims killed under load.
+//! * `machine`: systemd's units, its journal, and a clock that is set: in a virtual machine only.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
@@ -30,6 +31,7 @@ mod libraries;
 mod lifecycle;
 mod limits;
 mod logs;
+mod machine;
 mod mounts;
 mod network;
 mod networks;
@@ -70,6 +72,8 @@ enum Need {
     Ip,
     CpuAccounting,
     Cni,
+    /// A machine with systemd whose units and clock the test may change.
+    Machine,
 }
 
 /// A test: its name, what it needs besides root and busybox, and itself.
@@ -100,6 +104,8 @@ impl Need {
             Need::Buildah => absent("/usr/bin/buildah").then_some("no buildah"),
             Need::Cni => absent("/usr/lib/cni/bridge")
                 .then_some("no /usr/lib/cni (package containernetworking-plugins)"),
+            Need::Machine => (std::env::var_os("SAMPAN_VM").is_none() || absent("/run/systemd/system"))
+                .then_some("no machine of its own with systemd (make test-vm)"),
             Need::Curl => absent("/usr/bin/curl").then_some("no curl"),
             Need::CpuAccounting => (absent("/sys/fs/cgroup/cpuacct/cpuacct.usage")
                 && absent("/sys/fs/cgroup/cgroup.controllers"))
@@ -150,6 +156,7 @@ fn main() {
         ("lifecycle", lifecycle::CASES),
         ("limits", limits::CASES),
         ("logs", logs::CASES),
+        ("machine", machine::CASES),
         ("network", network::CASES),
         ("networks", networks::CASES),
         ("registry", registry::CASES),

@@ -92,7 +92,7 @@ fn on_failure_gives_up_and_leaves_a_good_end_alone() {
 fn resting(it: &Instance, name: &str) {
     it.docker(["run", "-d", "--name", name, "--restart", "always", "busybox", "false"]).ok();
     wait_until("its pauses are long", || {
-        count(it, name) >= 4 && it.inspect(name, "/State/Status") == "restarting"
+        count(it, name) >= 5 && it.inspect(name, "/State/Status") == "restarting"
     });
 }
 
@@ -103,10 +103,12 @@ fn stopping_killing_and_removing_end_the_restarts() {
     assert_eq!(it.inspect("c1", "/State/Status"), "exited");
     resting(&it, "c2");
     it.docker(["kill", "c2"]).ok();
-    assert_eq!(it.inspect("c2", "/State/Status"), "exited");
+    // On a slow host it may just have been started again.
+    wait_until("it has ended", || it.inspect("c2", "/State/Status") == "exited");
     resting(&it, "c3");
     it.docker(["rm", "-f", "c3"]).ok();
-    it.docker(["inspect", "c3"]).code(1);
+    // Of containers: an image or a network may have an id that begins with the name.
+    it.docker(["inspect", "--type", "container", "c3"]).code(1);
     resting(&it, "c4");
     it.docker(["update", "--restart", "no", "c4"]).ok();
     wait_until("the policy is heeded", || it.inspect("c4", "/State/Status") == "exited");

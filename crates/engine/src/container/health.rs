@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sampan_base::Timestamp;
+use sampan_base::{Timestamp, Uptime};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -87,10 +87,9 @@ impl Health {
         Health { status: HealthStatus::Starting, failing_streak: 0, log }
     }
 
-    /// Takes the result of a probe of a container that runs since `started_at`.
-    pub(crate) fn take(&mut self, result: ProbeResult, spec: &HealthSpec, started_at: Timestamp) {
+    /// Takes the result of a probe that began when the container had run for this long.
+    pub(crate) fn take(&mut self, result: ProbeResult, spec: &HealthSpec, ran: Duration) {
         let failed = result.exit_code != 0;
-        let since_start = nanos_between(started_at, result.start);
         if self.log.len() >= KEPT_RESULTS {
             self.log.drain(..=self.log.len() - KEPT_RESULTS);
         }
@@ -99,7 +98,7 @@ impl Health {
             (self.failing_streak, self.status) = (0, HealthStatus::Healthy);
             return;
         }
-        if self.status == HealthStatus::Starting && since_start < i128::from(spec.start_period) {
+        if self.status == HealthStatus::Starting && ran < duration(spec.start_period, 0) {
             return;
         }
         self.failing_streak = self.failing_streak.saturating_add(1);
@@ -107,10 +106,6 @@ impl Health {
             self.status = HealthStatus::Unhealthy;
         }
     }
-}
-
-fn nanos_between(from: Timestamp, to: Timestamp) -> i128 {
-    to.unix_nanos() - from.unix_nanos()
 }
 
 fn retries(spec: &HealthSpec) -> i64 {
@@ -125,9 +120,9 @@ fn duration(nanos: i64, default_seconds: u64) -> Duration {
     }
 }
 
-/// The pause before the next probe of a container that runs since `started_at`.
-fn pause(spec: &HealthSpec, starting: bool, started_at: Timestamp, now: Timestamp) -> Duration {
-    if starting && nanos_between(started_at, now) < i128::from(spec.start_period) {
+/// The pause before the next probe of a container that has run for this long.
+fn pause(spec: &HealthSpec, starting: bool, ran: Duration) -> Duration {
+    if starting && ran < duration(spec.start_period, 0) {
         duration(spec.start_interval, 5)
     } else {
         duration(spec.interval, 30)
@@ -200,7 +195,7 @@ pub(crate) struct Watched {
     pub(crate) inner: Arc<Inner>,
     pub(crate) task: Task,
     pub(crate) record: ContainerRecord,
-    pub(crate) started_at: Timestamp,
+    pub(crate) since: Uptime,
     /// Where the results go.
     pub(crate) owner: mpsc::WeakSender<Request>,
     /// Which monitor they are of.
@@ -221,15 +216,16 @@ impl Monitor {
 async fn watch(watched: Watched, spec: HealthSpec, command: Vec<String>, mut ended: oneshot::Receiver<()>) {
     let mut starting = watched.record.health.as_ref().is_none_or(|h| h.status == HealthStatus::Starting);
     loop {
-        let pause = pause(&spec, starting, watched.started_at, Timestamp::now());
+        let pause = pause(&spec, starting, watched.since.elapsed());
         tokio::select! {
             _ = &mut ended => return,
             () = tokio::time::sleep(pause) => {}
         }
+        let ran = watched.since.elapsed();
         let Some(result) = probe(&watched, &spec, command.clone(), &mut ended).await else { return };
         starting = starting && result.exit_code != 0;
         let Some(owner) = watched.owner.upgrade() else { return };
-        if owner.send(Request::Probed { generation: watched.generation, result }).await.is_err() {
+        if owner.send(Request::Probed { generation: watched.generation, ran, result }).await.is_err() {
             return;
         }
     }
@@ -331,7 +327,8 @@ mod tests {
         let mut told = String::new();
         for (second, code) in [(1, 1), (5, 1), (11, 1), (12, 1), (13, 0), (14, 1), (15, 1), (16, 0), (17, 7)]
         {
-            health.take(result(second, code), &spec, at(0));
+            let ran = Duration::from_secs(i64::unsigned_abs(second));
+            health.take(result(second, code), &spec, ran);
             told += &format!("{second}:{code} {} {}\n", health.status.word(), health.failing_streak);
         }
         expect_test::expect![[r#"
@@ -358,9 +355,9 @@ mod tests {
             start_interval: SECOND,
             ..HealthSpec::default()
         };
-        let seconds = |starting, now| pause(&spec, starting, at(0), at(now)).as_secs();
+        let seconds = |starting, ran| pause(&spec, starting, Duration::from_secs(ran)).as_secs();
         assert_eq!((seconds(true, 3), seconds(false, 3), seconds(true, 10)), (1, 20, 20));
-        assert_eq!(pause(&HealthSpec::default(), true, at(0), at(0)).as_secs(), 30);
+        assert_eq!(pause(&HealthSpec::default(), true, Duration::ZERO).as_secs(), 30);
     }
 
     #[test]

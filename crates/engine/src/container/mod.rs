@@ -77,7 +77,7 @@ pub(crate) enum Request {
     /// Give it other limits or another restart policy.
     Update { update: Box<update::Update>, reply: Reply },
     /// Take the result of a probe by this monitor.
-    Probed { generation: u64, result: health::ProbeResult },
+    Probed { generation: u64, ran: std::time::Duration, result: health::ProbeResult },
     /// Freeze it.
     Pause { reply: Reply },
     /// Thaw it.

@@ -143,7 +143,9 @@ impl Owner {
                 drop(reply.send(self.prepare_ending(for_good).await))
             }
             Some(Request::Update { update, reply }) => drop(reply.send(self.update(*update).await)),
-            Some(Request::Probed { generation, result }) => self.take_probe(generation, result).await,
+            Some(Request::Probed { generation, ran, result }) => {
+                self.take_probe(generation, ran, result).await
+            }
             Some(Request::Pause { reply }) => drop(reply.send(self.pause().await)),
             Some(Request::Resume { reply }) => drop(reply.send(self.resume().await)),
             Some(Request::Rename { name, reply }) => {
@@ -226,7 +228,7 @@ impl Owner {
         network::normalise(&self.inner, &mut record.spec);
         match run::start(&self.inner, &record, console, &mut self.waiting).await {
             Ok(run) => {
-                record.phase = Phase::Running { pid: run.pid, started_at: run.started_at };
+                record.phase = Phase::Running { pid: run.pid, started_at: run.started.at };
                 if is_probed(&record) {
                     record.health = Some(Health::begin(record.health));
                 }
@@ -308,11 +310,11 @@ impl Owner {
         self.generation += 1;
         self.monitor = None;
         let record = self.record();
-        if let (Some(run), Phase::Running { started_at, .. }) = (&self.run, &record.phase) {
+        if let (Some(run), Phase::Running { .. }) = (&self.run, &record.phase) {
             self.monitor = Monitor::begin(Watched {
                 inner: Arc::clone(&self.inner),
                 task: run.task.clone(),
-                started_at: *started_at,
+                since: run.started.uptime,
                 owner: self.own_requests.clone(),
                 generation: self.generation,
                 record,
@@ -329,9 +331,9 @@ impl Owner {
         }
     }
 
-    async fn take_probe(&mut self, generation: u64, result: ProbeResult) {
+    async fn take_probe(&mut self, generation: u64, ran: Duration, result: ProbeResult) {
         let mut record = self.record();
-        let (Phase::Running { started_at, .. }, Some(spec), Some(health)) =
+        let (Phase::Running { .. }, Some(spec), Some(health)) =
             (&record.phase, &record.spec.health, &mut record.health)
         else {
             return;
@@ -340,7 +342,7 @@ impl Owner {
             return;
         }
         let before = health.status;
-        health.take(result, spec, *started_at);
+        health.take(result, spec, ran);
         let status = health.status;
         if let Err(error) = self.store(record, Durable::No).await {
             tracing::warn!(error = sampan_base::chain(&error), "cannot note the result of a health check");
@@ -368,7 +370,6 @@ impl Owner {
             }
         };
         self.end_monitor(&mut record);
-        let lived = u64::try_from(finished_at.unix_nanos() - run.started_at.unix_nanos()).unwrap_or(0);
         let restarts = !self.ending
             && restart::is_wanted(
                 record.spec.restart_policy,
@@ -376,10 +377,10 @@ impl Owner {
                 record.restart_count,
                 record.stopped_by_hand,
             );
-        let exit = Exit { code, oom_killed, started_at: run.started_at, finished_at, error };
+        let exit = Exit { code, oom_killed, started_at: run.started.at, finished_at, error };
         record.phase = if restarts {
             record.restart_count += 1;
-            self.restart_at = Some(Instant::now() + self.backoff.next(Duration::from_nanos(lived)));
+            self.restart_at = Some(Instant::now() + self.backoff.next(run.started.uptime.elapsed()));
             Phase::Restarting(exit)
         } else {
             Phase::Exited(exit)
@@ -492,7 +493,7 @@ impl Owner {
         let Some(run) = &self.run else { return Ok(()) };
         run.task.pause().await.map_err(run::shim_failed("cannot pause the container"))?;
         let mut record = self.record();
-        record.phase = Phase::Paused { pid: run.pid, started_at: run.started_at };
+        record.phase = Phase::Paused { pid: run.pid, started_at: run.started.at };
         self.end_monitor(&mut record);
         self.store(record, Durable::No).await?;
         self.event("pause", []);
@@ -504,7 +505,7 @@ impl Owner {
         let Some(run) = &self.run else { return Ok(()) };
         run.task.resume().await.map_err(run::shim_failed("cannot resume the container"))?;
         let mut record = self.record();
-        record.phase = Phase::Running { pid: run.pid, started_at: run.started_at };
+        record.phase = Phase::Running { pid: run.pid, started_at: run.started.at };
         if is_probed(&record) {
             record.health = Some(Health::begin(record.health));
         }

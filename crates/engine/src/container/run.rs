@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use sampan_base::{Class, Timestamp, files as disk};
+use sampan_base::{Class, Timestamp, Uptime, files as disk};
 use sampan_rpc::log::attach_address;
 use sampan_rpc::{runc, task as api};
 use tokio::sync::oneshot;
@@ -35,20 +35,20 @@ pub(crate) struct Run {
     pub(crate) task: Task,
     pub(crate) pid: u32,
     pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) started_at: Timestamp,
+    pub(crate) started: Started,
     exit: oneshot::Receiver<std::result::Result<ProcessExit, ShimError>>,
 }
 
 impl Run {
     /// Watches the first process of `task`.
-    pub(crate) fn watch(task: Task, pid: u32, endpoints: Vec<Endpoint>, started_at: Timestamp) -> Run {
+    pub(crate) fn watch(task: Task, pid: u32, endpoints: Vec<Endpoint>, started: Started) -> Run {
         let (sender, exit) = oneshot::channel();
         let waiting = task.clone();
         tokio::spawn(async move {
             // The owner may have gone, with the whole daemon.
             let _ = sender.send(waiting.wait(None).await);
         });
-        Run { task, pid, endpoints, started_at, exit }
+        Run { task, pid, endpoints, started, exit }
     }
 
     /// Until the first process has ended, or the shim is gone.
@@ -117,18 +117,20 @@ async fn try_start(
         ),
         other => start_failed(other),
     })?;
-    let (pid, started_at) = async {
+    let (pid, started) = async {
         for (streams, client) in waiting.drain(..) {
             // A client that has gone meanwhile is no reason not to start.
             let _ = client.send(attach::connect(&bundle, None, streams).await);
         }
         let started = task.start(None).await.map_err(start_failed)?;
-        let at = Timestamp::now();
+        let at = Started { at: Timestamp::now(), uptime: Uptime::now() };
         note_start(&bundle, at)?;
+        // What was kept of the run before this one is older than this.
+        crate::restore::forget_aside(&inner.config, &record.id);
         Ok::<_, EngineError>((if started == 0 { pid } else { started }, at))
     }
     .await?;
-    Ok(Run::watch(task, pid, attached.endpoints, started_at))
+    Ok(Run::watch(task, pid, attached.endpoints, started))
 }
 
 /// Makes the directories of the host that are to be bound and are missing, where that was asked for.
@@ -156,15 +158,27 @@ fn make_sources(spec: &ContainerSpec) -> Result<()> {
 /// memory costs nothing and survives a daemon that is killed, like the container itself.
 const STARTED: &str = "started";
 
-fn note_start(bundle: &Path, at: Timestamp) -> Result<()> {
-    disk::write_atomic_volatile(&bundle.join(STARTED), at.to_string().as_bytes(), 0o600)
-        .map_err(EngineError::file)
+/// When a run began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Started {
+    /// By the time of day, which may be set meanwhile: for people, and to tell this run from others.
+    pub(crate) at: Timestamp,
+    /// For how long it runs.
+    pub(crate) uptime: Uptime,
+}
+
+fn note_start(bundle: &Path, started: Started) -> Result<()> {
+    let text = format!("{} {}", started.at, started.uptime);
+    disk::write_atomic_volatile(&bundle.join(STARTED), text.as_bytes(), 0o600).map_err(EngineError::file)
 }
 
 /// When the container of `bundle` was started, if it was.
-pub(crate) fn started_at(bundle: &Path) -> Option<Timestamp> {
+pub(crate) fn started(bundle: &Path) -> Option<Started> {
     let bytes = disk::read_limited(&bundle.join(STARTED), 100).ok()?;
-    std::str::from_utf8(&bytes).ok()?.parse().ok()
+    let text = std::str::from_utf8(&bytes).ok()?;
+    // Older daemons wrote the first word alone.
+    let (at, uptime) = text.split_once(' ').unwrap_or((text, ""));
+    Some(Started { at: at.parse().ok()?, uptime: uptime.parse().unwrap_or_else(|_| Uptime::now()) })
 }
 
 fn create_request(inner: &Inner, record: &ContainerRecord, bundle: &Path) -> Result<api::CreateTaskRequest> {

@@ -117,7 +117,11 @@ impl LogReader {
             let mut wanted = Vec::with_capacity(lines.len());
             for line in lines {
                 if self.query.until.is_some_and(|until| line.at > until) {
-                    return Ok((self, wanted));
+                    if self.follow.is_some() {
+                        return Ok((self, wanted));
+                    }
+                    // The clock may have been set back afterwards.
+                    continue;
                 }
                 let stream = if line.stderr { self.query.stderr } else { self.query.stdout };
                 if stream && self.query.since.is_none_or(|since| line.at >= since) {

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{EngineError, Result};
 use crate::metadata::{Durable, Metadata};
 
-pub(crate) const NETWORKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("networks");
+pub(crate) const NETWORKS: TableDefinition<'static, &'static str, &'static [u8]> =
+    TableDefinition::new("networks");
 
 /// The options that are understood, as Docker calls them.
 pub(crate) const OPTION_BRIDGE: &str = "com.docker.network.bridge.name";

@@ -40,7 +40,7 @@ use crate::layer::changes::{self, Change};
 use crate::layer::diff;
 use crate::metadata::{ChainRecord, MetadataError, SNAPSHOTS, SnapshotRecord};
 use crate::recover::About;
-use crate::store::{Layer, Lease, Store};
+use crate::store::{Layer, Lease, NewDirectory, Store};
 use crate::unpack::UnpackError;
 
 /// A container's read-write layer and what it lies on.
@@ -168,8 +168,48 @@ impl Store {
         parent: Option<&ChainId>,
         init: &InitLayer,
     ) -> Result<Snapshot, SnapshotError> {
+        let (directory, record) = self.make_snapshot(key, parent, init)?;
+        let put = |t: &_| self.metadata().put(t, SNAPSHOTS, key, &record);
+        // A parent that is not on disk yet must be first; usually it is, and nothing is synced.
+        if parent.is_some_and(|p| self.metadata().pending().chains.contains_key(p)) {
+            self.metadata().flush(put)?;
+        } else {
+            self.metadata().write(put)?;
+        }
+        directory.keep();
+        Ok(self.snapshot_of(key.to_owned(), record))
+    }
+
+    /// As [`Store::prepare`], for a container that ends with the machine, if not before: nothing is synced. It
+    /// survives this process.
+    ///
+    /// # Errors
+    /// As [`Store::prepare`].
+    pub fn prepare_short_lived(
+        &self,
+        key: &str,
+        parent: Option<&ChainId>,
+        init: &InitLayer,
+    ) -> Result<Snapshot, SnapshotError> {
+        if parent.is_some_and(|p| self.metadata().pending().chains.contains_key(p)) {
+            // The next process must find its layers.
+            return self.prepare(key, parent, init);
+        }
+        let (directory, record) = self.make_snapshot(key, parent, init)?;
+        self.metadata().pending().snapshots.insert(key.to_owned(), record.clone());
+        directory.keep();
+        Ok(self.snapshot_of(key.to_owned(), record))
+    }
+
+    /// All of a snapshot but its record.
+    fn make_snapshot(
+        &self,
+        key: &str,
+        parent: Option<&ChainId>,
+        init: &InitLayer,
+    ) -> Result<(NewDirectory, SnapshotRecord), SnapshotError> {
         let lease = self.lease();
-        if self.metadata().get::<SnapshotRecord>(SNAPSHOTS, key)?.is_some() {
+        if self.metadata().snapshot(key)?.is_some() {
             return Err(SnapshotError::Exists { key: key.to_owned() });
         }
         let below = self.layers_below(parent, &lease)?;
@@ -188,15 +228,7 @@ impl Store {
             mapping: None,
         };
         about.write(directory.path())?;
-        let put = |t: &_| self.metadata().put(t, SNAPSHOTS, key, &record);
-        // A parent that is not on disk yet must be first; usually it is, and nothing is synced.
-        if parent.is_some_and(|p| self.metadata().pending().chains.contains_key(p)) {
-            self.metadata().flush(put)?;
-        } else {
-            self.metadata().write(put)?;
-        }
-        let upper = directory.keep().join("fs");
-        Ok(Snapshot { key: key.to_owned(), parent: record.parent, created: record.created, upper })
+        Ok((directory, record))
     }
 
     /// Mounts the snapshot `key` at the directory `at`.
@@ -247,7 +279,7 @@ impl Store {
     pub fn forget_snapshot(&self, key: &str) -> Result<Remains, SnapshotError> {
         let record = self.snapshot_record(key)?;
         let busy = self.busy(record.directory);
-        self.metadata().write(|t| self.metadata().delete(t, SNAPSHOTS, key))?;
+        self.metadata().remove_snapshot(key)?;
         Ok(Remains { path: self.directory_path(record.directory), _busy: busy })
     }
 
@@ -256,7 +288,7 @@ impl Store {
     /// # Errors
     /// If the database can't be read.
     pub fn snapshots(&self) -> Result<Vec<Snapshot>, SnapshotError> {
-        let records = self.metadata().all::<SnapshotRecord>(SNAPSHOTS)?;
+        let records = self.metadata().snapshots()?;
         Ok(records.into_iter().map(|(key, record)| self.snapshot_of(key, record)).collect())
     }
 
@@ -325,7 +357,7 @@ impl Store {
     }
 
     fn snapshot_record(&self, key: &str) -> Result<SnapshotRecord, SnapshotError> {
-        let record = self.metadata().get(SNAPSHOTS, key)?;
+        let record = self.metadata().snapshot(key)?;
         record.ok_or_else(|| SnapshotError::NotFound { key: key.to_owned() })
     }
 
@@ -346,7 +378,7 @@ impl Store {
 pub struct Scratch {
     store: Store,
     /// `None` once it has become a layer.
-    directory: Option<crate::store::NewDirectory>,
+    directory: Option<NewDirectory>,
     parent: Option<ChainId>,
     rootfs: PathBuf,
 }

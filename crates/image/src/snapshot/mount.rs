@@ -9,7 +9,7 @@ use sampan_base::{FileError, files};
 
 use super::mapped::{self, IdMapping};
 use super::{SnapshotError, copied, overlay, remove_directory};
-use crate::metadata::{SNAPSHOTS, SnapshotRecord};
+use crate::metadata::SnapshotRecord;
 use crate::recover::About;
 use crate::store::Store;
 
@@ -50,7 +50,7 @@ impl Store {
             let record = SnapshotRecord { mapping: Some(mapping.clone()), ..record };
             let SnapshotRecord { parent, created, mapping: noted, .. } = record.clone();
             About::Snapshot { key: key.to_owned(), parent, created, mapping: noted }.replace(&parts)?;
-            self.metadata().write(|t| self.metadata().put(t, SNAPSHOTS, key, &record))?;
+            self.metadata().put_snapshot(key, &record)?;
             let (uid, gid) = mapping.to_host(uid, gid);
             rustix::fs::chown(&upper, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .map_err(|e| failed(e.into()))?;

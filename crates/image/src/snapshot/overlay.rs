@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -31,6 +32,9 @@ const PLAIN: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("redir
 /// `mount(2)` takes one page of options.
 const MAX_MOUNT_OPTIONS_BYTES: usize = 4096;
 
+/// This kernel's overlayfs has been found to know `mount(2)` alone.
+static ONLY_OLD: AtomicBool = AtomicBool::new(false);
+
 /// The kernel refuses longer values in `fsconfig(2)`.
 const MAX_FSCONFIG_BYTES: usize = 255;
 
@@ -41,19 +45,25 @@ impl Overlay {
     /// If the kernel refuses; its own words are part of the error where it has any.
     pub(crate) fn mount(&self, at: &Path) -> io::Result<()> {
         let short = |p: &PathBuf| p.as_os_str().len() <= MAX_FSCONFIG_BYTES;
-        if short(&self.upper) && short(&self.work) && self.lower.iter().all(short) {
-            match self.mount_new(at) {
-                // EINVAL: no `lowerdir+`; ENOSYS: no fsopen(2).
-                Err(Refused { errno: Errno::INVAL | Errno::NOSYS, early: true, .. }) => {}
-                Err(refused) => return Err(refused.into_error()),
-                Ok(()) => return Ok(()),
-            }
+        let fits = short(&self.upper) && short(&self.work) && self.lower.iter().all(short);
+        if !fits || ONLY_OLD.load(Ordering::Relaxed) {
+            return self.mount_old(at);
         }
-        self.mount_old(at)
+        match self.mount_new(at) {
+            Ok(()) => Ok(()),
+            // ENOSYS: no fsopen(2). EINVAL: no `lowerdir+`, as overlayfs says at once since 6.5; before, the kernel takes
+            // any words for it and overlayfs refuses them all together.
+            Err(Refused { errno: Errno::INVAL | Errno::NOSYS, log }) if log.is_empty() => {
+                self.mount_old(at)?;
+                ONLY_OLD.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(refused) => Err(refused.into_error()),
+        }
     }
 
     fn mount_new(&self, at: &Path) -> Result<(), Refused> {
-        let early = |errno| Refused { errno, early: true, log: String::new() };
+        let early = |errno| Refused { errno, log: String::new() };
         let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(early)?;
         for lower in &self.lower {
             rustix::mount::fsconfig_set_string(&context, "lowerdir+", lower).map_err(early)?;
@@ -80,7 +90,7 @@ impl Overlay {
                 rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
             rustix::mount::move_mount(&mount, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         })();
-        configured.map_err(|errno| Refused { errno, early: false, log: kernels_words(&context) })
+        configured.map_err(|errno| Refused { errno, log: kernels_words(&context) })
     }
 
     fn mount_old(&self, at: &Path) -> io::Result<()> {
@@ -114,8 +124,7 @@ impl Overlay {
 /// Why the new mount API did not do it.
 struct Refused {
     errno: Errno,
-    /// Before anything that the old way has, too: worth trying that.
-    early: bool,
+    /// The kernel's own words, if it has any.
     log: String,
 }
 

@@ -230,3 +230,35 @@ fn a_mapped_snapshot_belongs_to_the_user_namespace_and_its_layer_to_the_image() 
     let refused = copy.mount_mapped("c", namespace.file().as_fd(), &mapping, &at).unwrap_err();
     assert_eq!(refused.class(), Class::Unsupported);
 }
+
+#[test]
+fn a_short_lived_snapshot_outlives_the_process_without_a_record() {
+    let mut test = TestStore::new();
+    let image = test.import("base", BASE);
+    let at = test.mount_point("m");
+    test.prepare_short_lived("c", image.chain_id(), &InitLayer::docker()).unwrap();
+    assert_eq!(test.prepare("c", None, &InitLayer::empty()).unwrap_err().class(), Class::Conflict);
+    test.mount("c", &at).unwrap();
+    fs::write(at.join("new"), "new").unwrap();
+    test.unmount(&at).unwrap();
+    // Its layers are in use, though no record in the database says so.
+    test.remove(&image.id).unwrap();
+    test.gc().unwrap();
+    test.prepare_short_lived("d", image.chain_id(), &InitLayer::docker()).unwrap();
+    test.remove_snapshot("d").unwrap();
+    for _ in 0..2 {
+        test.reopen();
+        let keys: Vec<_> = test.snapshots().unwrap().into_iter().map(|s| s.key).collect();
+        assert_eq!(keys, ["c"]);
+        test.mount("c", &at).unwrap();
+        assert_eq!(fs::read_to_string(at.join("new")).unwrap(), "new");
+        test.unmount(&at).unwrap();
+    }
+    // One that was committed with others goes like any other.
+    test.import("other", BASE);
+    test.reopen();
+    test.remove_snapshot("c").unwrap();
+    test.reopen();
+    assert!(test.snapshots().unwrap().is_empty());
+    assert!(test.check(sampan_image::CheckOptions::default()).unwrap().problems.is_empty());
+}
