@@ -6,6 +6,7 @@
 //! * [`files`]: files that are whole or absent, and I/O errors that name their path.
 //! * [`error`]: the closed set of error classes that each skin maps to its own codes.
 //! * [`clock`]: timestamps as the wire formats write them, and a clock that nobody sets.
+//! * [`Turns`]: one at a time for each key.
 //!
 //! Text becomes one of these types once, at the edge; deserialising goes through the same parsers.
 
@@ -15,6 +16,7 @@ pub mod error;
 pub mod files;
 pub mod id;
 pub mod reference;
+mod turns;
 
 pub use clock::{Timestamp, Uptime};
 pub use digest::{ChainId, DiffId, Digest};
@@ -22,6 +24,7 @@ pub use error::{Class, chain};
 pub use files::FileError;
 pub use id::ContainerId;
 pub use reference::ImageRef;
+pub use turns::{Turn, Turns};
 
 /// Implements the string conversions that each of our parsed types shares: `Display` from `as_str`, serde
 /// through `Display` and `FromStr`. A macro because a blanket impl over a local trait is not allowed.

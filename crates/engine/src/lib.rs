@@ -38,6 +38,7 @@ mod seccomp;
 pub mod settings;
 pub mod shim;
 mod sources;
+mod spare;
 pub mod spec;
 mod step;
 mod top;
@@ -90,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) mounted: volumes::local::Mounted,
     /// Who makes a volume.
     pub(crate) volumes_turn: Mutex<()>,
+    /// A shim that waits for the next start.
+    pub(crate) spare: spare::Spare,
     /// What runs have left that could not be removed.
     pub(crate) left_overs: container::tear_down::LeftOvers,
     containers: Mutex<Registry>,
@@ -145,6 +148,7 @@ impl Engine {
         let inner = blocking(move || open_inner(config)).await?;
         let engine = Engine { inner: Arc::new(inner) };
         engine.restore().await?;
+        engine.inner.spare.refill();
         Ok(engine)
     }
 
@@ -215,6 +219,7 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         execs: exec::Execs::default(),
         borrowed: rootfs::Borrowed::default(),
         left_overs: container::tear_down::LeftOvers::default(),
+        spare: spare::Spare::new(&config),
         mounted: volumes::local::Mounted::default(),
         volumes_turn: Mutex::default(),
         containers: Mutex::default(),

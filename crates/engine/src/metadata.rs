@@ -154,7 +154,8 @@ impl Metadata {
     pub fn open(root: &Path, state: &Path) -> Result<Metadata> {
         let path = root.join("engine.redb");
         let opening = Opening::begin(&path).map_err(EngineError::file)?;
-        let opened = open_or_mend(root, &path, opening.is_hopeless());
+        let short_lived = ShortLived::open(state).map_err(EngineError::file)?;
+        let opened = open_or_mend(root, &path, opening.is_hopeless(), &short_lived);
         opening.end().map_err(EngineError::file)?;
         let file = opened?;
         let copies =
@@ -163,7 +164,6 @@ impl Metadata {
             let rows = file.with(|database| rows(database, table)).map_err(failed("read"))?;
             copies.match_table(root, table.name(), &rows);
         }
-        let short_lived = ShortLived::open(state).map_err(EngineError::file)?;
         Ok(Metadata { file, copies, short_lived })
     }
 
@@ -176,7 +176,7 @@ impl Metadata {
         let mut all = self.short_lived.all();
         let short_lived: BTreeSet<String> = all.iter().map(|record| record.id.clone()).collect();
         let stored = self.all(CONTAINERS, "container", unreadable)?;
-        // Of one that has both there was only a directory when the database was made anew.
+        // Of one that has both, the other is an older daemon's.
         all.extend(stored.into_iter().filter(|record| !short_lived.contains(&record.id)));
         Ok(all)
     }
@@ -301,7 +301,7 @@ impl Metadata {
 }
 
 /// Opens the file and reads all of it: damage is found now, not when a container starts.
-fn open_or_mend(root: &Path, path: &Path, hopeless: bool) -> Result<RecordFile> {
+fn open_or_mend(root: &Path, path: &Path, hopeless: bool, short_lived: &ShortLived) -> Result<RecordFile> {
     let opening = || EngineError::layer(Class::Internal, format!("cannot open `{}`", path.display()));
     let why = match path.exists() {
         true if hopeless => Some("daemons before this one ended while they opened it".to_owned()),
@@ -320,7 +320,8 @@ fn open_or_mend(root: &Path, path: &Path, hopeless: bool) -> Result<RecordFile> 
     };
     let aside =
         why.is_some().then(|| sampan_records::set_aside(path)).transpose().map_err(EngineError::file)?;
-    let tables = TABLES.map(|table| (table, salvage(root, table)));
+    let elsewhere: BTreeSet<String> = short_lived.all().into_iter().map(|record| record.id).collect();
+    let tables = TABLES.map(|table| (table, salvage(root, table, &elsewhere)));
     let made = RecordFile::create(path, |database| -> std::result::Result<(), redb::Error> {
         let write = database.begin_write()?;
         write.open_table(META)?.insert("version", VERSION)?;
@@ -381,13 +382,14 @@ fn is_id(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// What is left of a table: the copies of its records, and a stand-in for whatever else has a directory here, so that no
-/// file of it is taken for something left behind.
-fn salvage(root: &Path, table: Table) -> BTreeMap<String, Vec<u8>> {
+/// What is left of a table: the copies of its records, and a stand-in for whatever else has a directory here, and no record
+/// elsewhere, so that no file of it is taken for something left behind.
+fn salvage(root: &Path, table: Table, elsewhere: &BTreeSet<String>) -> BTreeMap<String, Vec<u8>> {
     let mut found = copies::read(root, table.name());
     let directory = root.join(table.name());
     if table.name() == CONTAINERS.name() {
-        for (id, _) in copies::entries(&directory).filter(|(name, _)| is_id(name)) {
+        let stored_here = |name: &str| is_id(name) && !elsewhere.contains(name);
+        for (id, _) in copies::entries(&directory).filter(|(name, _)| stored_here(name)) {
             found.entry(id).or_insert_with(|| b"{}".to_vec());
         }
     }

@@ -66,12 +66,11 @@ impl Engine {
         }
         let mut run = None;
         if bundle.exists() || record.phase.is_alive() {
-            run = self.find_run(&record).await;
-            match &run {
-                Some(run) => {
-                    let paused = matches!(record.phase, Phase::Paused { .. });
+            let found = self.find_run(&record).await;
+            match &found {
+                Some((run, paused)) => {
                     let (pid, started_at) = (run.pid, run.started.at);
-                    record.phase = if paused {
+                    record.phase = if *paused {
                         Phase::Paused { pid, started_at }
                     } else {
                         Phase::Running { pid, started_at }
@@ -90,14 +89,17 @@ impl Engine {
                             Some(*started_at)
                         }
                         // The daemon died between the start and its note, or this run's end is known.
-                        Phase::Exited(exit) => started.filter(|at| *at != exit.started_at),
-                        Phase::Created { .. } | Phase::Restarting(_) => started,
+                        Phase::Exited(exit) | Phase::Restarting(exit) => {
+                            started.filter(|at| *at != exit.started_at)
+                        }
+                        Phase::Created { .. } => started,
                     };
                     if let Some(at) = noted {
                         record.phase = Phase::Exited(lost(at));
                     }
                 }
             }
+            run = found.map(|(run, _)| run);
         }
         match &record.phase {
             // It was started and is not on: the policy decides anew, as if it had ended just now.
@@ -138,8 +140,10 @@ impl Engine {
         Ok(starts.then_some(handle))
     }
 
-    /// The run that a shim looks after, if one does. A container that was created in the shim but never started is none.
-    async fn find_run(&self, record: &ContainerRecord) -> Option<Run> {
+    /// The run that a shim looks after, if one does, and whether it is frozen: the record may be older. A container that
+    /// was created in the shim but never started is none.
+    async fn find_run(&self, record: &ContainerRecord) -> Option<(Run, bool)> {
+        const PAUSED: i32 = sampan_rpc::types::Status::Paused as i32;
         const CREATED: i32 = sampan_rpc::types::Status::Created as i32;
         let task = shim::find(&record.id, &self.inner.config.bundle(&record.id)).await.ok()?;
         let state = task.state().await.ok()?;
@@ -156,7 +160,7 @@ impl Engine {
         });
         let (inner, id) = (Arc::clone(&self.inner), record.id.clone());
         let endpoints = blocking(move || network::find(&inner, &id)).await;
-        Some(Run::watch(task, state.pid, endpoints, started))
+        Some((Run::watch(task, state.pid, endpoints, started), state.status == PAUSED))
     }
 
     /// Removes what belongs to no stored container.

@@ -5,7 +5,7 @@
 //! open request fails with [`ShimError::Lost`]: the shim is gone.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -19,6 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
+
+use crate::spare::Spare;
 
 /// containerd's word for whose containers these are; part of the runtime's state directory.
 pub(crate) const NAMESPACE: &str = "sampan";
@@ -128,39 +130,50 @@ impl Drop for Connection {
 /// It is started as its own `start` starts it, with the listening socket as descriptor 0, but without the program in
 /// between, which would only find out what is known here.
 ///
+/// One that was started ahead needs only be told.
+///
 /// # Errors
 /// If it can't be started.
-pub async fn start(program: &Path, id: &str, bundle: &Path) -> Result<Task, ShimError> {
+pub(crate) async fn start(spare: &Spare, program: &Path, id: &str, bundle: &Path) -> Result<Task, ShimError> {
     let failed = |source| ShimError::Start { program: program.to_owned(), source };
     let path = socket_path(bundle);
     let address = format!("unix://{}", path.display());
     let listener = listen(&path).map_err(failed)?;
     let log = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(bundle.join(LOG));
+    let log = log.map_err(failed)?;
+    // The next daemon finds it by this; written first, or a daemon killed in between would leave a shim that nobody knows.
+    sampan_base::files::write_atomic_volatile(&bundle.join("address"), address.as_bytes(), 0o600)
+        .map_err(|error| failed(error.source))?;
+    if !spare.hand_over(id, bundle, &path, [listener.as_fd(), log.as_fd()]) {
+        let mut command = command(program, id, bundle, &path);
+        let spawned = command.stdin(Stdio::from(listener)).stderr(log).spawn().map_err(failed);
+        if spawned.is_err() {
+            let _ = std::fs::remove_file(&path); // nobody will listen there
+        }
+        // Not waited for: it outlives this daemon, which reaps it if it ends before.
+        drop(spawned?);
+    }
+    connect(id, &address).await
+}
+
+/// A shim's command, without its input and error output.
+pub(crate) fn command(program: &Path, id: &str, bundle: &Path, socket: &Path) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(program);
     command
         .args(["-namespace", NAMESPACE, "-id", id, "-address", "", "-publish-binary", "", "-bundle"])
         .arg(bundle)
         .arg("-socket")
-        .arg(&path)
+        .arg(socket)
         .env_remove("TTRPC_ADDRESS")
+        // A container must not announce itself as ready in place of the daemon.
+        .env_remove("NOTIFY_SOCKET")
         // No directory is set: for that the standard library would have to fork, which copies this process's page tables.
-        .stdin(Stdio::from(listener))
-        .stdout(Stdio::null())
-        .stderr(log.map_err(failed)?);
-    // The next daemon finds it by this; written first, or a daemon killed in between would leave a shim that nobody knows.
-    sampan_base::files::write_atomic_volatile(&bundle.join("address"), address.as_bytes(), 0o600)
-        .map_err(|error| failed(error.source))?;
-    let spawned = command.spawn().map_err(failed);
-    if spawned.is_err() {
-        let _ = std::fs::remove_file(&path); // nobody will listen there
-    }
-    // Not waited for: it outlives this daemon, which reaps it if it ends before.
-    drop(spawned?);
-    connect(id, &address).await
+        .stdout(Stdio::null());
+    command
 }
 
 /// Where the shim of a bundle listens.
-fn socket_path(bundle: &Path) -> PathBuf {
+pub(crate) fn socket_path(bundle: &Path) -> PathBuf {
     let digest = sampan_base::Digest::of(bundle.as_os_str().as_encoded_bytes());
     Path::new(SOCKETS).join(format!("{}.sock", &digest.hex()[..32]))
 }

@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sampan_base::{ChainId, Class, DiffId, Digest, FileError, files};
+use sampan_base::{ChainId, Class, DiffId, Digest, FileError, Turn, Turns, files};
 
 use crate::content::{Content, Ingest};
 use crate::layer::diff;
@@ -42,8 +42,7 @@ struct Inner {
     /// What was done about a database that could not be read.
     recovered: Option<Recovered>,
     /// Images that are being received, by their configurations.
-    receiving: Mutex<BTreeSet<Digest>>,
-    received: Condvar,
+    receiving: Turns<Digest>,
     snapshotter: Snapshotter,
     /// Locked as long as it is open.
     _lock: File,
@@ -147,8 +146,7 @@ impl Store {
             next_directory: AtomicU64::new(last + 1),
             busy: Mutex::default(),
             recovered,
-            receiving: Mutex::default(),
-            received: Condvar::new(),
+            receiving: Turns::default(),
             snapshotter,
             _lock: lock,
         }));
@@ -211,12 +209,8 @@ impl Store {
     }
 
     /// Waits until nobody else receives this image: who comes second finds its layers.
-    pub(crate) fn turn_to_receive(&self, config: &Digest) -> Turn<'_> {
-        let mut receiving = self.0.receiving.lock().unwrap_or_else(PoisonError::into_inner);
-        while !receiving.insert(config.clone()) {
-            receiving = self.0.received.wait(receiving).unwrap_or_else(PoisonError::into_inner);
-        }
-        Turn { store: self, config: config.clone() }
+    pub(crate) fn turn_to_receive(&self, config: &Digest) -> Turn<'_, Digest> {
+        self.0.receiving.take(config.clone())
     }
 
     /// Whether a record names the directory.
@@ -410,19 +404,6 @@ pub(crate) struct NewDirectory {
     kept: bool,
     /// Dropped last: until then the directory is nobody's litter.
     _busy: Busy,
-}
-
-/// The right to receive one image.
-pub(crate) struct Turn<'a> {
-    store: &'a Store,
-    config: Digest,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.store.0.receiving.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.config);
-        self.store.0.received.notify_all();
-    }
 }
 
 /// A directory that is being made or removed.

@@ -13,12 +13,15 @@
 //! * [`seccomp`]: filters of system calls, compiled from rules by name and loaded.
 //! * [`cgroup`]: where the control group hierarchies are, and files in them.
 //! * [`clock`]: the host's time zone.
+//! * [`command_line`]: the process's own. [`descriptors`]: sent through sockets.
 //! * [`devices`]: device rules of cgroup v2, compiled to eBPF and attached.
 
 pub mod beneath;
 pub mod capabilities;
 pub mod cgroup;
 pub mod clock;
+pub mod command_line;
+pub mod descriptors;
 pub mod devices;
 pub mod entry;
 pub mod inherit;

@@ -114,7 +114,7 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-fn require_single_thread() -> io::Result<()> {
+pub(crate) fn require_single_thread() -> io::Result<()> {
     // A task directory has two links and one for each thread.
     let links = rustix::fs::stat("/proc/self/task").map(|stat| stat.st_nlink);
     match links {

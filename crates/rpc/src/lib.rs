@@ -12,6 +12,7 @@
 //! `src/generated` from them, and a test in xtask fails if the two differ.
 
 pub mod log;
+pub mod spare;
 pub mod ttrpc;
 
 /// What prost-build made; reached through the modules below.

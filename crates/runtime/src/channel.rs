@@ -13,22 +13,17 @@
 //! ```
 //! A socket that keeps messages apart carries it; either side sees the other's death as its end.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use sampan_base::Class;
+use sampan_kernel::descriptors;
 
 /// The longest message in bytes: an error text with a path or two of the greatest length in it.
 const MAX_MESSAGE: usize = 12 * 1024;
-/// The most descriptors of a message: two for each cgroup hierarchy, of which a kernel has at most 16.
-const MAX_DESCRIPTORS: usize = 40;
 
 /// What is said.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -135,10 +130,7 @@ impl Channel {
     /// # Errors
     /// If the other side is gone, or they are too many.
     pub fn send_with_all(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        if fds.len() > MAX_DESCRIPTORS {
-            return Err(io::Error::other(format!("{} descriptors are too many for a message", fds.len())));
-        }
-        send_descriptors(self.0.as_fd(), &encode(message), fds)
+        descriptors::send(self.0.as_fd(), &encode(message), fds)
     }
 
     /// What the other side says next, or `None` if it is gone.
@@ -147,7 +139,7 @@ impl Channel {
     /// If the socket fails or a message is none of ours.
     pub fn receive(&self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
         let mut buffer = [0; MAX_MESSAGE];
-        let (length, fds) = receive_descriptors(self.0.as_fd(), &mut buffer)?;
+        let (length, fds) = descriptors::receive(self.0.as_fd(), &mut buffer)?;
         if length == 0 {
             return Ok(None);
         }
@@ -169,17 +161,7 @@ impl AsFd for Channel {
 /// # Errors
 /// If the other side is gone.
 pub fn send_descriptor(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
-    send_descriptors(socket, bytes, &[fd])
-}
-
-fn send_descriptors(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(fds));
-    }
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
+    descriptors::send(socket, bytes, &[fd])
 }
 
 /// Sends one descriptor, named by `bytes`, to whoever listens at a path.
@@ -195,31 +177,8 @@ pub fn send_to(path: &Path, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> 
 /// # Errors
 /// If the socket fails.
 pub fn receive_descriptor(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let (length, fds) = receive_descriptors(socket, bytes)?;
+    let (length, fds) = descriptors::receive(socket, bytes)?;
     Ok((length, fds.into_iter().next_back()))
-}
-
-pub(crate) fn receive_descriptors(
-    socket: BorrowedFd<'_>,
-    bytes: &mut [u8],
-) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = loop {
-        let mut slices = [IoSliceMut::new(bytes)];
-        match rustix::net::recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            // The other side has ended without hearing all that we said. What it said before is still to be heard.
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
-            other => break other?,
-        }
-    };
-    let mut fds = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = message {
-            fds.extend(received);
-        }
-    }
-    Ok((received.bytes, fds))
 }
 
 fn encode(message: &Message) -> Vec<u8> {

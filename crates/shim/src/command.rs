@@ -17,6 +17,8 @@ use prost::Message;
 use rustix::fs::OFlags;
 use sampan_base::files::{create_directories, write_atomic_volatile};
 use sampan_base::{Digest, FileError};
+use sampan_kernel::signals::SignalFd;
+use sampan_rpc::spare;
 use sampan_rpc::task::DeleteResponse;
 
 use crate::args::{Arguments, Verb};
@@ -165,6 +167,42 @@ fn open_log(bundle: &Path) -> io::Result<Stdio> {
     Ok(Stdio::from(file))
 }
 
+/// Waits until it is known what a spare shim is for, and then has the command line and the descriptors of any other.
+/// None if that will never be.
+fn wait_for_work(signals: &SignalFd) -> io::Result<Option<Arguments>> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let stdin = rustix::stdio::stdin();
+    let mut polled = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+    while let Err(error) = poll(&mut polled, None) {
+        if error != rustix::io::Errno::INTR {
+            return Err(error.into());
+        }
+    }
+    // Whoever wants to end it, may.
+    if polled[1].revents().intersects(PollFlags::IN) {
+        return Ok(None);
+    }
+    let mut bytes = [0; spare::MOST_BYTES];
+    let (length, fds) = sampan_kernel::descriptors::receive(stdin, &mut bytes)?;
+    if length == 0 {
+        return Ok(None);
+    }
+    let work = spare::Work::decode(&bytes[..length]).ok_or_else(|| bad("what the work is can't be read"))?;
+    let [listener, log] =
+        <[OwnedFd; 2]>::try_from(fds).map_err(|_| bad("the socket or the log did not come along"))?;
+    rustix::stdio::dup2_stdin(&listener)?;
+    rustix::stdio::dup2_stderr(&log)?;
+    let words: Vec<String> = std::env::args().collect();
+    let value = |flag: &str| words.iter().position(|w| w == flag).map(|at| at + 1).ok_or_else(|| bad(flag));
+    sampan_kernel::command_line::replace(&[
+        (value("-id")?, work.id.as_bytes()),
+        (value("-bundle")?, work.bundle.as_bytes()),
+        (value("-socket")?, work.socket.as_bytes()),
+    ])?;
+    crate::args::parse(std::env::args().skip(1)).map(Some).map_err(io::Error::other)
+}
+
 fn serve(arguments: &Arguments) -> Result<(), CommandError> {
     use rustix::process::{Signal, set_child_subreaper, setsid};
     // First, so that no signal is lost between here and the loop.
@@ -179,6 +217,14 @@ fn serve(arguments: &Arguments) -> Result<(), CommandError> {
     // The runtime's commands end before the processes that they start; those become our children by this.
     set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|e| CommandError::Host { action: "become a sub-reaper".into(), source: e.into() })?;
+    let told = match arguments.id == spare::NO_ID {
+        true => match wait_for_work(&signals).map_err(CommandError::on("learn what the shim is for"))? {
+            Some(told) => Some(told),
+            None => return Ok(()),
+        },
+        false => None,
+    };
+    let arguments = told.as_ref().unwrap_or(arguments);
     let listener =
         take_listener().map_err(CommandError::on("take the listening socket from descriptor 0"))?;
     let ttrpc_address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();

@@ -407,7 +407,7 @@ impl Instance {
     /// # Panics
     /// If something is.
     pub fn assert_idle(&self) {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         loop {
             let left = self.leftovers();
             if left.is_empty() {

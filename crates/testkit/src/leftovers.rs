@@ -12,7 +12,9 @@ pub(crate) fn processes(directory: &Path) -> Vec<(u32, String)> {
         // It may have ended by now.
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if line.contains(&needle) && pid != std::process::id() {
+        // A shim that waits for a container is part of the daemon.
+        let is_spare = line.contains(&format!(" -id {} ", "0".repeat(64)));
+        if line.contains(&needle) && pid != std::process::id() && !is_spare {
             found.push((pid, line));
         }
     }

@@ -4,6 +4,7 @@
 //!   everything that it made must be gone.
 //! * [`Command`], [`Output`]: a client that is run to its end, or for as long as it is needed.
 //! * [`busybox`]: the base image. [`Pty`]: a terminal that a client runs in.
+//! * [`Dockerd`]: Debian's dockerd, to compare with.
 //! * [`trial`]: a test, or the reason why it can't run.
 //! * [`registry`]: Debian's docker-registry, [`proxy`]: what spoils its traffic, [`http`]: a server that says what it is told.
 //! * [`wait_until`]: for what happens in another process and can't be waited for by a descriptor.
@@ -14,6 +15,7 @@
 
 pub mod busybox;
 mod command;
+mod dockerd;
 pub mod http;
 mod instance;
 mod leftovers;
@@ -26,12 +28,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use command::{Command, Output, Running};
+pub use dockerd::Dockerd;
 pub use instance::{Builder, Instance};
 pub use pty::Pty;
 pub use trial::trial;
 
-/// How long anything may take before a test gives up: only against hanging for ever.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+/// How long anything may take before a test gives up: only against hanging for ever, also in a slow virtual machine.
+pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// An executable of this workspace, which `make test` has built before.
 ///

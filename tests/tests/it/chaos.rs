@@ -16,6 +16,7 @@ use crate::crash::Moments;
 crate::cases! {
     daemons_and_shims_killed_under_load,
     no_descriptor_is_left_for_the_daemon,
+    a_shim_that_waits_for_a_container_may_die_and_ends_with_the_daemon,
     a_snapshot_that_is_gone_is_told_and_its_container_can_be_removed,
     damaged_records_are_made_anew_and_nothing_is_lost,
 }
@@ -203,6 +204,30 @@ fn check(it: &Instance, told: Told, killed: &BTreeSet<String>, round: u32) {
     for name in volumes.lines().filter(|n| n.starts_with('r')) {
         it.sampan(["volume", "rm", name]).ok();
     }
+}
+
+fn a_shim_that_waits_for_a_container_may_die_and_ends_with_the_daemon() {
+    let it = Instance::new();
+    let nobody = "0".repeat(64);
+    let spare = || shims(&it).into_iter().find(|(_, id)| *id == nobody).map(|(pid, _)| pid);
+    for signal in [Signal::KILL, Signal::TERM] {
+        wait_until("a shim waits", || spare().is_some());
+        let pid = spare().unwrap();
+        kill_process(pid, signal).unwrap();
+        wait_until("it has ended", || spare() != Some(pid));
+        it.sampan(["run", "--rm", "busybox", "echo", "well"]).ok().is("well");
+    }
+    // The one that waits becomes a container's, and says so.
+    wait_until("a shim waits", || spare().is_some());
+    let pid = spare().unwrap();
+    let id = it.sampan(["run", "-d", "--name", "c1", "busybox", "sleep", "1000"]).ok().text().to_owned();
+    assert!(shims(&it).contains(&(pid, id)));
+    wait_until("the next one waits", || spare().is_some());
+    it.kill_9();
+    wait_until("it ends with the daemon", || spare().is_none());
+    it.start();
+    it.sampan(["exec", "c1", "true"]).ok();
+    it.sampan(["rm", "-f", "c1"]).ok();
 }
 
 fn no_descriptor_is_left_for_the_daemon() {

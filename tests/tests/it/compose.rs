@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sampan_testkit::{Command, Instance, Output, Pty, executable, wait_until};
 
-use crate::sampan_docker::{Dockerd, compare};
+use crate::sampan_docker::{compare, peer};
 
 crate::cases! {
     services_come_in_order_and_go,
@@ -537,13 +537,13 @@ networks: {front: {driver_opts: {com.docker.network.driver.mtu: "1400"}}}
 "#;
 
 struct Both {
-    peer: Dockerd,
+    peer: sampan_testkit::Dockerd,
     directory: PathBuf,
 }
 
 impl Both {
     fn new() -> Both {
-        let peer = Dockerd::start();
+        let peer = peer();
         let directory = peer.scratch().join("proj");
         std::fs::create_dir_all(directory.join("src")).unwrap();
         std::fs::write(directory.join("docker-compose.yml"), BOTH).unwrap();
@@ -551,7 +551,7 @@ impl Both {
     }
 
     fn ours(&self, line: &[&str]) -> Output {
-        self.peer.sampan(&[&["compose"], line].concat()).directory(&self.directory).run()
+        self.peer.sampan([&["compose"], line].concat()).directory(&self.directory).run()
     }
 
     fn theirs(&self, line: &[&str]) -> Output {
@@ -560,7 +560,7 @@ impl Both {
 
     fn inspect(&self, name: &str) -> serde_json::Value {
         let all: serde_json::Value =
-            serde_json::from_str(&self.peer.docker(&["inspect", name]).run().ok().stdout).unwrap();
+            serde_json::from_str(&self.peer.docker(["inspect", name]).run().ok().stdout).unwrap();
         all[0].clone()
     }
 }
@@ -575,8 +575,8 @@ fn docker_compose_sees_what_we_made_and_the_reverse() {
     both.theirs(&["stop", "-t", "0", "db"]).ok();
     assert_eq!(both.inspect("proj-db-1")["State"]["Running"], false);
     both.theirs(&["down", "-v", "-t", "0"]).ok();
-    both.peer.docker(&["ps", "-aq"]).run().ok().is("");
-    both.peer.docker(&["network", "ls", "-q", "--filter", "type=custom"]).run().ok().is("");
+    both.peer.docker(["ps", "-aq"]).run().ok().is("");
+    both.peer.docker(["network", "ls", "-q", "--filter", "type=custom"]).run().ok().is("");
     // The other way round.
     both.theirs(&["up", "-d"]).ok();
     both.ours(&["ps"]).ok().says("proj_web_1").says("proj_db_1");
@@ -584,8 +584,8 @@ fn docker_compose_sees_what_we_made_and_the_reverse() {
     both.ours(&["logs", "web"]).ok().says("web-1  | web");
     both.ours(&["restart", "-t", "0", "web"]).ok();
     both.ours(&["down", "-v", "-t", "0"]).ok();
-    both.peer.docker(&["ps", "-aq"]).run().ok().is("");
-    both.peer.docker(&["volume", "ls", "-q"]).run().ok().is("");
+    both.peer.docker(["ps", "-aq"]).run().ok().is("");
+    both.peer.docker(["volume", "ls", "-q"]).run().ok().is("");
 }
 
 fn files_mean_what_docker_compose_says() {

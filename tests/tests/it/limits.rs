@@ -7,6 +7,20 @@ crate::cases! {
     a_memory_limit_kills_and_says_so,
     a_pids_limit_stops_forks,
     a_cpuset_is_seen_inside,
+    limits_change_while_it_runs_and_stats_show_them [Docker],
+    a_paused_container_is_frozen [Docker],
+}
+
+/// A file of a container's cgroup, of whichever version the host has.
+fn cgroup(it: &Instance, name: &str, v1: (&str, &str), v2: &str) -> String {
+    let id = it.inspect(name, "/Id");
+    let id = id.as_str().unwrap();
+    let unified = format!("/sys/fs/cgroup/sampan/{id}/{v2}");
+    let path = match std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        true => unified,
+        false => format!("/sys/fs/cgroup/{}/sampan/{id}/{}", v1.0, v1.1),
+    };
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}")).trim().to_owned()
 }
 
 /// The processor time that a container has used, in seconds, by its processes' own accounts.
@@ -81,4 +95,55 @@ fn a_cpuset_is_seen_inside() {
     let script = "grep Cpus_allowed_list /proc/self/status";
     let output = it.sampan(["run", "--rm", "--cpuset-cpus", "0", "busybox", "sh", "-c", script]).ok();
     assert_eq!(output.text().split_whitespace().next_back(), Some("0"), "{output}");
+}
+
+fn limits_change_while_it_runs_and_stats_show_them() {
+    let it = Instance::new();
+    let limits = ["--memory", "64m", "--memory-swap", "64m", "--pids-limit", "50", "--cpus", "0.5"];
+    it.docker([&["run", "-d", "--name", "c1"][..], &limits, &["busybox", "sleep", "1000"]].concat()).ok();
+    let memory = || cgroup(&it, "c1", ("memory", "memory.limit_in_bytes"), "memory.max");
+    let pids = || cgroup(&it, "c1", ("pids", "pids.max"), "pids.max");
+    assert_eq!((memory(), pids()), ((64 << 20).to_string(), "50".to_owned()));
+    let changed = [
+        "--memory",
+        "96m",
+        "--memory-swap",
+        "128m",
+        "--pids-limit",
+        "60",
+        "--cpus",
+        "1.5",
+        "--cpuset-cpus",
+        "0",
+    ];
+    it.docker([&["update"][..], &changed, &["c1"]].concat()).ok();
+    assert_eq!((memory(), pids()), ((96 << 20).to_string(), "60".to_owned()));
+    let quota = cgroup(&it, "c1", ("cpu", "cpu.cfs_quota_us"), "cpu.max");
+    assert_eq!(quota.split(' ').next(), Some("150000"));
+    assert_eq!(cgroup(&it, "c1", ("cpuset", "cpuset.cpus"), "cpuset.cpus"), "0");
+    let shown = it.docker(["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "c1"]).ok();
+    assert!(shown.text().ends_with("/ 96MiB 1"), "{shown}");
+    // A second start has what was changed.
+    it.docker(["restart", "-t", "0", "c1"]).ok();
+    assert_eq!((memory(), pids()), ((96 << 20).to_string(), "60".to_owned()));
+}
+
+fn a_paused_container_is_frozen() {
+    let it = Instance::new();
+    it.docker(["run", "-d", "--name", "c1", "busybox", "sleep", "1000"]).ok();
+    let frozen = || {
+        let state = cgroup(&it, "c1", ("freezer", "freezer.state"), "cgroup.events");
+        state == "FROZEN" || state.contains("frozen 1")
+    };
+    assert!(!frozen());
+    it.docker(["pause", "c1"]).ok();
+    assert!(frozen());
+    // A daemon that comes later finds it as it is.
+    it.kill_9();
+    it.start();
+    assert_eq!(it.inspect("c1", "/State/Status"), "paused");
+    it.docker(["unpause", "c1"]).ok();
+    assert!(!frozen());
+    it.docker(["pause", "c1"]).ok();
+    it.docker(["rm", "-f", "c1"]).ok();
 }

@@ -1,7 +1,7 @@
 //! Every test starts a daemon of its own from the built executables and uses it through real clients: Docker's command
 //! line, curl, and our own. What can't run on this host is reported as ignored, with the reason beside its name.
 //!
-//! * `docker`, `docker_images`: Docker's client.            * `sampan`: our client.
+//! * `docker`, `docker_images`: Docker's client.            * `sampan`, `sampan_docker`, `sampan_lists`, `sampan_verbs`: our client.
 //! * `network`, `networks`, `limits`, `terminal`: what containers get.  * `build`: Dockerfiles.
 //! * `lifecycle`, `restart`, `health`, `copy`, `mounts`, `options`: what is done with containers.
 //! * `libraries`: what docker-py and others send.
@@ -40,6 +40,8 @@ mod registry;
 mod restart;
 mod sampan;
 mod sampan_docker;
+mod sampan_lists;
+mod sampan_verbs;
 mod serving;
 mod terminal;
 
@@ -162,6 +164,8 @@ fn main() {
         ("registry", registry::CASES),
         ("sampan", sampan::CASES),
         ("sampan_docker", sampan_docker::CASES),
+        ("sampan_lists", sampan_lists::CASES),
+        ("sampan_verbs", sampan_verbs::CASES),
         ("serving", serving::CASES),
         ("terminal", terminal::CASES),
     ];

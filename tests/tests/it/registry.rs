@@ -2,13 +2,12 @@
 //! other side.
 
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sampan_testkit::http::Request;
 use sampan_testkit::proxy::{Fault, Proxy};
 use sampan_testkit::registry::{IDENTITY, PASSWORD, Registry, Setup, Tls, TokenServer, USER};
-use sampan_testkit::{Command, Instance, busybox, wait_until};
+use sampan_testkit::{Command, Dockerd, Instance, busybox, wait_until};
 use serde_json::Value;
 
 crate::cases! {
@@ -178,67 +177,26 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Debian's dockerd, with its own directories, for pulls and pushes only.
-struct Dockerd {
-    directory: tempfile::TempDir,
-    child: Child,
-}
-
-impl Dockerd {
-    fn start() -> Dockerd {
-        let directory = tempfile::Builder::new().prefix("sit-d-").tempdir().unwrap();
-        let path = |name: &str| directory.path().join(name).display().to_string();
-        std::fs::write(path("config.json"), "{}").unwrap();
-        let log = std::fs::File::create(path("log")).unwrap();
-        let child = std::process::Command::new("/usr/sbin/dockerd")
-            .args(["--data-root", &path("data"), "--exec-root", &path("exec"), "--pidfile", &path("pid")])
-            .args(["-H", &format!("unix://{}", path("sock")), "--bridge=none", "--iptables=false"])
-            .args(["--config-file", &path("config.json")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let docker = Dockerd { directory, child };
-        // It tells nobody when it listens.
-        wait_until("dockerd answers", || docker.docker(&["version"]).run().code == 0);
-        docker
-    }
-
-    fn docker(&self, arguments: &[&str]) -> Command {
-        let host = format!("unix://{}", self.directory.path().join("sock").display());
-        Command::new("/usr/bin/docker").env("DOCKER_HOST", host).args(arguments)
-    }
-}
-
-impl Drop for Dockerd {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
-    }
-}
-
 fn docker_reads_what_sampan_pushed_and_the_reverse() {
     let registry = Registry::default();
     let (it, name) = pushed(&registry, "web:1");
-    let docker = Dockerd::start();
-    docker.docker(&["pull", &name]).run().ok();
-    docker.docker(&["inspect", "-f", "{{.Id}}", &name]).run().ok().is(&id(&it, &name));
+    let docker = Dockerd::start("/usr/bin/docker", &[]);
+    docker.docker(["pull", &name]).run().ok();
+    docker.docker(["inspect", "-f", "{{.Id}}", &name]).run().ok().is(&id(&it, &name));
     // Its own image, in Docker's schema 2.
     let archive = busybox::archive().display().to_string();
     let theirs = name.replace("web:1", "theirs:2");
-    docker.docker(&["import", "-c", "CMD [\"echo\", \"docker's\"]", &archive, &theirs]).run().ok();
-    docker.docker(&["push", &theirs]).run().ok();
+    docker.docker(["import", "-c", "CMD [\"echo\", \"docker's\"]", &archive, &theirs]).run().ok();
+    docker.docker(["push", &theirs]).run().ok();
     it.sampan(["run", "--rm", &theirs]).ok().is("docker's");
-    let expected = docker.docker(&["inspect", "-f", "{{.Id}} {{index .RepoDigests 0}}", &theirs]).run().ok();
+    let expected = docker.docker(["inspect", "-f", "{{.Id}} {{index .RepoDigests 0}}", &theirs]).run().ok();
     let ours = format!("{} {}", id(&it, &theirs), it.inspect(&theirs, "/RepoDigests/0").as_str().unwrap());
     expected.is(&ours);
     // What came from docker goes on as it came.
     let again = theirs.replace("theirs:2", "again:3");
     it.sampan(["tag", &theirs, &again]).ok();
     it.sampan(["push", &again]).ok().says("Mounted from theirs");
-    docker.docker(&["pull", &again]).run().ok().says(ours.rsplit_once('@').unwrap().1);
+    docker.docker(["pull", &again]).run().ok().says(ours.rsplit_once('@').unwrap().1);
 }
 
 /// podman or buildah with directories of its own.

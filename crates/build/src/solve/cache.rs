@@ -1,11 +1,9 @@
 //! What steps led to: looked up by key, remembered, and made only once at a time.
 
-use std::collections::HashSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Condvar, Mutex, PoisonError};
 
 use sampan_base::digest::Hasher;
-use sampan_base::{DiffId, Digest, Timestamp};
+use sampan_base::{DiffId, Digest, Timestamp, Turn};
 use sampan_image::{Cached, Layer};
 use serde::{Deserialize, Serialize};
 
@@ -20,49 +18,12 @@ pub(super) struct Outcome {
     pub(super) layer: Option<DiffId>,
 }
 
-/// The steps that are being made, by all builds of this process.
-#[derive(Debug, Default)]
-pub(super) struct InFlight {
-    keys: Mutex<HashSet<Digest>>,
-    changed: Condvar,
-}
-
-/// The right to make a step, until it is dropped.
-pub(super) struct Claim<'a> {
-    all: &'a InFlight,
-    key: Digest,
-}
-
-impl InFlight {
-    /// Waits until nobody makes the step with this key.
-    fn claim(&self, key: &Digest) -> Claim<'_> {
-        let mut keys = lock(&self.keys);
-        while !keys.insert(key.clone()) {
-            keys = self.changed.wait(keys).unwrap_or_else(PoisonError::into_inner);
-        }
-        Claim { all: self, key: key.clone() }
-    }
-}
-
-impl Claim<'_> {
-    pub(super) fn key(&self) -> &Digest {
-        &self.key
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        lock(&self.all.keys).remove(&self.key);
-        self.all.changed.notify_all();
-    }
-}
-
 /// Whether a step is to be made.
 pub(super) enum Recalled<'a> {
     /// It was made before: its outcome, and its layer if it has one.
     Known(Outcome, Option<Layer>),
     /// It is to be made by whoever asked.
-    Unknown(Claim<'a>),
+    Unknown(Turn<'a, Digest>),
 }
 
 impl<'a> Solve<'a> {
@@ -76,7 +37,7 @@ impl<'a> Solve<'a> {
         fresh: bool,
         text: &str,
     ) -> Result<Recalled<'a>> {
-        let claim = self.solver.in_flight.claim(key);
+        let claim = self.solver.in_flight.take(key.clone());
         let Some(outcome) = self.recall(key, fresh)? else { return Ok(Recalled::Unknown(claim)) };
         let layer = match &outcome.layer {
             None => None,
@@ -181,28 +142,6 @@ pub(super) fn key_of(parts: &[&str]) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
-
-    #[test]
-    fn one_at_a_time_makes_a_step() {
-        let (all, at_once, most) = (InFlight::default(), AtomicUsize::new(0), AtomicUsize::new(0));
-        let key = Digest::of(b"step");
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..100 {
-                        let claim = all.claim(&key);
-                        most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                        std::thread::yield_now();
-                        at_once.fetch_sub(1, Ordering::SeqCst);
-                        drop(claim);
-                    }
-                });
-            }
-        });
-        assert_eq!(most.into_inner(), 1);
-        assert!(all.keys.lock().unwrap().is_empty());
-    }
 
     #[test]
     fn parts_of_a_key_do_not_run_into_each_other() {

@@ -12,7 +12,7 @@
 //!
 //! A step that makes files has a key made of all that it depends on: the layers below it, what it runs or the digest
 //! of what it copies, its environment. A hit gives the layer that the same inputs gave before. While one build makes a
-//! step, another that wants the same waits for it ([`cache::InFlight`]). A step that only changes the configuration is
+//! step, another that wants the same waits for it ([`Turns`]). A step that only changes the configuration is
 //! always done anew; what is cached of it is when it was first done, so that an unchanged build gives the same image.
 //!
 //! Whatever fails, nothing half-made is left: file systems of steps vanish with their [`Scratch`], layers of steps
@@ -39,7 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use sampan_base::{ChainId, Digest, FileError, ImageRef, files};
+use sampan_base::{ChainId, Digest, FileError, ImageRef, Turns, files};
 use sampan_image::{Image, Lease, Scratch, Store};
 use sampan_oci::image::Platform;
 
@@ -54,7 +54,6 @@ use crate::dockerfile::{Dockerfile, Instruction, Problem, args, excerpt, expand}
 use crate::error::{At, BuildError};
 use crate::graph;
 use crate::run::StepRunner;
-use cache::InFlight;
 use persistent::Persistent;
 use stage::StageRun;
 use state::State;
@@ -77,7 +76,8 @@ pub struct Solver {
     /// Where secrets and sockets of steps are while they run.
     volatile: PathBuf,
     persistent: Persistent,
-    in_flight: InFlight,
+    /// The steps that are being made, by all builds of this process.
+    in_flight: Turns<Digest>,
 }
 
 /// How many stages go on at once: enough to keep the processors busy while some wait for the network, and few enough that
@@ -95,7 +95,7 @@ impl Solver {
     pub fn open(store: Store, directory: &Path, volatile: &Path) -> std::result::Result<Solver, FileError> {
         files::remove_if_exists(volatile)?;
         files::create_directories(volatile, 0o700)?;
-        let (persistent, in_flight) = (Persistent::open(directory)?, InFlight::default());
+        let (persistent, in_flight) = (Persistent::open(directory)?, Turns::default());
         Ok(Solver { store, volatile: volatile.to_owned(), persistent, in_flight })
     }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use sampan_base::Digest;
+use sampan_base::{Digest, Turn};
 use sampan_image::{InitLayer, Layer, Scratch, SnapshotError};
 use sampan_oci::image::ImageConfig;
 
-use super::cache::{Claim, Outcome, Recalled, key_of};
+use super::cache::{Outcome, Recalled, key_of};
 use super::state::State;
 use super::{BuildEvent, NamedContext, Place, Result, Solve, StepId, lock};
 use crate::change::{self, Words};
@@ -236,7 +236,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
         state: &mut State,
         parts: &[&str],
         created_by: &str,
-    ) -> Result<Option<Claim<'a>>> {
+    ) -> Result<Option<Turn<'a, Digest>>> {
         let epoch = self.epoch_text();
         let parts: Vec<&str> = parts.iter().copied().chain([epoch.as_str()]).collect();
         match self.solve.recall_layer(self.step, &key_of(&parts), state, self.fresh, created_by)? {
@@ -267,7 +267,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
         &mut self,
         state: &mut State,
         scratch: Scratch,
-        claim: Claim<'_>,
+        claim: Turn<'_, Digest>,
         by: String,
     ) -> Result<()> {
         let solve = self.solve;
@@ -281,7 +281,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
         &mut self,
         state: &mut State,
         scratch: Scratch,
-        claim: Claim<'_>,
+        claim: Turn<'_, Digest>,
         by: String,
     ) -> Result<()> {
         let solve = self.solve;
@@ -302,7 +302,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
         &mut self,
         state: &mut State,
         layer: Option<Layer>,
-        claim: Claim<'_>,
+        claim: Turn<'_, Digest>,
         by: String,
     ) -> Result<()> {
         let solve = self.solve;

@@ -108,7 +108,8 @@ async fn try_start(
         };
         Ok::<_, EngineError>((attached, request.await?))
     };
-    let (prepared, task) = tokio::join!(prepared, shim::start(&inner.config.shim, &record.id, &bundle));
+    let (prepared, task) =
+        tokio::join!(prepared, shim::start(&inner.spare, &inner.config.shim, &record.id, &bundle));
     let (attached, request) = prepared?;
     let task = task.map_err(shim_failed("cannot start the container's shim"))?;
     let pid = task.create(request).await.map_err(|error| match error {

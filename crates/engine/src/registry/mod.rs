@@ -8,10 +8,9 @@ pub(crate) mod cache;
 pub mod pull;
 pub mod push;
 
-use std::collections::HashSet;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use sampan_base::{Class, Digest, ImageRef};
+use sampan_base::{Class, Digest, ImageRef, Turns};
 use sampan_oci::image::{Descriptor, Index, Platform, media};
 
 pub use sampan_oci::image::InvalidPlatform;
@@ -26,7 +25,7 @@ use crate::{Engine, long_blocking};
 pub(crate) struct Access {
     client: RwLock<Arc<Registries>>,
     /// Images that are being pulled: a second pull of one waits for the first and then finds its layers.
-    pub(crate) pulls: Turns,
+    pub(crate) pulls: Turns<String>,
 }
 
 impl Access {
@@ -46,36 +45,6 @@ impl Access {
     /// Uses another client from now on.
     pub(crate) fn replace(&self, client: Arc<Registries>) {
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
-    }
-}
-
-/// One at a time for each key.
-#[derive(Debug, Default)]
-pub(crate) struct Turns {
-    taken: Mutex<HashSet<String>>,
-    free: Condvar,
-}
-
-/// It is one's turn for as long as this lives.
-pub(crate) struct Turn<'a> {
-    turns: &'a Turns,
-    key: String,
-}
-
-impl Turns {
-    pub(crate) fn take(&self, key: String) -> Turn<'_> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        while !taken.insert(key.clone()) {
-            taken = self.free.wait(taken).unwrap_or_else(PoisonError::into_inner);
-        }
-        Turn { turns: self, key }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.turns.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
-        self.turns.free.notify_all();
     }
 }
 

@@ -12,7 +12,6 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use sampan_kernel::process::{self as kernel, Child, Clone as CloneHow, StringArray};
 
 use crate::cgroup::{self, Group, Joiner};
-use crate::channel::receive_descriptors;
 use crate::ending::wait_status;
 use crate::error::Step;
 
@@ -142,7 +141,8 @@ pub fn call<E: From<Step>>(
         /// As CRIU's own limit.
         const MAX_MESSAGE: usize = 64 * 1024;
         let mut buffer = vec![0; MAX_MESSAGE];
-        let (length, fds) = receive_descriptors(socket.as_fd(), &mut buffer).map_err(lost())?;
+        let (length, fds) =
+            sampan_kernel::descriptors::receive(socket.as_fd(), &mut buffer).map_err(lost())?;
         if length == 0 {
             return Err(failed(&program, options, "it ended without an answer").into());
         }

@@ -1,8 +1,6 @@
 //! Docker Engine with `--add-runtime`.
 
-use std::process::{Child, Stdio};
-
-use sampan_testkit::{Command, Pty, busybox, wait_until};
+use sampan_testkit::{Command, Dockerd, Pty, busybox};
 
 pub(crate) const CASES: &[crate::Case] = &[
     ("docker::containers_live_their_lives", &PROGRAMS, containers_live_their_lives),
@@ -12,57 +10,25 @@ pub(crate) const CASES: &[crate::Case] = &[
 
 const PROGRAMS: [&str; 3] = ["/usr/sbin/dockerd", "/usr/bin/docker", "/usr/bin/containerd"];
 
-/// A dockerd of the test's own, without networks, with an image `busybox`.
-struct Docker {
-    dir: tempfile::TempDir,
-    daemon: Child,
-}
+/// A dockerd that knows our runtime, with an image `busybox`.
+struct Docker(Dockerd);
 
 impl Docker {
     fn start() -> Docker {
-        let dir = tempfile::Builder::new().prefix("sct-d-").tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name).display().to_string();
-        let log = std::fs::File::create(path("log")).unwrap();
-        // Not the host's.
-        std::fs::write(path("config.json"), "{}").unwrap();
-        let daemon = std::process::Command::new("/usr/sbin/dockerd")
-            .args(["--data-root", &path("data"), "--exec-root", &path("exec"), "--pidfile", &path("pid")])
-            .args(["-H", &format!("unix://{}", path("sock")), "--bridge=none", "--iptables=false"])
-            .args(["--config-file", &path("config.json"), "--storage-driver", "overlay2"])
-            .arg(format!("--add-runtime=sampan={}", crate::runtime().display()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let docker = Docker { dir, daemon };
-        // It tells nobody when it listens.
-        wait_until("dockerd answers", || docker.docker(["version"]).run().code == 0);
+        let runtime = format!("--add-runtime=sampan={}", crate::runtime().display());
+        let docker = Docker(Dockerd::start("/usr/bin/docker", &["--storage-driver", "overlay2", &runtime]));
         let archive = busybox::archive().display().to_string();
         docker.docker(["import", "-c", "ENV PATH=/bin", &archive, "busybox"]).run().ok();
         docker
     }
 
     fn docker<const N: usize>(&self, arguments: [&str; N]) -> Command {
-        let host = format!("unix://{}", self.dir.path().join("sock").display());
-        Command::new("/usr/bin/docker").env("DOCKER_HOST", host).args(arguments)
+        self.0.docker(arguments)
     }
 
     /// `docker run --runtime sampan --network none`, and more.
     fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         self.docker(["run", "--runtime", "sampan", "--network", "none"]).args(arguments)
-    }
-}
-
-impl Drop for Docker {
-    fn drop(&mut self) {
-        let all = self.docker(["ps", "-aq"]).run();
-        for id in all.stdout.split_whitespace() {
-            self.docker(["rm", "-f", id]).run();
-        }
-        let pid = rustix::process::Pid::from_child(&self.daemon);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.daemon.wait().unwrap();
     }
 }
 
@@ -166,7 +132,7 @@ fn what_is_asked_for_is_had() {
 
 fn terminals_work() {
     let it = Docker::start();
-    let socket = format!("unix://{}", it.dir.path().join("sock").display());
+    let socket = it.0.host();
     let arguments = ["-H", &socket, "run", "--runtime", "sampan", "--network", "none", "--rm", "-it"];
     let words: Vec<&str> = arguments.into_iter().chain(["busybox", "sh"]).collect();
     let pty = Pty::run("/usr/bin/docker".as_ref(), &words, &[], 40, 100);
