@@ -163,7 +163,7 @@ impl Engine {
             let lease = store.lease();
             store.hold(&image, &lease);
             let view = store.view(image.chain_id(), &lease);
-            let written = view.and_then(|view| store.export(view.rootfs(), &mut output));
+            let written = view.and_then(|view| store.export(view.rootfs(), None, &mut output));
             written.map_err(|e| EngineError::layer(e.class(), "cannot read the image's file system")(e))
         })
         .await

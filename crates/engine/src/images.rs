@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use sampan_base::{Class, ImageRef};
-use sampan_image::{InitLayer, Remains, Store};
+use sampan_image::{IdMapping, InitLayer, Remains, Snapshotter, Store};
 use sampan_oci::image::ImageConfig;
 
 pub use sampan_image::{
@@ -97,6 +98,23 @@ impl Images {
         self.store.unmount(at).map_err(snapshot_failed("cannot unmount the container's file system"))
     }
 
+    /// As [`Images::mount_snapshot`], for the user namespace `owner` with the mapping `mapping`.
+    pub(crate) fn mount_mapped_snapshot(
+        &self,
+        key: &str,
+        owner: BorrowedFd<'_>,
+        mapping: &IdMapping,
+        at: &Path,
+    ) -> Result<()> {
+        let mounted = self.store.mount_mapped(key, owner, mapping, at);
+        mounted.map_err(snapshot_failed("cannot mount the container's file system"))
+    }
+
+    /// Whether file systems can be mounted for user namespaces.
+    pub(crate) fn can_be_mapped(&self) -> bool {
+        self.store.snapshotter() == Snapshotter::Overlay
+    }
+
     /// Forgets a snapshot, so that it holds no layer any more; its files go with what is answered. None if there is none.
     pub(crate) fn forget_snapshot(&self, key: &str) -> Result<Option<Remains>> {
         match self.store.forget_snapshot(key) {
@@ -120,9 +138,15 @@ impl Images {
     }
 
     /// Fills a new volume with what the image has where it is mounted.
-    pub(crate) fn copy_up(&self, image: &Image, target: &str, into: &Path) -> Result<()> {
+    pub(crate) fn copy_up(
+        &self,
+        image: &Image,
+        target: &str,
+        mapping: Option<&IdMapping>,
+        into: &Path,
+    ) -> Result<()> {
         let Some(chain) = image.chain_id() else { return Ok(()) };
-        let copied = self.store.copy_directory(chain, Path::new(target), into);
+        let copied = self.store.copy_directory(chain, Path::new(target), mapping, into);
         copied.map_err(snapshot_failed("cannot fill the volume from the image"))
     }
 }
@@ -327,16 +351,21 @@ impl Engine {
             let mounted = inner.config.bundle(&id).join("rootfs");
             // A running container's file system is mounted already, and an overlay must not be mounted twice.
             let alive = view.live.is_some();
+            let mapping = view.record.mapping.as_ref();
+            let mut export = |from: &Path| {
+                let exported = inner.images.store.export(from, mapping, &mut output);
+                exported.map_err(snapshot_failed("cannot export the container's file system"))
+            };
             let result = if alive {
-                inner.images.store.export(&mounted, &mut output)
+                export(&mounted)
             } else {
-                inner.images.store.mount(&id, &at).and_then(|()| inner.images.store.export(&at, &mut output))
+                crate::userns::mount(&inner, &id, mapping, &at).and_then(|()| export(&at))
             };
             if !alive {
                 inner.images.unmount_snapshot(&at)?;
             }
             sampan_base::files::remove_if_exists(&at).map_err(EngineError::file)?;
-            result.map_err(snapshot_failed("cannot export the container's file system"))
+            result
         })
         .await
     }

@@ -57,6 +57,9 @@ pub struct ContainerRecord {
     pub args: Vec<String>,
     /// What it is to be.
     pub spec: ContainerSpec,
+    /// Which ids of the host its ids are, for as long as it is there; `None`: the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<sampan_image::IdMapping>,
     /// Where it is in its life.
     pub phase: Phase,
     /// How often its restart policy has started it again since it was started by hand.
@@ -88,6 +91,7 @@ impl ContainerRecord {
             image_id: text("image_id"),
             args: Vec::new(),
             spec: ContainerSpec::default(),
+            mapping: None,
             phase: Phase::Exited(Exit {
                 code: 255,
                 oom_killed: false,
@@ -422,6 +426,7 @@ mod tests {
             image_id: "sha256:0".to_owned(),
             args: vec!["true".to_owned()],
             spec: ContainerSpec::default(),
+            mapping: None,
             phase: Phase::Created { error: None },
             restart_count: 0,
             stopped_by_hand: false,
