@@ -190,7 +190,7 @@ fn build(
     let built = inner.solver.build(&context, &options, &steps, events);
     let image = built.map_err(|e| failure(&e))?.image;
     for name in &options.names {
-        inner.image_event("tag", &image.id, Some(name));
+        inner.image_event("tag", &image, Some(name));
     }
     Ok(image)
 }

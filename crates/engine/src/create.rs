@@ -228,9 +228,6 @@ fn complete(spec: &mut ContainerSpec, image: &Image) -> Result<Vec<String>> {
         retries: h.retries,
     });
     spec.health = health::merge(spec.health.take(), images);
-    if spec.shell.is_none() {
-        spec.shell.clone_from(&from_image.shell);
-    }
     spec.user = spec.user.take().or_else(|| said(&from_image.user));
     spec.working_dir = spec.working_dir.take().or_else(|| said(&from_image.working_dir));
     spec.stop_signal = spec.stop_signal.take().or_else(|| said(&from_image.stop_signal));

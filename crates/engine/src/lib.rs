@@ -98,7 +98,7 @@ pub(crate) struct Inner {
     /// What runs have left that could not be removed.
     pub(crate) left_overs: container::tear_down::LeftOvers,
     containers: Mutex<Registry>,
-    settings: RwLock<settings::Settings>,
+    settings: RwLock<Arc<settings::Settings>>,
 }
 
 impl Inner {
@@ -227,7 +227,7 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         userns,
         volumes_turn: Mutex::default(),
         containers: Mutex::default(),
-        settings: RwLock::new(config.settings.clone()),
+        settings: RwLock::new(Arc::new(config.settings.clone())),
         config,
     })
 }

@@ -117,7 +117,7 @@ pub struct ContainerSpec {
     pub id_file: String,
     /// It gets no network; only shown again.
     pub network_disabled: bool,
-    /// The shell of the image's commands in shell form.
+    /// The shell of the health check in shell form; `None`: `/bin/sh -c`, whatever its image was built with, as in Docker.
     pub shell: Option<Vec<String>>,
     /// Instructions for builds on top of its image; only shown again.
     pub on_build: Vec<String>,

@@ -314,6 +314,7 @@ impl Engine {
                 Err(error) => tracing::debug!(error = sampan_base::chain(&error), "not pruned"),
             }
         }
+        self.inner.prune_event(EventKind::Volume, bytes);
         Ok((removed, bytes))
     }
 }
