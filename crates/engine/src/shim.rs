@@ -167,6 +167,10 @@ pub(crate) fn command(program: &Path, id: &str, bundle: &Path, socket: &Path) ->
         .env_remove("TTRPC_ADDRESS")
         // A container must not announce itself as ready in place of the daemon.
         .env_remove("NOTIFY_SOCKET")
+        // The sockets that systemd passed are the daemon's: a runtime would hand them on to the container.
+        .env_remove("LISTEN_FDS")
+        .env_remove("LISTEN_FDNAMES")
+        .env_remove("LISTEN_PID")
         // No directory is set: for that the standard library would have to fork, which copies this process's page tables.
         .stdout(Stdio::null());
     command
