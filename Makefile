@@ -9,7 +9,7 @@ PREFIX ?= /usr/local
 # docker-py, what its tests need, and what its source distribution is built with.
 DOCKER_PY := docker[websockets]==7.1.0 pytest==7.4.4 pytest-timeout==2.4.0 paramiko==3.5.1 setuptools wheel setuptools_scm hatchling hatch-vcs
 
-.PHONY: build release demo test test-chaos test-vm lint conformance-oci conformance-build conformance-docker fuzz bench bench-engine bench-image install clean
+.PHONY: build release demo test test-chaos test-vm test-vm-engine lint conformance-oci conformance-build conformance-docker fuzz bench bench-engine bench-image install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -35,6 +35,11 @@ test-chaos: packages-build
 test-vm: packages-build
 	@scripts/install-packages qemu-system-x86 debootstrap e2fsprogs
 	@scripts/vm/run
+
+# More of the engine's tests there: up to an hour.
+test-vm-engine: packages-build
+	@scripts/install-packages qemu-system-x86 debootstrap e2fsprogs
+	@scripts/vm/run --engine
 
 lint:
 	cargo fmt --all --check

@@ -157,10 +157,10 @@ impl Metadata {
     /// If the file can't be opened, is in use, or was written by a newer version.
     pub fn open(root: &Path, state: &Path) -> Result<Metadata> {
         let path = root.join("engine.redb");
-        let opening = Opening::begin(&path).map_err(EngineError::file)?;
+        let opening = Opening::begin(&path);
         let short_lived = ShortLived::open(state).map_err(EngineError::file)?;
         let opened = open_or_mend(root, &path, opening.is_hopeless(), &short_lived);
-        opening.end().map_err(EngineError::file)?;
+        opening.end();
         let file = opened?;
         let copies =
             Copies::begin(root).map_err(EngineError::io("cannot start the thread that copies records"))?;
@@ -544,7 +544,7 @@ mod tests {
         drop(metadata);
         // Two daemons ended there; the third one must not.
         for _ in 0..2 {
-            drop(Opening::begin(&path).unwrap());
+            drop(Opening::begin(&path));
         }
         let metadata = Metadata::open(dir.path(), &dir.path().join("state")).unwrap();
         assert_eq!(metadata.containers().unwrap().len(), 1);
