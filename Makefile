@@ -6,8 +6,10 @@ TARGET := target/x86_64-unknown-linux-gnu
 BINARIES := sampan sampand sampan-runtime containerd-shim-sampan-v2
 PACKAGES := -p sampan-cli -p sampan-daemon -p sampan-runtime -p sampan-shim
 PREFIX ?= /usr/local
+# docker-py, what its tests need, and what its source distribution is built with.
+DOCKER_PY := docker[websockets]==7.1.0 pytest==7.4.4 pytest-timeout==2.4.0 paramiko==3.5.1 setuptools wheel setuptools_scm hatchling hatch-vcs
 
-.PHONY: build release demo test test-chaos test-vm lint conformance-oci conformance-build conformance-docker fuzz bench bench-engine bench-image install clean
+.PHONY: build release demo test test-chaos test-vm test-vm-engine lint conformance-oci conformance-build conformance-docker fuzz bench bench-engine bench-image install clean
 
 build: packages-build
 	cargo build $(PACKAGES)
@@ -34,6 +36,11 @@ test-vm: packages-build
 	@scripts/install-packages qemu-system-x86 debootstrap e2fsprogs
 	@scripts/vm/run
 
+# More of the engine's tests there: up to an hour.
+test-vm-engine: packages-build
+	@scripts/install-packages qemu-system-x86 debootstrap e2fsprogs
+	@scripts/vm/run --engine
+
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -51,12 +58,15 @@ conformance-build: packages-build
 	cargo build $(PACKAGES)
 	BUILD_MATRIX=$(CURDIR)/docs/conformance-build.md cargo test -p sampan-build-tests --test build
 
-# Docker's API through docker-py, raw HTTP, the docker client and docker-compose, against ours and dockerd: docs/conformance-docker.md.
+# Docker's API through docker-py, raw HTTP, the docker client and docker-compose, and docker-py's own integration tests, against
+# ours and dockerd: docs/conformance-docker.md.
 conformance-docker: packages-build
-	@scripts/install-packages docker.io docker-compose busybox-static iproute2 iptables python3-venv
-	@scripts/python-venv target/conformance-venv docker==7.1.0
+	@scripts/install-packages docker.io docker-compose docker-registry busybox-static iproute2 iptables python3-venv
+	@scripts/python-venv target/conformance-venv $(DOCKER_PY)
+	@scripts/docker-py-tests target/conformance-venv/bin/python 6.1.3 target/docker-py
 	cargo build $(PACKAGES)
 	target/conformance-venv/bin/python conformance/docker/run --sampan $(TARGET)/debug --page docs/conformance-docker.md --record conformance/docker/dockerd.json
+	target/conformance-venv/bin/python conformance/docker/dockerpy.py target/docker-py --sampan $(TARGET)/debug --page docs/conformance-docker.md
 
 # FUZZ_SECONDS=600 make fuzz: longer for each target.
 fuzz:

@@ -1,8 +1,11 @@
 """Holds one side's observations against the other's and tells of differences."""
 
-import datetime, json, re, subprocess
+import datetime, json, os, re, subprocess
 
 from differences import MEANT
+
+# Where the part of the page begins that dockerpy.py writes.
+DOCKER_PY = "## docker-py's own integration tests"
 
 
 def differences(ours, theirs, path=""):
@@ -84,4 +87,5 @@ def write_page(path, ours, agree, known, failing):
         names = sorted({name for name, *_ in rows})
         lines.append(f"* {reason} ({len(rows)}, in {', '.join(names[:6])}{', …' if len(names) > 6 else ''})")
     lines += ["", "## Scenarios", "", ", ".join(sorted(ours)), ""]
-    open(path, "w").write("\n".join(lines))
+    after = open(path).read().partition(DOCKER_PY)[2] if os.path.exists(path) else ""
+    open(path, "w").write("\n".join(lines) + ("\n" + DOCKER_PY + after if after else ""))

@@ -13,7 +13,8 @@ CLIENT = "/usr/bin/docker"
 class Side:
     """What scenarios use."""
 
-    def __init__(self, name, binaries, scratch, mirror=None, **root):
+    def __init__(self, name, binaries, scratch, mirror=None, tcp=None, **root):
+        """`mirror` stands in for Docker Hub, at `tcp` the daemon listens, too, `root` is more of the images' root file system."""
         self.name, self.scratch = name, scratch
         self.socket = os.path.join(scratch, "api.sock")
         self.host = "unix://" + self.socket
@@ -31,6 +32,8 @@ class Side:
                 "dockerd", "--data-root", f"{scratch}/root", "--exec-root", f"{scratch}/exec", "-H", self.host,
                 "--pidfile", f"{scratch}/pid", "--config-file", config,
             ]
+        if tcp:
+            command += ["-H", tcp, "--tls=false"]
         self.log = open(os.path.join(scratch, "log"), "wb")
         self.daemon = subprocess.Popen(command, stdout=self.log, stderr=self.log, start_new_session=True)
         deadline = time.monotonic() + 60

@@ -160,6 +160,22 @@ def what_is_inside(it):
 
 
 @scenario
+def what_the_image_says(it):
+    list(it.api.build(fileobj=__import__("io").BytesIO(b"FROM busybox\nENV A=1 B=2\nENTRYPOINT [\"echo\"]\nCMD [\"hello\"]\nWORKDIR /tmp\nUSER 1000\nEXPOSE 80\nVOLUME /v\nLABEL l=image\nSTOPSIGNAL SIGINT\nHEALTHCHECK --interval=90s CMD true\nSHELL [\"/bin/sh\", \"-ec\"]\nONBUILD RUN true\n"), tag="base", rm=True))
+    def config(**body):
+        made = it.raw("POST", "/containers/create", {"Image": "base", **body})[1]["Id"]
+        it.api.rename(made, "made")
+        about = it.api.inspect_container(made)
+        it.api.remove_container(made, v=True)
+        return [about["Config"], about["Path"], about["Args"]]
+    return {
+        "nothing": config(), "cmd": config(Cmd=["x"]), "entrypoint": config(Entrypoint=["cat"]), "both": config(Entrypoint=["cat"], Cmd=["x"]), "no entrypoint": config(Entrypoint=[""], Cmd=["pwd"]),
+        "env": config(Env=["B=3", "C=4", "A"]), "rest": config(WorkingDir="/x", User="0", StopSignal="SIGHUP", Labels={"l": "own", "m": "n"}, ExposedPorts={"81/tcp": {}}, Volumes={"/w": {}}, Healthcheck={"Retries": 7}, Shell=["/bin/ash", "-c"]),
+        "case": config(env=["X=1"], WORKINGDIR="/y", labels=None),
+    }
+
+
+@scenario
 def update(it):
     it.run(name="c1", mem_limit="64m")
     answer = it.api.update_container("c1", mem_limit="96m", memswap_limit="128m", cpu_shares=300, restart_policy={"Name": "on-failure", "MaximumRetryCount": 2})

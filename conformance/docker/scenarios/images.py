@@ -65,6 +65,50 @@ def commits(it):
 
 
 @scenario
+def commits_keep_the_configuration(it):
+    import time
+    before = f"{time.time():.6f}"
+    list(it.api.build(fileobj=io.BytesIO(b"FROM busybox\nENV A=1 B=2\nENTRYPOINT [\"echo\"]\nCMD [\"hello\"]\nWORKDIR /tmp\nUSER 1000\nEXPOSE 80\nVOLUME /v\nLABEL l=image\n"), tag="base", rm=True))
+    made = it.api.create_container("base", "own", name="c1", environment={"B": "3"}, labels={"l": "own"}, hostname="host")
+    it.api.start(made), it.api.wait(made)
+    it.api.commit("c1", repository="plain", message="m")
+    it.api.commit("c1", repository="changed", changes=["CMD [\"x\"]", "ENV D=5", "WORKDIR sub"])
+    it.raw("POST", "/commit?container=c1&repo=told", {"Cmd": ["y"], "Env": ["B=4", "E=6"], "Labels": {"m": "n"}, "Entrypoint": ["cat"], "ExposedPorts": {"81/tcp": {}}})
+    about = lambda name: {key: value for key, value in it.api.inspect_image(name).items() if key in ("Config", "ContainerConfig", "Comment", "Author", "Container", "Parent")}
+    events = [[e["Action"], e["Actor"]["Attributes"]] for e in it.api.events(since=before, until=int(time.time()) + 1, decode=True, filters={"event": ["commit", "tag"]})]
+    history = [[row["CreatedBy"], row["Comment"], row["Size"] > 0] for row in it.api.history("changed")][0]
+    return {"plain": about("plain"), "changed": about("changed"), "told": about("told"), "events": events, "history": history}
+
+
+@scenario
+def events(it):
+    import time
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("f"))
+    before = f"{time.time():.6f}"
+    # Its image stays.
+    it.run(name="user")
+    it.raw("POST", "/images/create?fromSrc=-&repo=imp&tag=1&changes=LABEL%20a=b", data.getvalue())
+    it.raw("POST", "/images/imp:1/tag?repo=other&tag=2")
+    it.raw("POST", "/images/imp:1/tag?repo=plain")
+    saved = b"".join(it.api.get_image("other:2"))
+    it.api.remove_image("other:2")
+    it.api.remove_image("plain")
+    it.api.remove_image("imp:1")
+    it.api.load_image(saved)
+    it.api.tag("other:2", "third", "3")
+    it.api.remove_image(it.api.inspect_image("other:2")["Id"], force=True)
+    list(it.api.build(fileobj=io.BytesIO(b"FROM busybox\nLABEL c=d\n"), rm=True))
+    it.api.prune_images()
+    it.raw("POST", "/images/create?fromSrc=-", data.getvalue())
+    it.api.prune_images({"dangling": False})
+    seen = it.api.events(since=before, until=int(time.time()) + 1, decode=True, filters={"type": "image"})
+    freed = lambda attributes: {**attributes, "reclaimed": int(attributes["reclaimed"]) > 0} if "reclaimed" in attributes else attributes
+    return [[e["Action"], e["Actor"]["ID"], freed(e["Actor"]["Attributes"])] for e in seen]
+
+
+@scenario
 def pulls_that_fail(it):
     return {"refused": it.raw("POST", "/images/create?fromImage=127.0.0.1:9/x&tag=1")[0], "bad name": it.raw("POST", "/images/create?fromImage=UPPER"), "no name": it.raw("POST", "/images/create")[0], "push none": it.raw("POST", "/images/nope/push", "", {"X-Registry-Auth": "e30="})[0]}
 

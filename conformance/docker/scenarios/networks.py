@@ -43,8 +43,8 @@ def connect_and_disconnect(it):
     networks = it.api.inspect_container("c1")["NetworkSettings"]["Networks"]
     networks["n1"]["Aliases"] = sorted(networks["n1"].get("Aliases") or [])
     seen.update({
-        "container": networks, "network": sorted(c["Name"] for c in it.api.inspect_network("n1")["Containers"].values()), "by alias": inside("ping -c1 -W5 al | head -1"), "by name": inside("ping -c1 -W5 c1 >/dev/null; echo $?"), "unknown": inside("ping -c1 -W5 nope; echo $?"),
-        "in use": it.raw("DELETE", "/networks/n1"), "disconnect": it.raw("POST", "/networks/n1/disconnect", {"Container": "c1"}), "not connected": it.raw("POST", "/networks/n1/disconnect", {"Container": "c1"}), "gone": inside("ping -c1 -W5 al; echo $?")[1][-2:], "host": it.raw("POST", "/networks/host/connect", {"Container": "c1"}),
+        "container": networks, "network": sorted(c["Name"] for c in it.api.inspect_network("n1")["Containers"].values()), "by alias": inside("ping -c1 -W5 al | head -1"), "by name": inside("ping -c1 -W5 c1 >/dev/null; echo $?"), "unknown": inside("ping -c1 -W5 nope 2>&1; echo $?"),
+        "in use": it.raw("DELETE", "/networks/n1"), "disconnect": it.raw("POST", "/networks/n1/disconnect", {"Container": "c1"}), "not connected": it.raw("POST", "/networks/n1/disconnect", {"Container": "c1"}), "gone": inside("ping -c1 -W5 al 2>&1; echo $?")[1][-2:], "host": it.raw("POST", "/networks/host/connect", {"Container": "c1"}),
     })
     return seen
 
@@ -96,7 +96,7 @@ def links_and_shared_namespaces(it):
 @scenario
 def events(it):
     import time
-    before = int(time.time()) - 1
+    before = f"{time.time():.6f}"
     it.api.create_network("eventnet")
     it.run(name="c1")
     it.api.connect_container_to_network("c1", "eventnet")

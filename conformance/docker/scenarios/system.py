@@ -25,7 +25,7 @@ def df(it):
 @scenario
 def event_filters(it):
     import time
-    before = int(time.time()) - 1
+    before = f"{time.time():.6f}"
     it.finished("true", name="c1", labels={"a": "1"}).remove()
     time.sleep(0.3)
     actions = lambda **filters: [e["Action"] for e in it.api.events(since=before, until=int(time.time()) + 1, decode=True, filters=filters)]

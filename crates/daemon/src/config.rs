@@ -132,6 +132,8 @@ struct File {
     #[serde(default)]
     labels: Vec<String>,
     userns_remap: Option<String>,
+    subuid: Option<PathBuf>,
+    subgid: Option<PathBuf>,
     #[serde(default)]
     log: Log,
     #[serde(default)]
@@ -248,6 +250,8 @@ pub(crate) fn effective(arguments: &Arguments) -> Result<Config> {
     let remap =
         arguments.userns_remap.as_ref().or(file.userns_remap.as_ref()).filter(|text| !text.is_empty());
     engine.userns = remap.map(|text| text.parse().map_err(anyhow::Error::msg)).transpose()?;
+    set(&mut engine.subordinate.uids, None, file.subuid.as_ref());
+    set(&mut engine.subordinate.gids, None, file.subgid.as_ref());
     let listen = addresses(arguments, &file, &engine)?;
     let tls = certificates(arguments, &file, &listen)?;
     engine.settings = settings(arguments, &file, std::mem::take(&mut engine.settings))?;

@@ -163,7 +163,7 @@ impl Engine {
             let lease = store.lease();
             store.hold(&image, &lease);
             let view = store.view(image.chain_id(), &lease);
-            let written = view.and_then(|view| store.export(view.rootfs(), &mut output));
+            let written = view.and_then(|view| store.export(view.rootfs(), None, &mut output));
             written.map_err(|e| EngineError::layer(e.class(), "cannot read the image's file system")(e))
         })
         .await
@@ -190,7 +190,7 @@ fn build(
     let built = inner.solver.build(&context, &options, &steps, events);
     let image = built.map_err(|e| failure(&e))?.image;
     for name in &options.names {
-        inner.image_event("tag", &image.id, Some(name));
+        inner.image_event("tag", &image, Some(name));
     }
     Ok(image)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sampan_base::Timestamp;
 
 use crate::error::{EngineError, Result};
+use crate::events::EventKind;
 use crate::{Engine, Inner, long_blocking};
 
 /// Something that a build left.
@@ -90,7 +91,12 @@ impl Engine {
     /// If it can't be removed.
     pub async fn build_cache_prune(&self, prune: CachePrune) -> Result<(Vec<BuildCacheEntry>, u64)> {
         let inner = Arc::clone(&self.inner);
-        long_blocking(move || inner.prune_build_cache(&prune)).await
+        long_blocking(move || {
+            let (gone, bytes) = inner.prune_build_cache(&prune)?;
+            inner.prune_event(EventKind::Builder, bytes);
+            Ok((gone, bytes))
+        })
+        .await
     }
 
     /// Keeps the cache within its bounds, if that was not looked at for a while.

@@ -60,6 +60,8 @@ pub(crate) struct Facts {
     pub all_capabilities: Vec<String>,
     /// Devices to pass in, looked up.
     pub devices: Vec<OciDevice>,
+    /// Devices that are bound instead: path inside and path outside.
+    pub bound_devices: Vec<(String, PathBuf)>,
     /// Their rules.
     pub device_rules: Vec<DeviceRule>,
     /// Rows and columns of the terminal.
@@ -112,7 +114,8 @@ pub(crate) fn plan(spec: &ContainerSpec, facts: &Facts) -> Result<Spec> {
     // Docker lets unprivileged processes bind low ports and ping in a network namespace of its own.
     if !shares(NamespaceKind::Network) && spec.network != crate::spec::NetworkMode::Host {
         sysctl.entry("net.ipv4.ip_unprivileged_port_start".to_owned()).or_insert_with(|| "0".to_owned());
-        sysctl.entry("net.ipv4.ping_group_range".to_owned()).or_insert_with(|| "0 2147483647".to_owned());
+        let last = facts.mapping.as_ref().map_or(i32::MAX.unsigned_abs(), crate::userns::last_group);
+        sysctl.entry("net.ipv4.ping_group_range".to_owned()).or_insert_with(|| format!("0 {last}"));
     }
     Ok(Spec {
         oci_version: "1.0.2".to_owned(),

@@ -70,7 +70,7 @@ impl Engine {
             if let Some(name) = &name {
                 let tagged = images.store.tag(&squashed.id, name);
                 tagged.map_err(|e| EngineError::layer(e.class(), "cannot tag the image")(e))?;
-                inner.image_event("tag", &squashed.id, Some(name));
+                inner.image_event("tag", &squashed, Some(name));
             }
             images.resolve(squashed.id.as_str())
         })

@@ -73,7 +73,7 @@ fn commit(inner: &Inner, record: &ContainerRecord, new: NewImage) -> Result<Imag
     let names: Vec<ImageRef> = new.name.into_iter().collect();
     let image = store.create_image(made, &layers, &names).map_err(image_failed("cannot make the image"))?;
     for name in &names {
-        inner.image_event("tag", &image.id, Some(name));
+        inner.image_event("tag", &image, Some(name));
     }
     let named = names.first().map(ImageRef::familiar).unwrap_or_default();
     let attributes = [("comment", new.message), ("imageID", image.id.to_string()), ("imageRef", named)];

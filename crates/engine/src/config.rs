@@ -8,6 +8,7 @@ use sampan_registry::RegistryConfig;
 
 use crate::settings::Settings;
 use crate::spec::LogSpec;
+pub use crate::userns::subordinate::SubordinateFiles;
 
 /// An engine's configuration. Two engines may run side by side if `root`, `state`, `bridge`, `subnet` and `table` differ.
 #[derive(Clone, Debug)]
@@ -34,9 +35,12 @@ pub struct EngineConfig {
     pub settings: Settings,
     /// Containers run in user namespaces, as this user's subordinate ids; `None`: as on the host.
     pub userns: Option<Remap>,
+    /// Where subordinate ids are listed.
+    pub subordinate: SubordinateFiles,
 }
 
-/// Whose subordinate ids (`/etc/subuid`, `/etc/subgid`) the ids inside containers become.
+/// Whose subordinate ids (`/etc/subuid`, `/etc/subgid`) the ids inside containers become. Users and groups that are called
+/// `default` can't be meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remap {
     /// A user's name or number.
@@ -45,10 +49,23 @@ pub struct Remap {
     pub group: String,
 }
 
+impl Remap {
+    const DEFAULT: &str = "default";
+
+    /// The user and group `sampan`, else `dockremap`, whichever has ids.
+    pub fn whoever() -> Remap {
+        Remap { user: Remap::DEFAULT.to_owned(), group: Remap::DEFAULT.to_owned() }
+    }
+
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Remap::whoever()
+    }
+}
+
 impl std::str::FromStr for Remap {
     type Err = String;
 
-    /// Reads `default` (the user and group `sampan`, else `dockremap`, whichever has ids) or `user[:group]`.
+    /// Reads `default` (see [`Remap::whoever`]) or `user[:group]`, each a name or a number.
     fn from_str(text: &str) -> Result<Remap, String> {
         let (user, group) = text.split_once(':').unwrap_or((text, text));
         if user.is_empty() || group.is_empty() || group.contains(':') {
@@ -84,6 +101,7 @@ impl EngineConfig {
                 ..Settings::default()
             },
             userns: None,
+            subordinate: SubordinateFiles::default(),
         }
     }
 

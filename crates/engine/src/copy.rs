@@ -18,7 +18,7 @@ use sampan_kernel::beneath::{self, RootDir};
 use crate::error::{EngineError, Result};
 use crate::rootfs::{FileSystem, path_error, real_path, stat_in};
 use crate::spec::{MountSource, MountSpec};
-use crate::{Engine, long_blocking, user, userns};
+use crate::{Engine, long_blocking, user};
 
 /// The only extended attribute that is copied out: others are labels of this host.
 const CAPABILITY: &str = "security.capability";
@@ -119,7 +119,7 @@ impl Engine {
     pub async fn copy_out(&self, container: &str, path: &str) -> Result<CopyOut> {
         let asked = Asked::parse(path)?;
         let (view, system) = self.file_system(container).await?;
-        let mapping = userns::mapping(&self.inner, &view.record.spec)?;
+        let mapping = view.record.mapping.clone();
         let container = container.to_owned();
         long_blocking(move || find(system, asked, mapping, &container)).await
     }
@@ -137,7 +137,7 @@ impl Engine {
     ) -> Result<()> {
         let asked = Asked::parse(path)?;
         let (view, system) = self.file_system(container).await?;
-        let mapping = userns::mapping(&self.inner, &view.record.spec)?;
+        let mapping = view.record.mapping.clone();
         let (spec, name) = (view.record.spec, container.to_owned());
         let (inner, image_id) = (Arc::clone(&self.inner), view.record.image_id);
         long_blocking(move || {
@@ -148,7 +148,8 @@ impl Engine {
                 return Err(EngineError::Invalid("extraction point is not a directory".to_owned()));
             }
             check_writable(&at, &spec.mounts, spec.security.read_only_root)?;
-            let mut options = ExtractOptions { keep_kinds: how.keep_kinds, owner: None, mapping };
+            let mut options =
+                ExtractOptions { keep_kinds: how.keep_kinds, mapping, ..ExtractOptions::default() };
             if how.as_user {
                 let text = match &spec.user {
                     Some(user) => user.clone(),
@@ -302,6 +303,10 @@ impl<W: Write> Walk<'_, W> {
                     return Err(io::Error::other("a file was replaced while it was read"));
                 }
                 let value = beneath::xattr(&parent, name, OsStr::new(CAPABILITY)).ok().flatten();
+                let value = value.map(|value| match self.mapping {
+                    Some(mapping) => mapping.capability_to_image(value),
+                    None => value,
+                });
                 member.xattrs.extend(value.map(|value| (CAPABILITY.as_bytes().to_vec(), value)));
                 let size = u64::try_from(now.st_size).unwrap_or(0);
                 member.kind = Kind::File { size, pieces: None };

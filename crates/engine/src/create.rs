@@ -19,7 +19,7 @@ use crate::metadata::{ContainerRecord, Durable};
 use crate::spec::{
     ContainerSpec, HealthSpec, IpcMode, NamespaceMode, NetworkMode, RestartPolicy, check_name,
 };
-use crate::{Engine, Inner, blocking, names, volumes};
+use crate::{Engine, Inner, blocking, names, userns, volumes};
 
 /// A container that was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +144,7 @@ fn check(spec: &mut ContainerSpec, inner: &Inner) -> Result<Vec<String>> {
             return invalid(format!("bad format for add-host: \"{host}\""));
         }
     }
+    userns::check(inner, spec)?;
     let mut warnings = limits::check(&mut spec.resources, &inner.host, false)?;
     if !spec.publish.is_empty() && !spec.network.has_endpoints() {
         match spec.network {
@@ -172,6 +173,7 @@ fn make(inner: &Inner, id: String, name: String, mut spec: ContainerSpec) -> Res
         created: Timestamp::now(),
         image_id: image.id.to_string(),
         args,
+        mapping: userns::choose(inner, &spec)?,
         spec,
         phase: Phase::Created { error: None },
         restart_count: 0,
@@ -226,9 +228,6 @@ fn complete(spec: &mut ContainerSpec, image: &Image) -> Result<Vec<String>> {
         retries: h.retries,
     });
     spec.health = health::merge(spec.health.take(), images);
-    if spec.shell.is_none() {
-        spec.shell.clone_from(&from_image.shell);
-    }
     spec.user = spec.user.take().or_else(|| said(&from_image.user));
     spec.working_dir = spec.working_dir.take().or_else(|| said(&from_image.working_dir));
     spec.stop_signal = spec.stop_signal.take().or_else(|| said(&from_image.stop_signal));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sampan_oci::runtime::{Device as OciDevice, DeviceRule};
 
@@ -56,6 +56,24 @@ pub(crate) fn plan(spec: &ContainerSpec) -> Result<(Vec<OciDevice>, Vec<DeviceRu
         })?);
     }
     Ok((nodes, rules))
+}
+
+/// Takes those nodes out that are called otherwise inside than on the host, and answers both names: in a user namespace no
+/// node can be made, so the host's is bound, and the runtime knows only what it is called inside.
+pub(crate) fn renamed(spec: &ContainerSpec, nodes: &mut Vec<OciDevice>) -> Vec<(String, PathBuf)> {
+    let mut renamed = Vec::new();
+    nodes.retain(|node| {
+        let host = spec.devices.iter().rev().find_map(|wanted| {
+            let below = Path::new(&node.path).strip_prefix(&wanted.container).ok()?;
+            Some(if below.as_os_str().is_empty() { wanted.host.clone() } else { wanted.host.join(below) })
+        });
+        match host.filter(|host| host != Path::new(&node.path)) {
+            Some(host) => renamed.push((node.path.clone(), host)),
+            None => return true,
+        }
+        false
+    });
+    renamed
 }
 
 fn access(text: &str) -> Result<&str> {
@@ -178,6 +196,11 @@ mod tests {
         assert_eq!((nodes[0].path.as_str(), nodes[0].major, nodes[0].minor), ("/dev/x", 1, 3));
         assert_eq!(rules[0].access.as_deref(), Some("rw"));
         assert_eq!((rules[1].major, rules[1].minor), (None, Some(5)));
+        let mut nodes = nodes;
+        spec.devices.push(Device { container: "/dev/full".to_owned(), ..device("/dev/full") });
+        nodes.push(node(Path::new("/dev/full"), "/dev/full").unwrap());
+        assert_eq!(renamed(&spec, &mut nodes), [("/dev/x".to_owned(), PathBuf::from("/dev/null"))]);
+        assert_eq!((nodes.len(), nodes[0].path.as_str()), (1, "/dev/full"));
         spec.devices = vec![device("/etc/passwd")];
         assert!(plan(&spec).unwrap_err().to_string().contains("/etc/passwd"));
         for bad in ["", "c", "c 1:2", "x 1:2 r", "c 1 r", "c 1:2 q", "c 1:2 r w"] {

@@ -20,7 +20,7 @@ use crate::container::state::Verb;
 use crate::error::{EngineError, Result};
 use crate::metadata::ContainerRecord;
 use crate::shim::Task;
-use crate::{Engine, Inner, blocking, user};
+use crate::{Engine, Inner, blocking, user, userns};
 
 /// What an exec is to run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -481,6 +481,8 @@ fn process(inner: &Inner, view: &ExecView, console: Option<(u32, u32)>) -> Resul
     if let Some(wanted) = &spec.user {
         let rootfs = inner.config.bundle(&view.container).join("rootfs");
         let user = user::resolve(&rootfs, wanted, &[])?;
+        let container = inner.find_container(&view.container)?;
+        userns::check_user(container.view.borrow().record.mapping.as_ref(), &user)?;
         process.user = User { uid: user.uid, gid: user.gid, additional_gids: user.groups, ..User::default() };
         if let Some(capabilities) = &mut process.capabilities {
             let effective = if user.uid == 0 { capabilities.bounding.clone() } else { Vec::new() };

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use sampan_base::{Class, ImageRef};
-use sampan_image::{InitLayer, Remains, Store};
+use sampan_image::{IdMapping, InitLayer, Remains, Snapshotter, Store};
 use sampan_oci::image::ImageConfig;
 
 pub use sampan_image::{
@@ -97,6 +98,23 @@ impl Images {
         self.store.unmount(at).map_err(snapshot_failed("cannot unmount the container's file system"))
     }
 
+    /// As [`Images::mount_snapshot`], for the user namespace `owner` with the mapping `mapping`.
+    pub(crate) fn mount_mapped_snapshot(
+        &self,
+        key: &str,
+        owner: BorrowedFd<'_>,
+        mapping: &IdMapping,
+        at: &Path,
+    ) -> Result<()> {
+        let mounted = self.store.mount_mapped(key, owner, mapping, at);
+        mounted.map_err(snapshot_failed("cannot mount the container's file system"))
+    }
+
+    /// Whether file systems can be mounted for user namespaces.
+    pub(crate) fn can_be_mapped(&self) -> bool {
+        self.store.snapshotter() == Snapshotter::Overlay
+    }
+
     /// Forgets a snapshot, so that it holds no layer any more; its files go with what is answered. None if there is none.
     pub(crate) fn forget_snapshot(&self, key: &str) -> Result<Option<Remains>> {
         match self.store.forget_snapshot(key) {
@@ -120,9 +138,15 @@ impl Images {
     }
 
     /// Fills a new volume with what the image has where it is mounted.
-    pub(crate) fn copy_up(&self, image: &Image, target: &str, into: &Path) -> Result<()> {
+    pub(crate) fn copy_up(
+        &self,
+        image: &Image,
+        target: &str,
+        mapping: Option<&IdMapping>,
+        into: &Path,
+    ) -> Result<()> {
         let Some(chain) = image.chain_id() else { return Ok(()) };
-        let copied = self.store.copy_directory(chain, Path::new(target), into);
+        let copied = self.store.copy_directory(chain, Path::new(target), mapping, into);
         copied.map_err(snapshot_failed("cannot fill the volume from the image"))
     }
 }
@@ -152,10 +176,25 @@ pub struct NewImage {
 }
 
 impl Inner {
-    pub(crate) fn image_event(&self, action: &str, id: &ImageId, name: Option<&ImageRef>) {
-        let name = name.map_or_else(|| id.to_string(), ImageRef::familiar);
-        let attributes = BTreeMap::from([("name".to_owned(), name)]);
-        self.events.publish(EventKind::Image, action, id.as_str(), attributes);
+    /// Tells of an image by its id, with its labels; where a name was given to it, by that name.
+    pub(crate) fn image_event(&self, action: &str, image: &Image, name: Option<&ImageRef>) {
+        let mut attributes = image.config.config.labels.clone();
+        let name = name.map_or_else(|| image.id.to_string(), ImageRef::familiar);
+        attributes.insert("name".to_owned(), name);
+        self.events.publish(EventKind::Image, action, image.id.as_str(), attributes);
+    }
+
+    /// Tells of a pull or push: Docker names these by the name alone.
+    pub(crate) fn transfer_event(&self, action: &str, image: &Image, name: &ImageRef) {
+        let mut attributes = image.config.config.labels.clone();
+        attributes.insert("name".to_owned(), name.familiar_repository());
+        self.events.publish(EventKind::Image, action, &name.familiar(), attributes);
+    }
+
+    /// Tells that what nobody used is gone.
+    pub(crate) fn prune_event(&self, kind: EventKind, bytes: u64) {
+        let attributes = BTreeMap::from([("reclaimed".to_owned(), bytes.to_string())]);
+        self.events.publish(kind, "prune", "", attributes);
     }
 }
 
@@ -216,7 +255,7 @@ impl Engine {
         blocking(move || {
             let image = inner.images.resolve(&text)?;
             inner.images.store.tag(&image.id, &name).map_err(image_failed("cannot tag the image"))?;
-            inner.image_event("tag", &image.id, Some(&name));
+            inner.image_event("tag", &image, Some(&name));
             Ok(())
         })
         .await
@@ -255,10 +294,10 @@ impl Engine {
             let imported = inner.images.store.import_rootfs(&mut tar, &options);
             let image =
                 imported.map_err(|e| EngineError::layer(e.class(), "cannot import the archive")(e))?;
-            inner.image_event("import", &image.id, None);
             if let Some(name) = &new.name {
-                inner.image_event("tag", &image.id, Some(name));
+                inner.image_event("tag", &image, Some(name));
             }
+            inner.image_event("import", &image, None);
             Ok(image)
         })
         .await
@@ -290,7 +329,9 @@ impl Engine {
             }
         }
         // Layers that others have, too, are still there.
-        Ok((removed, bytes.saturating_sub(layer_bytes(&self.images().await?))))
+        let freed = bytes.saturating_sub(layer_bytes(&self.images().await?));
+        self.inner.prune_event(EventKind::Image, freed);
+        Ok((removed, freed))
     }
 
     /// Writes a container's whole file system as a tar.
@@ -310,16 +351,21 @@ impl Engine {
             let mounted = inner.config.bundle(&id).join("rootfs");
             // A running container's file system is mounted already, and an overlay must not be mounted twice.
             let alive = view.live.is_some();
+            let mapping = view.record.mapping.as_ref();
+            let mut export = |from: &Path| {
+                let exported = inner.images.store.export(from, mapping, &mut output);
+                exported.map_err(snapshot_failed("cannot export the container's file system"))
+            };
             let result = if alive {
-                inner.images.store.export(&mounted, &mut output)
+                export(&mounted)
             } else {
-                inner.images.store.mount(&id, &at).and_then(|()| inner.images.store.export(&at, &mut output))
+                crate::userns::mount(&inner, &id, mapping, &at).and_then(|()| export(&at))
             };
             if !alive {
                 inner.images.unmount_snapshot(&at)?;
             }
             sampan_base::files::remove_if_exists(&at).map_err(EngineError::file)?;
-            result.map_err(snapshot_failed("cannot export the container's file system"))
+            result
         })
         .await
     }
@@ -364,7 +410,7 @@ fn remove_image(
             return Err(in_use(&image, text, user, true, !force));
         }
         store.untag(&name).map_err(image_failed("cannot remove the name"))?;
-        inner.image_event("untag", &image.id, Some(&name));
+        inner.image_event("untag", &image, None);
         return Ok(vec![Removed::Untagged(name)]);
     }
     if let Some((user, _, alive)) = using.iter().max_by_key(|(_, _, alive)| *alive) {
@@ -378,11 +424,13 @@ fn remove_image(
     }
     let chains: Vec<String> = image.layers.iter().rev().map(|l| l.chain_id.0.to_string()).collect();
     store.remove(&image.id).map_err(image_failed("cannot remove the image"))?;
-    for name in image.names {
-        inner.image_event("untag", &image.id, Some(&name));
-        removed.push(Removed::Untagged(name));
+    for name in &image.names {
+        inner.image_event("untag", &image, None);
+        removed.push(Removed::Untagged(name.clone()));
     }
-    inner.image_event("delete", &image.id, None);
+    // Its labels are gone with it.
+    let attributes = BTreeMap::from([("name".to_owned(), id.clone())]);
+    inner.events.publish(EventKind::Image, "delete", &id, attributes);
     removed.push(Removed::Deleted(id));
     let kept: Vec<String> = store
         .list()
@@ -426,7 +474,7 @@ impl Engine {
             let loaded = inner.images.store.load(&mut tar, platform.as_ref());
             let images = loaded.map_err(|e| EngineError::layer(e.class(), "cannot load the archive")(e))?;
             for image in &images {
-                inner.image_event("load", &image.id, image.names.first());
+                inner.image_event("load", image, None);
             }
             Ok(images)
         })
@@ -447,7 +495,11 @@ impl Engine {
         long_blocking(move || {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let saved = inner.images.store.save(&names, platform.as_ref(), &mut output);
-            saved.map_err(|e| EngineError::layer(e.class(), "cannot save the images")(e))
+            saved.map_err(|e| EngineError::layer(e.class(), "cannot save the images")(e))?;
+            for image in names.iter().filter_map(|name| inner.images.resolve(name).ok()) {
+                inner.image_event("save", &image, None);
+            }
+            Ok(())
         })
         .await
     }

@@ -89,6 +89,8 @@ pub(crate) struct Inner {
     pub(crate) borrowed: rootfs::Borrowed,
     /// Volumes with options, which are mounted while they are used.
     pub(crate) mounted: volumes::local::Mounted,
+    /// Which ids containers get.
+    pub(crate) userns: userns::UserNamespaces,
     /// Who makes a volume.
     pub(crate) volumes_turn: Mutex<()>,
     /// A shim that waits for the next start.
@@ -96,7 +98,7 @@ pub(crate) struct Inner {
     /// What runs have left that could not be removed.
     pub(crate) left_overs: container::tear_down::LeftOvers,
     containers: Mutex<Registry>,
-    settings: RwLock<settings::Settings>,
+    settings: RwLock<Arc<settings::Settings>>,
 }
 
 impl Inner {
@@ -188,11 +190,7 @@ impl Engine {
 }
 
 fn open_inner(config: EngineConfig) -> Result<Inner> {
-    if config.userns.is_some() {
-        // Ignored, it would leave containers with more than their owner believes.
-        let what = "mapping containers to user namespaces is not supported yet: leave `[userns] remap` out";
-        return Err(EngineError::Unsupported(what.to_owned()));
-    }
+    let userns = userns::UserNamespaces::open(&config)?;
     // 0711: processes in user namespaces must be able to pass through to what is bound into their containers.
     for directory in
         [&config.root, &config.state, &config.root.join("containers"), &config.state.join("bundles")]
@@ -200,9 +198,14 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         sampan_base::files::create_directories(directory, 0o711).map_err(EngineError::file)?;
     }
     let images = images::Images::open(&config.root)?;
+    if config.userns.is_some() && !images.can_be_mapped() {
+        // Left out, it would leave containers with more than their owner believes.
+        let what = "containers can't be mapped to user namespaces where file systems are copied (no overlayfs): leave `userns-remap` out";
+        return Err(EngineError::Unsupported(what.to_owned()));
+    }
     let metadata = metadata::Metadata::open(&config.root, &config.state)?;
     let networks = network::manage::load(&metadata, &config)?;
-    let net = network::open(&config, &networks)?;
+    let net = network::open(&config, &networks, userns.maps().as_ref())?;
     Ok(Inner {
         id: engine_id(&config.root)?,
         solver: Inner::open_solver(&config, &images)?,
@@ -221,9 +224,10 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         left_overs: container::tear_down::LeftOvers::default(),
         spare: spare::Spare::new(&config),
         mounted: volumes::local::Mounted::default(),
+        userns,
         volumes_turn: Mutex::default(),
         containers: Mutex::default(),
-        settings: RwLock::new(config.settings.clone()),
+        settings: RwLock::new(Arc::new(config.settings.clone())),
         config,
     })
 }

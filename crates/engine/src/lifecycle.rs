@@ -8,9 +8,11 @@ use tokio::sync::oneshot;
 use crate::attach::Streams;
 use crate::container::owner::publish;
 use crate::container::state::{Denial, Phase, Verb};
-use crate::container::{Request, View, run};
+use crate::container::{Live, Request, View, run};
 use crate::error::{EngineError, Result};
+use crate::events::EventKind;
 use crate::logs::{self, LogQuery, LogReader};
+use crate::metadata::ContainerRecord;
 use crate::{Engine, blocking};
 
 /// What a waiter waits for.
@@ -80,18 +82,8 @@ impl Engine {
         let paused = matches!(view.record.phase, Phase::Paused { .. });
         let mut watch = handle.view.clone();
         let ended = |v: &View| v.ended_runs > view.ended_runs || v.removed;
-        let send = |number: i32| {
-            let (task, number) = (live.task.clone(), u32::try_from(number).unwrap_or(15));
-            async move {
-                match task.kill(None, number, false).await {
-                    // It has ended meanwhile.
-                    Err(error) if error.is_not_found() => Ok(()),
-                    other => other.map_err(run::shim_failed("cannot signal the container")),
-                }
-            }
-        };
+        let send = |number: i32| self.signal(&view, &live, number);
         send(signal).await?;
-        publish(&self.inner, &view.record, "kill", [("signal", signal.to_string())]);
         if paused {
             // A frozen process gets the signal when it is thawed.
             handle.ask(|reply| Request::Resume { reply }).await?;
@@ -103,7 +95,6 @@ impl Engine {
         };
         if !timely {
             send(9).await?;
-            publish(&self.inner, &view.record, "kill", [("signal", "9".to_owned())]);
             // The sender lives as long as the container; if it goes, the container has.
             let _ = watch.wait_for(ended).await;
         }
@@ -146,8 +137,6 @@ impl Engine {
     pub async fn kill(&self, text: &str, signal: i32) -> Result<()> {
         let handle = self.inner.find_container(text)?;
         let view = handle.settled(Verb::Kill).await?;
-        let number =
-            u32::try_from(signal).map_err(|_| EngineError::Invalid(format!("invalid signal: {signal}")))?;
         // Where the container has a signal of its own to end it, others are taken for messages, not for the end.
         let for_good = match &view.record.spec.stop_signal {
             Some(text) if signal != 9 => parse_signal(text).is_ok_and(|own| own == signal),
@@ -159,14 +148,26 @@ impl Engine {
             _ if matches!(view.record.phase, Phase::Restarting(_)) => return Ok(()),
             _ => return Err(Denial::NotRunning { id: view.record.id.clone() }.into()),
         };
-        live.task.kill(None, number, false).await.map_err(run::shim_failed("cannot signal the container"))?;
-        publish(&self.inner, &view.record, "kill", [("signal", signal.to_string())]);
+        self.signal(&view, &live, signal).await?;
         if signal == 9 {
             let mut watch = handle.view.clone();
             // As after a stop.
             let _ = watch.wait_for(|v| v.ended_runs > view.ended_runs || v.removed).await;
         }
         Ok(())
+    }
+
+    /// Sends a signal to a container's first process and says so: first, since it may end before the sender knows more,
+    /// and its end is told after what ended it.
+    async fn signal(&self, view: &View, live: &Live, signal: i32) -> Result<()> {
+        let number =
+            u32::try_from(signal).map_err(|_| EngineError::Invalid(format!("invalid signal: {signal}")))?;
+        publish(&self.inner, &view.record, "kill", [("signal", signal.to_string())]);
+        match live.task.kill(None, number, false).await {
+            // It has ended meanwhile.
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other.map_err(run::shim_failed("cannot signal the container")),
+        }
     }
 
     /// Freezes a container's processes.
@@ -278,6 +279,31 @@ impl Engine {
     pub async fn resize(&self, text: &str, rows: u32, columns: u32) -> Result<()> {
         let (_, live) = self.inner.find_container(text)?.live(Verb::Resize).await?;
         live.task.resize(None, rows, columns).await.map_err(run::shim_failed("cannot resize the terminal"))
+    }
+
+    /// Removes the containers that do not run and are `wanted` away. Answers what went and the bytes freed.
+    pub async fn containers_prune(
+        &self,
+        wanted: impl Fn(&ContainerRecord) -> bool + Send,
+    ) -> (Vec<String>, u64) {
+        let (mut gone, mut bytes) = (Vec::new(), 0);
+        for view in self.containers() {
+            let record = &view.record;
+            if record.phase.is_on() || !wanted(record) {
+                continue;
+            }
+            let written = self.written_bytes(&record.id).await.unwrap_or(0);
+            match self.remove(&record.id, false, false).await {
+                Ok(()) => {
+                    gone.push(view.record.id);
+                    bytes += written;
+                }
+                // It was started or removed meanwhile.
+                Err(error) => tracing::debug!(error = sampan_base::chain(&error), "not pruned"),
+            }
+        }
+        self.inner.prune_event(EventKind::Container, bytes);
+        (gone, bytes)
     }
 
     /// Reads a container's log.

@@ -57,6 +57,9 @@ pub struct ContainerRecord {
     pub args: Vec<String>,
     /// What it is to be.
     pub spec: ContainerSpec,
+    /// Which ids of the host its ids are, for as long as it is there; `None`: the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<sampan_image::IdMapping>,
     /// Where it is in its life.
     pub phase: Phase,
     /// How often its restart policy has started it again since it was started by hand.
@@ -88,6 +91,7 @@ impl ContainerRecord {
             image_id: text("image_id"),
             args: Vec::new(),
             spec: ContainerSpec::default(),
+            mapping: None,
             phase: Phase::Exited(Exit {
                 code: 255,
                 oom_killed: false,
@@ -153,10 +157,10 @@ impl Metadata {
     /// If the file can't be opened, is in use, or was written by a newer version.
     pub fn open(root: &Path, state: &Path) -> Result<Metadata> {
         let path = root.join("engine.redb");
-        let opening = Opening::begin(&path).map_err(EngineError::file)?;
+        let opening = Opening::begin(&path);
         let short_lived = ShortLived::open(state).map_err(EngineError::file)?;
         let opened = open_or_mend(root, &path, opening.is_hopeless(), &short_lived);
-        opening.end().map_err(EngineError::file)?;
+        opening.end();
         let file = opened?;
         let copies =
             Copies::begin(root).map_err(EngineError::io("cannot start the thread that copies records"))?;
@@ -422,6 +426,7 @@ mod tests {
             image_id: "sha256:0".to_owned(),
             args: vec!["true".to_owned()],
             spec: ContainerSpec::default(),
+            mapping: None,
             phase: Phase::Created { error: None },
             restart_count: 0,
             stopped_by_hand: false,
@@ -539,7 +544,7 @@ mod tests {
         drop(metadata);
         // Two daemons ended there; the third one must not.
         for _ in 0..2 {
-            drop(Opening::begin(&path).unwrap());
+            drop(Opening::begin(&path));
         }
         let metadata = Metadata::open(dir.path(), &dir.path().join("state")).unwrap();
         assert_eq!(metadata.containers().unwrap().len(), 1);

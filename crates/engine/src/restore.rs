@@ -59,7 +59,7 @@ impl Engine {
         let bundle = inner.config.bundle(&record.id);
         let before = record.clone();
         network::normalise(inner, &mut record.spec);
-        if let Some(phase) = take_aside(&inner.config, &record.id)
+        if let Some(phase) = read_aside(&inner.config, &record.id)
             && is_news(&phase, &record.phase)
         {
             record.phase = phase;
@@ -122,7 +122,20 @@ impl Engine {
         // What can't be read is not written over.
         if record != before && record.unreadable.is_none() {
             let (shared, stored) = (Arc::clone(inner), record.clone());
-            blocking(move || shared.metadata.put_container(&stored, Durable::Yes)).await?;
+            match blocking(move || shared.metadata.put_container(&stored, Durable::Yes)).await {
+                Ok(()) => forget_aside(&inner.config, &record.id),
+                // The disk is full: that is no reason not to know the container.
+                Err(error) => {
+                    tracing::error!(
+                        container = record.id,
+                        error = sampan_base::chain(&error),
+                        "cannot store what became of a container; it is kept where a reboot forgets it"
+                    );
+                    if record.phase.exit().is_some() {
+                        keep_aside(&inner.config, &record);
+                    }
+                }
+            }
         }
         let auto_remove = record.spec.auto_remove && run.is_none();
         let starts = matches!(record.phase, Phase::Restarting(_));
@@ -185,6 +198,9 @@ impl Engine {
                     tracing::warn!(container = id, "removing a snapshot without a container");
                     shared.images.remove_snapshot(&id)?;
                 }
+            }
+            for id in names_in(&shared.config.state.join("ended"))?.iter().filter(|id| !known.contains(*id)) {
+                forget_aside(&shared.config, id);
             }
             for id in names_in(&shared.config.root.join("containers"))? {
                 if !known.contains(&id) {
@@ -262,13 +278,12 @@ pub(crate) fn keep_aside(config: &crate::EngineConfig, record: &ContainerRecord)
 }
 
 /// How a container ended whose end could not be stored.
-fn take_aside(config: &crate::EngineConfig, id: &str) -> Option<Phase> {
+fn read_aside(config: &crate::EngineConfig, id: &str) -> Option<Phase> {
     let bytes = sampan_base::files::read_limited(&aside(config, id), 1 << 20).ok()?;
-    forget_aside(config, id);
     serde_json::from_slice(&bytes).ok()
 }
 
-/// Forgets how a container ended, because it was started again.
+/// Forgets how a container ended, because that is stored now, or it was started again.
 pub(crate) fn forget_aside(config: &crate::EngineConfig, id: &str) {
     // Most have none. If it stays, the record that knows the same run's end counts.
     let _ = std::fs::remove_file(aside(config, id));

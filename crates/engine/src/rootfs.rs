@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{Pid, PidfdFlags};
@@ -164,6 +164,7 @@ fn mount_borrowed(inner: &Inner, record: &ContainerRecord, at: &Path) -> Result<
     }
     rustix::mount::mount_change(at, MountPropagationFlags::PRIVATE).map_err(|e| failed()(e.into()))?;
     let root = RootDir::open(at).map_err(failed())?;
+    let owner = record.mapping.as_ref().map(crate::userns::root);
     let mut mounts: Vec<_> = record.spec.mounts.iter().collect();
     mounts.sort_by_key(|m| m.target.matches('/').count());
     for mount in mounts {
@@ -179,7 +180,7 @@ fn mount_borrowed(inner: &Inner, record: &ContainerRecord, at: &Path) -> Result<
             Ok(target) => target,
             // Where it is to be mounted is made by the first start.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && source.is_dir() => {
-                make_directories(&root, target).map_err(failed())?
+                make_directories(&root, target, owner).map_err(failed())?
             }
             Err(_) => continue,
         };
@@ -201,8 +202,12 @@ pub(crate) fn is_mounted(at: &Path) -> bool {
     device(at).is_some_and(|own| at.parent().and_then(device).is_some_and(|above| above != own))
 }
 
-/// Makes a directory and those above it.
-fn make_directories(root: &RootDir, path: &Path) -> std::io::Result<std::os::fd::OwnedFd> {
+/// Makes a directory and those above it; new ones belong to `owner`.
+fn make_directories(
+    root: &RootDir,
+    path: &Path,
+    owner: Option<(u32, u32)>,
+) -> std::io::Result<std::os::fd::OwnedFd> {
     let mut at = PathBuf::new();
     for name in path.components().filter_map(|c| match c {
         std::path::Component::Normal(name) => Some(name),
@@ -211,7 +216,13 @@ fn make_directories(root: &RootDir, path: &Path) -> std::io::Result<std::os::fd:
         let parent = root.directory(&at)?;
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
             Err(Errno::EXIST) => {}
-            other => other?,
+            other => {
+                other?;
+                if let Some((uid, gid)) = owner {
+                    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+                    rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                }
+            }
         }
         at.push(name);
     }

@@ -1,5 +1,7 @@
 //! What of the engine's configuration may change while it runs: a reload replaces it whole.
 
+use std::sync::Arc;
+
 use sampan_registry::RegistryConfig;
 
 use crate::Engine;
@@ -23,14 +25,14 @@ pub struct Settings {
 
 impl Engine {
     /// What holds now.
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self) -> Arc<Settings> {
         self.inner.settings()
     }
 
     /// Takes over new settings. What goes on (a pull, a build) ends as it began.
     pub fn reload(&self, settings: Settings) {
         self.inner.access.replace(Access::client(&settings.registries));
-        *self.inner.settings.write().unwrap_or_else(std::sync::PoisonError::into_inner) = settings;
+        *self.inner.settings.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(settings);
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         self.inner.events.publish(
             EventKind::Daemon,
@@ -42,7 +44,7 @@ impl Engine {
 }
 
 impl crate::Inner {
-    pub(crate) fn settings(&self) -> Settings {
-        self.settings.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }

@@ -15,7 +15,7 @@ use crate::bundle::mounts::DEFAULT_SHM_BYTES;
 use crate::error::{EngineError, Result};
 use crate::metadata::ContainerRecord;
 use crate::spec::{ContainerSpec, IpcMode, MountSource, MountSpec};
-use crate::{Inner, volumes};
+use crate::{Inner, userns, volumes};
 
 fn directory(inner: &Inner, id: &str) -> PathBuf {
     inner.config.bundle(id).join("mounts")
@@ -48,7 +48,7 @@ pub(crate) fn prepare(inner: &Inner, record: &ContainerRecord) -> Result<BTreeMa
             MountSource::Image { image, subpath, .. } => {
                 let at = directory(inner, &record.id).join(format!("image-{number}"));
                 sampan_base::files::create_directories(&at, 0o700).map_err(EngineError::file)?;
-                inner.images.mount_snapshot(&image_key(&record.id, number), &at)?;
+                userns::mount(inner, &image_key(&record.id, number), record.mapping.as_ref(), &at)?;
                 (at, subpath, format!("image {image}"))
             }
             _ => continue,
@@ -92,7 +92,8 @@ fn part(whole: &Path, subpath: &str, at: &Path, what: &str) -> Result<PathBuf> {
 }
 
 /// The host's directory that becomes /dev/shm, where it is shared: one's own for others, or another container's.
-pub(crate) fn shared_memory(inner: &Inner, id: &str, spec: &ContainerSpec) -> Result<Option<PathBuf>> {
+pub(crate) fn shared_memory(inner: &Inner, record: &ContainerRecord) -> Result<Option<PathBuf>> {
+    let (id, spec) = (record.id.as_str(), &record.spec);
     let at = |id: &str| directory(inner, id).join("shm");
     match &spec.ipc {
         IpcMode::Shareable => {
@@ -104,6 +105,7 @@ pub(crate) fn shared_memory(inner: &Inner, id: &str, spec: &ContainerSpec) -> Re
             let flags = MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
             rustix::mount::mount("shm", &at, "tmpfs", flags, Some(options.as_c_str()))
                 .map_err(|e| failed()(e.into()))?;
+            userns::give(record.mapping.as_ref(), &at)?;
             Ok(Some(at))
         }
         IpcMode::Container(other) => {

@@ -102,8 +102,9 @@ pub struct ContainerSpec {
     pub volumes_from: Vec<VolumesFrom>,
     /// The driver of volumes it gave no driver for; empty: `local`.
     pub volume_driver: String,
-    /// In the host's user namespace, though the daemon maps others.
-    pub userns_host: bool,
+    /// Whether it has a user namespace.
+    #[serde(alias = "userns_host")]
+    pub userns: UsernsMode,
     /// Annotations for the OCI runtime.
     pub annotations: BTreeMap<String, String>,
     /// The isolation as it was named, `default` or empty; only shown again.
@@ -116,12 +117,51 @@ pub struct ContainerSpec {
     pub id_file: String,
     /// It gets no network; only shown again.
     pub network_disabled: bool,
-    /// The shell of the image's commands in shell form.
+    /// The shell of the health check in shell form; `None`: `/bin/sh -c`, whatever its image was built with, as in Docker.
     pub shell: Option<Vec<String>>,
     /// Instructions for builds on top of its image; only shown again.
     pub on_build: Vec<String>,
     /// The log's driver and options.
     pub log: LogSpec,
+}
+
+/// Which user namespace a container is in.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case", from = "StoredUserns")]
+pub enum UsernsMode {
+    /// As the daemon has it: its own if the daemon maps containers, else the host's.
+    #[default]
+    Default,
+    /// The host's.
+    Host,
+    /// Its own.
+    Private,
+}
+
+/// As it is stored; in records of before there was more than one choice, whether it is the host's.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StoredUserns {
+    Host(bool),
+    Word(UsernsWord),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum UsernsWord {
+    Default,
+    Host,
+    Private,
+}
+
+impl From<StoredUserns> for UsernsMode {
+    fn from(stored: StoredUserns) -> UsernsMode {
+        match stored {
+            StoredUserns::Host(true) | StoredUserns::Word(UsernsWord::Host) => UsernsMode::Host,
+            StoredUserns::Host(false) | StoredUserns::Word(UsernsWord::Default) => UsernsMode::Default,
+            StoredUserns::Word(UsernsWord::Private) => UsernsMode::Private,
+        }
+    }
 }
 
 /// What to do when a container ends.
@@ -670,6 +710,22 @@ pub fn check_name(name: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_user_namespace_is_read_as_it_was_stored_once_and_now() {
+        for (text, expected) in [
+            ("{}", UsernsMode::Default),
+            (r#"{"userns_host":false}"#, UsernsMode::Default),
+            (r#"{"userns_host":true}"#, UsernsMode::Host),
+        ] {
+            let spec: ContainerSpec = serde_json::from_str(text).unwrap();
+            assert_eq!(spec.userns, expected, "{text}");
+        }
+        for userns in [UsernsMode::Default, UsernsMode::Host, UsernsMode::Private] {
+            let stored = serde_json::to_string(&ContainerSpec { userns, ..Default::default() }).unwrap();
+            assert_eq!(serde_json::from_str::<ContainerSpec>(&stored).unwrap().userns, userns);
+        }
+    }
 
     #[test]
     fn ports_read_and_write() {

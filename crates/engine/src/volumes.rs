@@ -65,10 +65,10 @@ pub struct NewVolume {
     pub made_for: Option<String>,
 }
 
-/// Makes the volume unless there is one of its name; tells whether it is new.
+/// Makes the volume, which belongs to `owner`, unless there is one of its name; tells whether it is new.
 ///
 /// The record comes before the directory and goes after it, so that a crash leaves no directory that nobody knows.
-pub(crate) fn ensure(inner: &Inner, new: NewVolume) -> Result<(Volume, bool)> {
+pub(crate) fn ensure(inner: &Inner, new: NewVolume, owner: Option<(u32, u32)>) -> Result<(Volume, bool)> {
     check_name(&new.name)?;
     let name = &new.name;
     if !matches!(new.driver.as_str(), "" | "local") {
@@ -101,6 +101,10 @@ pub(crate) fn ensure(inner: &Inner, new: NewVolume) -> Result<(Volume, bool)> {
     };
     inner.metadata.put_volume(&record)?;
     make_directory().map_err(EngineError::file)?;
+    if let (Some((uid, gid)), true) = (owner, record.options.is_empty()) {
+        std::os::unix::fs::lchown(&directory, Some(uid), Some(gid))
+            .map_err(EngineError::io(format!("cannot change the owner of `{}`", directory.display())))?;
+    }
     let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
     inner.events.publish(EventKind::Volume, "create", name, attributes);
     Ok((Volume { record, directory }, true))
@@ -251,7 +255,7 @@ impl Engine {
             if new.anonymous {
                 new.name = sampan_base::id::random_id().map_err(EngineError::io("cannot make a name"))?;
             }
-            Ok(ensure(&inner, new)?.0)
+            Ok(ensure(&inner, new, inner.userns.root())?.0)
         })
         .await
     }
@@ -310,6 +314,7 @@ impl Engine {
                 Err(error) => tracing::debug!(error = sampan_base::chain(&error), "not pruned"),
             }
         }
+        self.inner.prune_event(EventKind::Volume, bytes);
         Ok((removed, bytes))
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::layer::diff;
 use crate::metadata::{ChainRecord, SnapshotRecord};
-use crate::snapshot::SnapshotError;
+use crate::snapshot::{IdMapping, SnapshotError};
 use crate::store::{Layer, Lease, Store};
 
 impl Store {
@@ -28,12 +28,20 @@ impl Store {
         Ok(Some(layer))
     }
 
-    /// Writes the whole file system that is mounted at `rootfs` as one tar: `docker export`.
+    /// Writes the whole file system that is mounted at `rootfs` as one tar: `docker export`. If it is mounted for a user
+    /// namespace, owners are written as the namespace knows them.
     ///
     /// # Errors
     /// If it can't be read or `output` fails.
-    pub fn export(&self, rootfs: &Path, output: &mut dyn Write) -> Result<(), SnapshotError> {
-        diff::write(rootfs, diff::Marks::Flat, std::io::BufWriter::with_capacity(256 * 1024, output))?;
+    pub fn export(
+        &self,
+        rootfs: &Path,
+        mapping: Option<&IdMapping>,
+        output: &mut dyn Write,
+    ) -> Result<(), SnapshotError> {
+        let none = IdMapping::default();
+        let output = std::io::BufWriter::with_capacity(256 * 1024, output);
+        diff::write_mapped(rootfs, diff::Marks::Flat, mapping.unwrap_or(&none), output)?;
         Ok(())
     }
 }

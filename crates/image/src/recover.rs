@@ -91,9 +91,9 @@ pub(crate) fn open_metadata(
     content: &Content,
 ) -> Result<(Metadata, Option<Recovered>), OpenError> {
     let path = root.join("image.redb");
-    let opening = Opening::begin(&path)?;
+    let opening = Opening::begin(&path);
     let opened = open_or_mend(root, content, &path, opening.is_hopeless());
-    opening.end()?;
+    opening.end();
     opened
 }
 

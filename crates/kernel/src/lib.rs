@@ -4,6 +4,7 @@
 //! * [`beneath`]: paths inside a tree that someone else filled.
 //! * [`inherit`]: descriptors that a child program finds at fixed numbers.
 //! * [`netns`]: network namespaces that live by a file.
+//! * [`userns`]: user namespaces that live by a descriptor.
 //! * [`landlock`]: what a process may still do with files and ports.
 //! * [`links`]: network devices that move between network namespaces.
 //! * [`signals`]: signals as a descriptor to poll.
@@ -33,6 +34,7 @@ pub mod process;
 pub mod seal;
 pub mod seccomp;
 pub mod signals;
+pub mod userns;
 pub mod writeback;
 
 /// What a system call returned, or its error.

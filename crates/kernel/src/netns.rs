@@ -1,4 +1,5 @@
-//! Network namespaces that live by a file: made on a thread of their own, kept by a bind mount, entered the same way.
+//! Network namespaces that live by a file: made on a thread of their own, kept by a bind mount, entered the same way. (What
+//! keeps them keeps namespaces of other kinds, too.)
 //!
 //! A thread that has entered a namespace ends there; the caller's thread never changes its own.
 
@@ -108,7 +109,11 @@ fn ioctl_ns_type(fd: BorrowedFd<'_>) -> io::Result<i32> {
     }
 }
 
-fn raise_loopback() -> io::Result<()> {
+/// Brings up `lo` of the calling thread's network namespace.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn raise_loopback() -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let socket = rustix::net::socket_with(
         rustix::net::AddressFamily::INET,

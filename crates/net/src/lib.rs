@@ -6,7 +6,8 @@
 //!   eth0 172.30.0.3  == veth ==  sv91bc…  --+
 //! ```
 //! A container's network namespace is a file that outlives daemons: [`Net::create_namespace`], to be made ahead of
-//! time. [`Net::attach`] gives it a link to a network's bridge, an address, routes, and published ports;
+//! time. Of a container in a user namespace it belongs to that, which is a file beside it:
+//! [`Net::create_mapped_namespace`]. [`Net::attach`] gives it a link to a network's bridge, an address, routes, and published ports;
 //! [`Net::detach`] takes them back; [`Net::reconcile`] removes what a killed daemon has left.
 //!
 //! * [`NetConfig`], [`NetworkConfig`], [`EndpointSpec`], [`Endpoint`], [`PortMapping`]: what is asked for and told.
@@ -44,7 +45,7 @@ pub use counters::LinkCounters;
 pub use dns::NamesError;
 pub use dns::zones::Server as NameServer;
 pub use names::{InvalidMac, Mac};
-pub use net::{NamespaceError, Net, OpenError};
+pub use net::{MappedNamespace, NamespaceError, Net, OpenError};
 pub use reconcile::Reconciled;
 pub use spec::{
     DEFAULT_NETWORK, Endpoint, EndpointSpec, MacvlanMode, NetConfig, NetworkConfig, NetworkKind, PortMapping,

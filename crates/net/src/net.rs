@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use sampan_base::files::create_directories;
 use sampan_base::{Class, FileError, error::class_of_io};
 use sampan_kernel::netns;
+use sampan_kernel::userns::Maps;
 
 use crate::attach::Departure;
 use crate::bridges::{MadeLinks, forward_packets};
@@ -22,7 +23,7 @@ use crate::links::Links;
 use crate::names::{is_key, is_table_name};
 use crate::nft::rules::{NetworkRules, Published, Ruleset};
 use crate::nft::table::Tables;
-use crate::pool::Pool;
+use crate::pool::{self, Pool};
 use crate::records::{EndpointId, Records};
 use crate::spec::{Endpoint, NetConfig, NetworkConfig, NetworkKind};
 use crate::watch::Watch;
@@ -132,6 +133,15 @@ impl OpenError {
     }
 }
 
+/// The files that keep a network namespace and the user namespace that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappedNamespace {
+    /// The network namespace's.
+    pub network: PathBuf,
+    /// The user namespace's.
+    pub user: PathBuf,
+}
+
 /// A network namespace that can't be made or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
@@ -179,6 +189,7 @@ impl Net {
     pub fn open(config: NetConfig) -> Result<Net, OpenError> {
         let NetConfig { state, table, networks } = config;
         create_directories(&state.join("netns"), 0o711)?;
+        create_directories(&state.join("userns"), 0o711)?;
         create_directories(&state.join("dns"), 0o700)?;
         let path = state.join("lock");
         let lock = File::options().write(true).create(true).truncate(false).open(&path);
@@ -313,22 +324,44 @@ impl Net {
     /// See [`NamespaceError`].
     pub fn create_namespace(&self, key: &str) -> Result<PathBuf, NamespaceError> {
         let path = self.namespace(key)?;
-        let made = self.shared.pool.take().and_then(|namespace| netns::keep(&namespace, &path));
-        match made {
-            Ok(()) => Ok(path),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                Err(NamespaceError::Exists { key: key.to_owned() })
-            }
-            Err(source) => Err(NamespaceError::Kernel { action: "create", path, source }),
-        }
+        let made = self.shared.pool.take(None).and_then(|made| netns::keep(&made.network, &path));
+        kept(key, path, made)
     }
 
-    /// Makes some network namespaces ahead, behind the caller's back.
-    pub fn prepare_namespaces(&self, count: usize) {
-        self.shared.pool.prepare(count);
+    /// As [`Net::create_namespace`], in a user namespace that is made with it and lives as long, with the mapping `maps`.
+    ///
+    /// # Errors
+    /// See [`NamespaceError`]. Nothing is left then.
+    pub fn create_mapped_namespace(&self, key: &str, maps: &Maps) -> Result<MappedNamespace, NamespaceError> {
+        let (path, user) = (self.namespace(key)?, self.user_namespaces().join(key));
+        let made = self.shared.pool.take(Some(maps)).and_then(|made| {
+            let owner = made.user.ok_or_else(|| io::Error::other("it was made without a user namespace"))?;
+            netns::keep(&owner, &user)?;
+            netns::keep(&made.network, &path).inspect_err(|_| {
+                // What stays goes with the next reconciliation.
+                let _ = netns::remove(&user);
+            })
+        });
+        Ok(MappedNamespace { network: kept(key, path, made)?, user })
     }
 
-    /// Removes a network namespace's file; no error if there is none. The namespace ends with the last process in it.
+    /// As [`Net::create_namespace`], in the user namespace `owner` of somebody else's.
+    ///
+    /// # Errors
+    /// See [`NamespaceError`].
+    pub fn create_namespace_in(&self, key: &str, owner: &File) -> Result<PathBuf, NamespaceError> {
+        let path = self.namespace(key)?;
+        let made = pool::make_in(owner).and_then(|network| netns::keep(&network, &path));
+        kept(key, path, made)
+    }
+
+    /// Makes some network namespaces ahead, behind the caller's back; with `maps`, those of mapped ones.
+    pub fn prepare_namespaces(&self, maps: Option<&Maps>, count: usize) {
+        self.shared.pool.prepare(maps, count);
+    }
+
+    /// Removes a network namespace's file, and that of the user namespace that was made with it; no error if there is none.
+    /// They end with the last process in them.
     ///
     /// # Errors
     /// See [`NamespaceError`].
@@ -337,7 +370,15 @@ impl Net {
         if self.shared.names.serves(key) {
             self.stop_names(key);
         }
-        netns::remove(&path).map_err(|source| NamespaceError::Kernel { action: "remove", path, source })
+        let user = self.user_namespaces().join(key);
+        for path in [path, user] {
+            netns::remove(&path).map_err(|source| NamespaceError::Kernel {
+                action: "remove",
+                path,
+                source,
+            })?;
+        }
+        Ok(())
     }
 
     /// Where the namespace of `key` is or would be.
@@ -361,6 +402,21 @@ impl Net {
 
     pub(crate) fn namespaces(&self) -> PathBuf {
         self.shared.state.join("netns")
+    }
+
+    pub(crate) fn user_namespaces(&self) -> PathBuf {
+        self.shared.state.join("userns")
+    }
+}
+
+/// What became of keeping a namespace at `path`.
+fn kept(key: &str, path: PathBuf, made: io::Result<()>) -> Result<PathBuf, NamespaceError> {
+    match made {
+        Ok(()) => Ok(path),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            Err(NamespaceError::Exists { key: key.to_owned() })
+        }
+        Err(source) => Err(NamespaceError::Kernel { action: "create", path, source }),
     }
 }
 

@@ -60,16 +60,19 @@ impl Net {
             }
         }
 
-        let directory = self.namespaces();
-        let list = std::fs::read_dir(&directory);
-        for entry in list.map_err(OpenError::on(format!("list `{}`", directory.display())))?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if live.contains(name.as_str()) {
-                continue;
-            }
-            match netns::remove(&entry.path()) {
-                Ok(()) => result.namespaces.push(name),
-                Err(error) => result.complaints.push(format!("network namespace `{name}`: {error}")),
+        for directory in [self.namespaces(), self.user_namespaces()] {
+            let list = std::fs::read_dir(&directory);
+            let listing = OpenError::on(format!("list `{}`", directory.display()));
+            for entry in list.map_err(listing)?.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if live.contains(name.as_str()) {
+                    continue;
+                }
+                match netns::remove(&entry.path()) {
+                    Ok(()) if result.namespaces.contains(&name) => {}
+                    Ok(()) => result.namespaces.push(name),
+                    Err(error) => result.complaints.push(format!("namespace `{name}`: {error}")),
+                }
             }
         }
 

@@ -139,21 +139,16 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Notes that the file at `path` is being opened.
-    ///
-    /// # Errors
-    /// If that can't be noted.
-    pub fn begin(path: &Path) -> Result<Opening, FileError> {
+    /// Notes that the file at `path` is being opened. Where nothing can be noted (the disk is full) it is opened all the same.
+    pub fn begin(path: &Path) -> Opening {
         let note = path.with_extension("redb.opening");
-        let before = match files::read_limited(&note, 16) {
-            Ok(text) => std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).unwrap_or(0u32),
-            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-        let begun = before.saturating_add(1);
+        let before = files::read_limited(&note, 16).ok().and_then(|text| String::from_utf8(text).ok());
+        let begun = before.and_then(|text| text.parse().ok()).unwrap_or(0u32).saturating_add(1);
         // Of a machine that dies nothing is asked here: it counts processes that die.
-        files::write_atomic_volatile(&note, begun.to_string().as_bytes(), 0o600)?;
-        Ok(Opening { note, begun })
+        if let Err(error) = files::write_atomic_volatile(&note, begun.to_string().as_bytes(), 0o600) {
+            tracing::warn!(error = sampan_base::chain(&error), "cannot note that records are being opened");
+        }
+        Opening { note, begun }
     }
 
     /// Whether the file can't be opened: those before this one did not come to their end.
@@ -162,11 +157,13 @@ impl Opening {
     }
 
     /// It has come to its end, whatever that is.
-    ///
-    /// # Errors
-    /// If the note can't be removed.
-    pub fn end(self) -> Result<(), FileError> {
-        files::remove_if_exists(&self.note)
+    pub fn end(self) {
+        if let Err(error) = files::remove_if_exists(&self.note) {
+            tracing::warn!(
+                error = sampan_base::chain(&error),
+                "cannot forget that records were being opened"
+            );
+        }
     }
 }
 
@@ -220,9 +217,9 @@ mod tests {
     fn openings_without_an_end_are_counted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.redb");
-        let hopeless: Vec<bool> = (0..4).map(|_| Opening::begin(&path).unwrap().is_hopeless()).collect();
+        let hopeless: Vec<bool> = (0..4).map(|_| Opening::begin(&path).is_hopeless()).collect();
         assert_eq!(hopeless, [false, false, true, true]);
-        Opening::begin(&path).unwrap().end().unwrap();
-        assert!(!Opening::begin(&path).unwrap().is_hopeless());
+        Opening::begin(&path).end();
+        assert!(!Opening::begin(&path).is_hopeless());
     }
 }

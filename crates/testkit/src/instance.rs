@@ -40,6 +40,7 @@ pub struct Builder {
     root: Option<PathBuf>,
     bare: bool,
     config: String,
+    files: Vec<(String, String)>,
     arguments: Vec<String>,
 }
 
@@ -58,10 +59,17 @@ impl Builder {
         self
     }
 
-    /// Has this in its configuration file.
+    /// Has this in its configuration file; `{directory}` stands for where its files are.
     #[must_use]
     pub fn config(mut self, toml: impl Into<String>) -> Builder {
         self.config = toml.into();
+        self
+    }
+
+    /// Has a file of this name and content beside its configuration file.
+    #[must_use]
+    pub fn file(mut self, name: &str, text: &str) -> Builder {
+        self.files.push((name.to_owned(), text.to_owned()));
         self
     }
 
@@ -98,6 +106,9 @@ impl Builder {
             bundles,
             seen: Mutex::default(),
         };
+        for (name, text) in &self.files {
+            std::fs::write(instance.directory.path().join(name), text).unwrap();
+        }
         instance.write_config(&self.config);
         instance.start();
         if !self.bare {
@@ -180,7 +191,7 @@ impl Instance {
     /// Writes the configuration file that the daemon reads when it starts, or reloads.
     ///
     /// # Panics
-    /// If it can't be written.
+    /// If it can't be written, or the directory's path is not UTF-8.
     pub fn write_config(&self, toml: &str) {
         // Networks without a subnet of their own: not those of other instances.
         let pool = self.subnet.split('.').nth(1).and_then(|n| n.parse::<u8>().ok()).unwrap() + 64;
@@ -188,6 +199,7 @@ impl Instance {
         let pools =
             format!("[network]\ndefault-address-pools = [{{ base = '10.{pool}.{rest}', size = 28 }}]\n");
         let own = if toml.contains("[network]") { String::new() } else { pools };
+        let toml = toml.replace("{directory}", self.directory.path().to_str().unwrap());
         std::fs::write(self.directory.path().join("config.toml"), format!("{toml}\n{own}")).unwrap();
     }
 
@@ -374,7 +386,7 @@ impl Instance {
     pub fn leftovers(&self) -> Vec<String> {
         let state = self.state();
         let mut left = Vec::new();
-        for name in ["bundles", "netns", "net/netns", "runtime/sampan"] {
+        for name in ["bundles", "netns", "net/netns", "net/userns", "runtime/sampan"] {
             left.extend(
                 leftovers::names_in(&state.join(name)).into_iter().map(|n| format!("file {name}/{n}")),
             );

@@ -120,9 +120,9 @@ fn containers_on_a_full_disk_fail_clearly_and_work_again_when_there_is_room() {
     assert_eq!(it.inspect("c1", "/State/ExitCode"), 7);
     // Also to a next daemon.
     it.kill_9();
-    std::fs::remove_file(&filler).unwrap();
     it.start();
     assert_eq!(it.inspect("c1", "/State/ExitCode"), 7);
+    std::fs::remove_file(&filler).unwrap();
     it.sampan(["run", "--rm", "busybox", "true"]).ok();
     it.sampan(["volume", "create", "v1"]).ok();
     it.sampan(["start", "c1"]).ok();

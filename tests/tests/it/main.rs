@@ -7,6 +7,7 @@
 //! * `libraries`: what docker-py and others send.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
+//! * `userns`: user namespaces.
 //! * `chaos`: daemons and shims killed under load.
 //! * `machine`: systemd's units, its journal, and a clock that is set: in a virtual machine only.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
@@ -44,6 +45,7 @@ mod sampan_lists;
 mod sampan_verbs;
 mod serving;
 mod terminal;
+mod userns;
 
 use std::path::Path;
 
@@ -168,6 +170,7 @@ fn main() {
         ("sampan_verbs", sampan_verbs::CASES),
         ("serving", serving::CASES),
         ("terminal", terminal::CASES),
+        ("userns", userns::CASES),
     ];
     let mut trials = Vec::new();
     for &(module, cases) in modules {

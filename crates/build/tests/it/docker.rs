@@ -206,7 +206,7 @@ fn builds_are_dockers() {
     {
         let lease = test.store().lease();
         let view = test.store().view(base.chain_id(), &lease).unwrap();
-        test.store().export(view.rootfs(), &mut rootfs).unwrap();
+        test.store().export(view.rootfs(), None, &mut rootfs).unwrap();
     }
     docker(&["import", "-", "busybox"], &rootfs).unwrap();
     let mut different = 0;

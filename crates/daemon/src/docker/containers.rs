@@ -136,12 +136,9 @@ pub(crate) async fn kill(
     query: Query,
 ) -> Answer<StatusCode> {
     let signal = signal(&query)?.unwrap_or(9);
-    engine.kill(&id, signal).await.map_err(|error| match ApiError::from(error) {
-        ApiError { status: StatusCode::CONFLICT, message } => ApiError {
-            status: StatusCode::CONFLICT,
-            message: format!("Cannot kill container: {id}: {message}"),
-        },
-        other => other,
+    engine.kill(&id, signal).await.map_err(|error| {
+        let ApiError { status, message } = ApiError::from(error);
+        ApiError { status, message: format!("Cannot kill container: {id}: {message}") }
     })?;
     Ok(StatusCode::NO_CONTENT)
 }

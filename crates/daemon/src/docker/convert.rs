@@ -15,7 +15,7 @@ use sampan_docker_api::network::PortBinding;
 use sampan_engine::images::{ImageHealth, ImageProcess};
 use sampan_engine::spec::{
     ContainerSpec, Device, DeviceNumber, Dns, HealthSpec, IpcMode, LogSpec, NamespaceMode, Port, Publish,
-    Resources, RestartPolicy, Ulimit,
+    Resources, RestartPolicy, Ulimit, UsernsMode,
 };
 
 use serde_json::{Value, json};
@@ -161,7 +161,11 @@ pub(crate) fn container_spec(request: CreateRequest) -> Answer<ContainerSpec> {
         health: config.healthcheck.map(health),
         log: LogSpec { driver: host.log_config.kind.clone(), options: host.log_config.config.clone() },
         init: host.init,
-        userns_host: host.userns_mode == "host",
+        userns: match host.userns_mode.as_str() {
+            "host" => UsernsMode::Host,
+            "private" => UsernsMode::Private,
+            _ => UsernsMode::Default,
+        },
         annotations: host.annotations.clone().unwrap_or_default(),
         isolation: host.isolation.clone(),
         runtime: host.runtime.clone(),
@@ -183,7 +187,7 @@ fn refuse_unsupported(host: &HostConfig) -> Answer<()> {
     if !matches!(host.runtime.as_str(), "" | "sampan-runtime" | "runc" | "sampan" | "io.containerd.runc.v2") {
         return Err(ApiError::invalid(format!("Unknown runtime specified {}", host.runtime)));
     }
-    if !matches!(host.userns_mode.as_str(), "" | "host") {
+    if !matches!(host.userns_mode.as_str(), "" | "host" | "private") {
         return Err(ApiError::invalid(format!("invalid user namespace mode: {}", host.userns_mode)));
     }
     let refused = [

@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::containers::{ChannelWriter, archive_body, channel_body, json};
+use super::containers::{ChannelWriter, archive_body, json};
 use super::error::{Answer, ApiError};
 use super::filters::Filters;
 use super::{Query, convert, is_on, show};
@@ -352,15 +352,37 @@ pub(crate) async fn create(
     };
     // Told by the status: after the answer has begun, only by a line in it.
     sampan_engine::build::check_changes(&new.changes)?;
-    let (sender, body) = channel_body();
-    tokio::spawn(async move {
-        let progress = match engine.import(archive, new).await {
-            Ok(image) => Progress::status(image.id.to_string()),
-            Err(error) => Progress::error(sampan_base::chain(&error), None),
-        };
-        tell(&sender, progress).await;
-    });
-    Ok(json_lines(body))
+    let image = to_its_end(async move { engine.import(archive, new).await }).await?;
+    Ok(json_lines(lines(&[Progress::status(image.id.to_string())])))
+}
+
+/// Does it even if the client goes, and answers when it is done: clients that do not read the answer's body count on that.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = sampan_engine::Result<T>> + Send + 'static,
+) -> sampan_engine::Result<T> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        // Nobody aborts it.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// How Docker tells of an image that was loaded.
+fn loaded(image: &Image) -> Vec<String> {
+    if image.names.is_empty() {
+        return vec![format!("Loaded image ID: {}\n", image.id)];
+    }
+    image.names.iter().map(|name| format!("Loaded image: {name}\n")).collect()
+}
+
+fn lines(all: &[Progress]) -> Body {
+    let mut text = Vec::new();
+    for progress in all {
+        // Plain values can always be written.
+        text.extend(serde_json::to_vec(progress).unwrap_or_default());
+        text.extend(b"\r\n");
+    }
+    text.into()
 }
 
 /// All values of a parameter that may come several times.
@@ -395,23 +417,12 @@ pub(crate) async fn load(
 ) -> Answer<Response> {
     let archive = body_reader(request);
     let platform = platform(&query)?;
-    let (sender, body) = channel_body();
-    tokio::spawn(async move {
-        match engine.load(archive, platform).await {
-            Ok(images) => {
-                for image in images {
-                    if image.names.is_empty() {
-                        tell(&sender, Progress::stream(format!("Loaded image ID: {}\n", image.id))).await;
-                    }
-                    for name in &image.names {
-                        tell(&sender, Progress::stream(format!("Loaded image: {name}\n"))).await;
-                    }
-                }
-            }
-            Err(error) => tell(&sender, Progress::error(sampan_base::chain(&error), None)).await,
-        }
-    });
-    Ok(json_lines(body))
+    // Docker's answer has begun by then; it tells of failures by a line, too.
+    let told = match to_its_end(async move { engine.load(archive, platform).await }).await {
+        Ok(images) => images.iter().flat_map(loaded).map(Progress::stream).collect(),
+        Err(error) => vec![Progress::error(sampan_base::chain(&error), None)],
+    };
+    Ok(json_lines(lines(&told)))
 }
 
 pub(crate) async fn save(

@@ -8,6 +8,7 @@ use regex_lite::Regex;
 use sampan_base::Timestamp;
 use sampan_docker_api::container::{ContainerSummary, ContainersPruned};
 use sampan_engine::container::View;
+use sampan_engine::metadata::ContainerRecord;
 use sampan_engine::spec::{MountSource, Port};
 use sampan_engine::{Engine, EngineError};
 
@@ -226,25 +227,10 @@ async fn ancestors(engine: &Engine, filters: &Filters) -> Vec<String> {
 pub(crate) async fn prune(State(engine): State<Engine>, query: Query) -> Answer<Json<ContainersPruned>> {
     let filters = Filters::parse(query.get("filters").map(String::as_str), &["label", "label!", "until"])?;
     let until = until(&filters)?;
-    let (mut deleted, mut space_reclaimed) = (Vec::new(), 0);
-    for view in engine.containers() {
-        let record = &view.record;
-        let wanted = !record.phase.is_on()
-            && filters.labels(&record.spec.labels)
-            && until.is_none_or(|until| record.created < until);
-        if !wanted {
-            continue;
-        }
-        let bytes = engine.written_bytes(&record.id).await.unwrap_or(0);
-        match engine.remove(&record.id, false, false).await {
-            Ok(()) => {
-                deleted.push(view.record.id);
-                space_reclaimed += bytes;
-            }
-            // It was started or removed meanwhile.
-            Err(error) => tracing::debug!(error = sampan_base::chain(&error), "not pruned"),
-        }
-    }
+    let wanted = |record: &ContainerRecord| {
+        filters.labels(&record.spec.labels) && until.is_none_or(|until| record.created < until)
+    };
+    let (deleted, space_reclaimed) = engine.containers_prune(wanted).await;
     Ok(Json(ContainersPruned {
         containers_deleted: (!deleted.is_empty()).then_some(deleted),
         space_reclaimed,

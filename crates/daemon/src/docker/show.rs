@@ -21,7 +21,7 @@ use sampan_engine::container::View;
 use sampan_engine::container::health::HealthStatus;
 use sampan_engine::container::state::Phase;
 use sampan_engine::events::EventKind;
-use sampan_engine::spec::{self, ContainerSpec, DeviceNumber, IpcMode, NamespaceMode};
+use sampan_engine::spec::{self, ContainerSpec, DeviceNumber, IpcMode, NamespaceMode, UsernsMode};
 
 /// What Docker writes where there is no time.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
@@ -262,7 +262,12 @@ fn host_config(spec: &ContainerSpec, host_cgroup_default: bool) -> HostConfig {
         container_id_file: spec.id_file.clone(),
         console_size: spec.console_size,
         init: spec.init,
-        userns_mode: if spec.userns_host { "host" } else { "" }.to_owned(),
+        userns_mode: match spec.userns {
+            UsernsMode::Default => "",
+            UsernsMode::Host => "host",
+            UsernsMode::Private => "private",
+        }
+        .to_owned(),
         annotations: (!spec.annotations.is_empty()).then(|| spec.annotations.clone()),
         log_config: LogConfig {
             kind: if spec.log.driver.is_empty() { "json-file".to_owned() } else { spec.log.driver.clone() },

@@ -69,6 +69,9 @@ pub(super) fn plan(spec: &ContainerSpec, facts: &Facts) -> Result<Vec<Mount>> {
             list.push(mount(inside, "bind", outside, &options));
         }
     }
+    for (inside, outside) in &facts.bound_devices {
+        list.push(mount(inside, "bind", outside, &["bind", "rprivate"]));
+    }
     if let Some(init) = &facts.init {
         list.push(mount(INIT_PATH, "bind", init, &["bind", "ro", "rprivate"]));
     }

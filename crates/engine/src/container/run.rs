@@ -187,13 +187,16 @@ fn create_request(inner: &Inner, record: &ContainerRecord, bundle: &Path) -> Res
     let log = driver::plan(record, &inner.config.container_directory(&record.id))?;
     let stdout = attach_address(bundle, Some(&log))
         .map_err(EngineError::layer(Class::Internal, "cannot tell the shim where to log"))?;
+    // What the container's root does not own, it can't give to its users, or open by another name.
+    let (io_uid, io_gid) = record.mapping.as_ref().map_or((0, 0), crate::userns::root);
+    let options = runc::Options { io_uid, io_gid, ..runtime_options(inner) };
     Ok(api::CreateTaskRequest {
         id: record.id.clone(),
         bundle: bundle.display().to_string(),
         terminal: spec.tty,
         stdin: if spec.open_stdin { "attach:".to_owned() } else { String::new() },
         stdout,
-        options: Some(sampan_rpc::pack(&runtime_options(inner))),
+        options: Some(sampan_rpc::pack(&options)),
         ..Default::default()
     })
 }
@@ -224,6 +227,9 @@ fn facts(
         }
         network::Namespace::Host => share.push(sampan_oci::runtime::NamespaceKind::Network),
     }
+    if let Some(user) = &attached.user_namespace {
+        join.insert(sampan_oci::runtime::NamespaceKind::User, user.clone());
+    }
     let own_uts = spec.uts == crate::spec::NamespaceMode::Private;
     let hostname = hostname(inner, record);
     let directory = inner.config.container_directory(&record.id);
@@ -242,7 +248,12 @@ fn facts(
         .or_else(|| Some(process.working_dir.clone()).filter(|d| !d.is_empty()))
         .unwrap_or_else(|| "/".to_owned());
     let user = user::resolve(rootfs, &user_text, &spec.group_add)?;
-    let (devices, device_rules) = crate::devices::plan(spec)?;
+    crate::userns::check_user(record.mapping.as_ref(), &user)?;
+    let (mut devices, device_rules) = crate::devices::plan(spec)?;
+    let bound_devices = match &record.mapping {
+        Some(_) => crate::devices::renamed(spec, &mut devices),
+        None => Vec::new(),
+    };
     Ok(Facts {
         id: record.id.clone(),
         rootfs: rootfs.to_owned(),
@@ -255,7 +266,7 @@ fn facts(
         share_with_host: share,
         files,
         sources: sources::prepare(inner, record)?,
-        shm: sources::shared_memory(inner, &record.id, spec)?,
+        shm: sources::shared_memory(inner, record)?,
         init: match spec.init {
             Some(true) => Some(crate::host::program(&inner.config.runtime)?),
             _ => None,
@@ -263,9 +274,10 @@ fn facts(
         can_rro: inner.host.can_rro,
         kernel: inner.host.kernel.clone(),
         block_devices: crate::devices::block_devices(&spec.resources)?,
-        mapping: crate::userns::mapping(inner, spec)?,
+        mapping: record.mapping.clone(),
         all_capabilities: inner.host.capabilities.clone(),
         devices,
+        bound_devices,
         device_rules,
         console: None,
     })
@@ -320,8 +332,9 @@ fn write_files(
     let texts = [("hosts", hosts), ("resolv.conf", resolv), ("hostname", format!("{hostname}\n"))];
     for (name, text) in texts {
         // Not synced: they are written anew at each start.
-        disk::write_atomic_volatile(&directory.join(name), text.as_bytes(), 0o644)
-            .map_err(EngineError::file)?;
+        let path = directory.join(name);
+        disk::write_atomic_volatile(&path, text.as_bytes(), 0o644).map_err(EngineError::file)?;
+        crate::userns::give(record.mapping.as_ref(), &path)?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sampan_base::Timestamp;
+use sampan_net::LinkCounters;
 
 use crate::container::state::{Denial, Phase};
 use crate::error::Result;
@@ -32,7 +33,7 @@ pub struct Usage {
     /// Block I/O.
     pub blkio: Blkio,
     /// Network interfaces by name.
-    pub networks: BTreeMap<String, Counters>,
+    pub networks: BTreeMap<String, LinkCounters>,
     /// It is in the unified hierarchy.
     pub unified: bool,
 }
@@ -91,27 +92,6 @@ pub struct BlkioEntry {
     pub operation: String,
     /// The number.
     pub value: u64,
-}
-
-/// What went through a network interface, as the container sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Bytes in.
-    pub rx_bytes: u64,
-    /// Packets in.
-    pub rx_packets: u64,
-    /// Errors in.
-    pub rx_errors: u64,
-    /// Dropped in.
-    pub rx_dropped: u64,
-    /// Bytes out.
-    pub tx_bytes: u64,
-    /// Packets out.
-    pub tx_packets: u64,
-    /// Errors out.
-    pub tx_errors: u64,
-    /// Dropped out.
-    pub tx_dropped: u64,
 }
 
 impl Engine {
@@ -306,17 +286,17 @@ fn host_cpu() -> u64 {
 }
 
 /// The interfaces of a process's network namespace but the loopback one.
-fn networks(pid: u32) -> BTreeMap<String, Counters> {
+fn networks(pid: u32) -> BTreeMap<String, LinkCounters> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
     interfaces(&text)
 }
 
-fn interfaces(text: &str) -> BTreeMap<String, Counters> {
+fn interfaces(text: &str) -> BTreeMap<String, LinkCounters> {
     let row = |line: &str| {
         let (name, numbers) = line.split_once(':')?;
         let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|n| n.parse().ok()).collect();
         let get = |i: usize| numbers.get(i).copied();
-        let counters = Counters {
+        let counters = LinkCounters {
             rx_bytes: get(0)?,
             rx_packets: get(1)?,
             rx_errors: get(2)?,

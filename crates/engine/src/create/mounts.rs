@@ -6,7 +6,7 @@ use crate::images::Image;
 use crate::metadata::ContainerRecord;
 use crate::spec::{ContainerSpec, MountForm, MountSource, MountSpec};
 use crate::volumes::{self, NewVolume};
-use crate::{Engine, Inner, sources};
+use crate::{Engine, Inner, sources, userns};
 
 impl Engine {
     /// Adds the mounts of the containers that the spec names, but where it has one of its own.
@@ -63,10 +63,13 @@ pub(super) fn make(inner: &Inner, record: &mut ContainerRecord, image: &Image) -
                     anonymous: *anonymous,
                     made_for: anonymous.then(|| record.id.clone()),
                 };
-                let (volume, new) = volumes::ensure(inner, wanted)?;
+                let (volume, new) = volumes::ensure(inner, wanted, None)?;
+                if (new || volume.is_empty()) && volume.record.options.is_empty() {
+                    userns::give(record.mapping.as_ref(), &volume.directory)?;
+                }
                 if *copy_up && (new || volume.is_empty()) && subpath.is_empty() {
                     let lease = volumes::local::mount(inner, &volume, &record.id)?;
-                    inner.images.copy_up(image, &mount.target, &volume.directory)?;
+                    inner.images.copy_up(image, &mount.target, record.mapping.as_ref(), &volume.directory)?;
                     drop(lease);
                 }
             }

@@ -393,6 +393,7 @@ mod tests {
                 log,
                 ..ContainerSpec::default()
             },
+            mapping: None,
             phase: Phase::Created { error: None },
             restart_count: 0,
             stopped_by_hand: false,

@@ -111,8 +111,7 @@ impl Engine {
                 }
             }
         }
-        let attributes = BTreeMap::from([("reclaimed".to_owned(), "0".to_owned())]);
-        self.inner.events.publish(EventKind::Network, "prune", "", attributes);
+        self.inner.prune_event(EventKind::Network, 0);
         Ok(removed)
     }
 }

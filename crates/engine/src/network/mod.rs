@@ -20,11 +20,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sampan_base::Class;
-use sampan_net::{AttachError, EndpointSpec, NameServer, Net, NetConfig};
+use sampan_kernel::userns::Maps;
+use sampan_net::{AttachError, EndpointSpec, NameServer, NamespaceError, Net, NetConfig};
 
 use crate::error::{EngineError, Result};
 use crate::metadata::ContainerRecord;
 use crate::spec::{ContainerSpec, EndpointWish, NetworkMode, Publish};
+use crate::userns::{self, Owner};
 use crate::{EngineConfig, Inner, blocking};
 
 pub(crate) use connect::{Change, change};
@@ -96,6 +98,8 @@ pub(crate) enum Namespace {
 #[derive(Clone, Debug)]
 pub(crate) struct Attached {
     pub(crate) namespace: Namespace,
+    /// The file of the user namespace that it is to be in, if that is not the host's.
+    pub(crate) user_namespace: Option<PathBuf>,
     pub(crate) endpoints: Vec<Endpoint>,
 }
 
@@ -142,17 +146,21 @@ pub(crate) async fn attach(inner: &Arc<Inner>, record: &ContainerRecord) -> Resu
     match &record.spec.network {
         NetworkMode::Host => {
             bare_event(inner, record, "connect");
-            Ok(Attached { namespace: Namespace::Host, endpoints: Vec::new() })
+            Ok(Attached { namespace: Namespace::Host, user_namespace: None, endpoints: Vec::new() })
         }
         NetworkMode::None => {
             bare_event(inner, record, "connect");
-            let namespace = own_namespace(inner, record).await?;
-            Ok(Attached { namespace: Namespace::Own(namespace), endpoints: Vec::new() })
+            let (inner, record) = (Arc::clone(inner), record.clone());
+            blocking(move || own_namespaces(&inner, &record)).await
         }
         NetworkMode::Container(other) => {
             let pid = inner.process_of(other)?;
             let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-            Ok(Attached { namespace: Namespace::Own(path), endpoints: Vec::new() })
+            let user_namespace = match userns::owner(inner, record)? {
+                Owner::Of(path) => Some(path),
+                Owner::Host | Owner::New(_) => None,
+            };
+            Ok(Attached { namespace: Namespace::Own(path), user_namespace, endpoints: Vec::new() })
         }
         NetworkMode::Bridge | NetworkMode::Named(_) => {
             let (inner, record) = (Arc::clone(inner), record.clone());
@@ -174,15 +182,30 @@ fn bare_event(inner: &Inner, record: &ContainerRecord, action: &str) {
     }
 }
 
-/// A namespace of ours with nothing but a loopback, which was made ahead and to which networks can be connected.
-async fn own_namespace(inner: &Arc<Inner>, record: &ContainerRecord) -> Result<PathBuf> {
-    let (inner, id) = (Arc::clone(inner), record.id.clone());
-    blocking(move || new_namespace(&inner, &id)).await
+/// A network namespace of ours with nothing but a loopback, which was made ahead and to which networks can be connected;
+/// and the user namespace that it belongs to.
+fn own_namespaces(inner: &Inner, record: &ContainerRecord) -> Result<Attached> {
+    let (network, user) = match userns::owner(inner, record)? {
+        Owner::Host => (new_namespace(inner, &record.id)?, None),
+        Owner::New(maps) => {
+            let made = inner.net.create_mapped_namespace(&record.id, &maps).map_err(no_namespace)?;
+            (made.network, Some(made.user))
+        }
+        Owner::Of(path) => {
+            let opened = std::fs::File::open(&path);
+            let owner = opened.map_err(EngineError::io(format!("cannot open `{}`", path.display())))?;
+            (inner.net.create_namespace_in(&record.id, &owner).map_err(no_namespace)?, Some(path))
+        }
+    };
+    Ok(Attached { namespace: Namespace::Own(network), user_namespace: user, endpoints: Vec::new() })
 }
 
 fn new_namespace(inner: &Inner, id: &str) -> Result<PathBuf> {
-    let failed = "cannot make a network namespace";
-    inner.net.create_namespace(id).map_err(|e| EngineError::layer(e.class(), failed)(e))
+    inner.net.create_namespace(id).map_err(no_namespace)
+}
+
+fn no_namespace(error: NamespaceError) -> EngineError {
+    EngineError::layer(error.class(), "cannot make a network namespace")(error)
 }
 
 /// One endpoint of a container that is about to be made.
@@ -222,14 +245,14 @@ fn plan(inner: &Inner, spec: &ContainerSpec) -> Result<Vec<Planned>> {
 
 fn attach_all(inner: &Inner, record: &ContainerRecord) -> Result<Attached> {
     let planned = plan(inner, &record.spec)?;
-    let namespace = new_namespace(inner, &record.id)?;
+    let attached = own_namespaces(inner, record)?;
     let mut endpoints = Vec::new();
     for (n, one) in planned.iter().enumerate() {
         endpoints.push(attach_one(inner, record, one, &format!("eth{n}"))?);
     }
     serve_names(inner, record, &endpoints)?;
     links::address_changed(inner, record, &endpoints);
-    Ok(Attached { namespace: Namespace::Own(namespace), endpoints })
+    Ok(Attached { endpoints, ..attached })
 }
 
 /// Attaches a container to one network.
@@ -407,12 +430,12 @@ pub(crate) fn endpoint(inner: &Inner, id: &str, attached: sampan_net::Endpoint) 
     })
 }
 
-/// Opens the network: bridges and rules that are missing are put in place.
-pub(crate) fn open(config: &EngineConfig, networks: &[NetworkRecord]) -> Result<Net> {
+/// Opens the network: bridges and rules that are missing are put in place. `maps` is the mapping of containers.
+pub(crate) fn open(config: &EngineConfig, networks: &[NetworkRecord], maps: Option<&Maps>) -> Result<Net> {
     let state = config.state.join("net");
     let net = NetConfig { state, table: config.table.clone(), networks: manage::configs(networks) };
     let net = Net::open(net).map_err(|e| EngineError::layer(e.class(), "cannot set up the network")(e))?;
-    net.prepare_namespaces(READY_NAMESPACES);
+    net.prepare_namespaces(maps, READY_NAMESPACES);
     Ok(net)
 }
 

@@ -102,7 +102,7 @@ impl Inner {
             noted
                 .map_err(|e| EngineError::layer(e.class(), "cannot remember where the image came from")(e))?;
         }
-        self.image_event("pull", &image.id, Some(name));
+        self.transfer_event("pull", &image, name);
         events(PullEvent::Done { digest: root, up_to_date: before.as_ref() == Some(&image.id) });
         Ok(image)
     }

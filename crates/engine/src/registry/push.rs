@@ -89,7 +89,7 @@ impl Inner {
         let pushed = self.push_image(name, &image, Some(name), &repository, cancel, events)?;
         let noted = store.set_repo_digest(name, &pushed.digest);
         noted.map_err(|e| EngineError::layer(e.class(), "cannot remember where the image went")(e))?;
-        self.image_event("push", &image.id, Some(name));
+        self.transfer_event("push", &image, name);
         events(PushEvent::Done { digest: pushed.digest.clone(), size: pushed.size });
         Ok(pushed.digest)
     }

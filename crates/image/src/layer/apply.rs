@@ -21,7 +21,7 @@ use sampan_kernel::beneath::{self, RootDir};
 use super::below::{copy_up, look_as_below};
 pub use super::error::{ApplyError, EntryError};
 use super::place::{Place, hide, on, on_io, refine, replacing, set_opaque, stat, timestamps};
-use super::{OPAQUE, WHITEOUT, WHITEOUT_META};
+use super::{CAPABILITY, OPAQUE, WHITEOUT, WHITEOUT_META};
 use crate::limits;
 use crate::tar::{Kind, Member, Mtime, Reader, TarError};
 
@@ -97,6 +97,27 @@ pub struct ExtractOptions {
     pub owner: Option<(u32, u32)>,
     /// The ids of the archive are those of this user namespace.
     pub mapping: Option<crate::IdMapping>,
+    /// Ids that the mapping does not have become nobody's, instead of being refused.
+    pub unmapped_to_nobody: bool,
+}
+
+impl ExtractOptions {
+    /// A member with the ids of the host.
+    fn map(&self, mut member: Member) -> Result<Member, EntryError> {
+        let Some(mapping) = &self.mapping else { return Ok(member) };
+        (member.uid, member.gid) = match mapping.to_host(member.uid, member.gid) {
+            (Some(uid), Some(gid)) => (uid, gid),
+            _ if self.unmapped_to_nobody => mapping.to_host_or_nobody(member.uid, member.gid),
+            (None, _) => return Err(EntryError::Unmapped { id: member.uid }),
+            (_, None) => return Err(EntryError::Unmapped { id: member.gid }),
+        };
+        for (key, value) in &mut member.xattrs {
+            if key == CAPABILITY.as_bytes() {
+                *value = mapping.capability_to_host(std::mem::take(value));
+            }
+        }
+        Ok(member)
+    }
 }
 
 /// As [`extract`], into the tree `root`.
@@ -125,16 +146,13 @@ pub fn extract_with(
         if let Some((uid, gid)) = options.owner {
             (member.uid, member.gid) = (uid, gid);
         }
-        if let Some(mapping) = &options.mapping {
-            (member.uid, member.gid) = mapping.to_host(member.uid, member.gid);
-        }
-        Ok(member)
+        options.map(member)
     })?;
     Unfinished(applier).finish()?;
     Ok(())
 }
 
-pub(super) fn open(path: &Path) -> Result<RootDir, ApplyError> {
+pub(crate) fn open(path: &Path) -> Result<RootDir, ApplyError> {
     RootDir::open(path).map_err(|source| ApplyError::Target { path: path.to_owned(), source })
 }
 

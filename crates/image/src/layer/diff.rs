@@ -16,7 +16,7 @@ use sampan_base::FileError;
 use sampan_kernel::beneath::{self, RootDir};
 
 use super::place::mtime_of;
-use super::{OPAQUE, WHITEOUT, is_opaque, is_overlays_own, is_whiteout};
+use super::{CAPABILITY, OPAQUE, WHITEOUT, is_opaque, is_overlays_own, is_whiteout};
 use crate::snapshot::IdMapping;
 use crate::tar::{Kind, Member, Writer};
 
@@ -230,6 +230,7 @@ impl<W: Write> Walk<'_, W> {
                 continue;
             }
             if let Some(value) = beneath::xattr(parent, name, &key)? {
+                let value = if key == CAPABILITY { self.mapping.capability_to_image(value) } else { value };
                 xattrs.push((key.as_bytes().to_vec(), value));
             }
         }

@@ -68,6 +68,12 @@ pub enum EntryError {
         /// A directory is there.
         was_directory: bool,
     },
+    /// It belongs to somebody whom the user namespace does not know.
+    #[error("container ID {id} cannot be mapped to a host ID")]
+    Unmapped {
+        /// The id in the archive.
+        id: u32,
+    },
     /// Only root may make it.
     #[error("making {what} needs more privilege")]
     NeedsPrivilege {

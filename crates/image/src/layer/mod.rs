@@ -54,6 +54,9 @@ fn check_depth(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The extended attribute by which a program gives capabilities.
+pub(crate) const CAPABILITY: &str = "security.capability";
+
 /// overlayfs's private attributes: they never enter a tar, and are never taken from one, because they would make
 /// the mount believe things (redirects, other files' data) that the tar's author chose.
 pub(crate) fn is_overlays_own(xattr: &[u8]) -> bool {

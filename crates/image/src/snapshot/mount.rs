@@ -51,7 +51,7 @@ impl Store {
             let SnapshotRecord { parent, created, mapping: noted, .. } = record.clone();
             About::Snapshot { key: key.to_owned(), parent, created, mapping: noted }.replace(&parts)?;
             self.metadata().put_snapshot(key, &record)?;
-            let (uid, gid) = mapping.to_host(uid, gid);
+            let (uid, gid) = mapping.to_host_or_nobody(uid, gid);
             rustix::fs::chown(&upper, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .map_err(|e| failed(e.into()))?;
         }

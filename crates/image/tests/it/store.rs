@@ -164,7 +164,7 @@ fn what_is_exported_imports_as_the_same_tree() {
     sampan_image::extract(&mut &*tar(listing), &at, Path::new("")).unwrap();
     std::fs::remove_dir(at.join(".wh.plain")).unwrap();
     let mut exported = Vec::new();
-    test.export(&at, &mut exported).unwrap();
+    test.export(&at, None, &mut exported).unwrap();
     let again = test.import_rootfs(&mut &*exported, &ImportOptions::default()).unwrap();
     let lease = test.lease();
     assert_eq!(tree(test.view(again.chain_id(), &lease).unwrap().rootfs()), tree(&at));

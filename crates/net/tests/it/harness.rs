@@ -211,7 +211,7 @@ impl Drop for Server {
 impl Drop for Host {
     fn drop(&mut self) {
         // With the host's namespace go its links, bridges and tables.
-        for directory in ["state/netns", "."] {
+        for directory in ["state/netns", "state/userns", "."] {
             for entry in std::fs::read_dir(self.path(directory)).into_iter().flatten().flatten() {
                 if entry.file_type().is_ok_and(|t| t.is_file()) {
                     let _ = rustix::mount::unmount(entry.path(), rustix::mount::UnmountFlags::DETACH);

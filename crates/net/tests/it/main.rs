@@ -78,6 +78,11 @@ fn main() {
         ("six", "the_way_out_moves_with_its_ports", more::the_way_out_moves_with_its_ports),
         (
             "more",
+            "mapped_namespaces_belong_to_their_user_namespace",
+            more::mapped_namespaces_belong_to_their_user_namespace,
+        ),
+        (
+            "more",
             "links_count_and_namespaces_come_from_the_stock",
             more::links_count_and_namespaces_come_from_the_stock,
         ),

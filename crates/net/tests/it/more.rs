@@ -120,11 +120,65 @@ pub(crate) fn the_way_out_moves_with_its_ports() {
     assert!(host.on_host(|| TcpListener::bind((ANY, 8080))).local_addr().is_ok(), "the port is free");
 }
 
+pub(crate) fn mapped_namespaces_belong_to_their_user_namespace() {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use sampan_kernel::userns::{self, Maps};
+
+    let host = Host::new();
+    let net = host.open();
+    let map = "0 300000 1000\n".to_owned();
+    let maps = Maps { uids: map.clone(), gids: map };
+    host.on_host(|| {
+        // The first of them are made when they are needed, the others ahead.
+        let made: Vec<_> = ["a", "b", "c", "d"]
+            .into_iter()
+            .map(|key| {
+                net.prepare_namespaces(Some(&maps), 2);
+                net.create_mapped_namespace(key, &maps).unwrap()
+            })
+            .collect();
+        let open = |path: &std::path::Path| File::open(path).unwrap();
+        for one in &made {
+            let (network, user) = (open(&one.network), open(&one.user));
+            assert!(userns::belongs(network.as_fd(), user.as_fd()).unwrap());
+        }
+        let other = net.create_namespace_in("e", &open(&made[0].user)).unwrap();
+        assert!(userns::belongs(open(&other).as_fd(), open(&made[0].user).as_fd()).unwrap());
+        assert!(!userns::belongs(open(&other).as_fd(), open(&made[1].user).as_fd()).unwrap());
+        let again = net.create_mapped_namespace("a", &maps).unwrap_err();
+        assert!(again.to_string().contains("exists already"), "{again}");
+        assert!(userns::belongs(open(&made[0].network).as_fd(), open(&made[0].user).as_fd()).unwrap());
+        let spec = |ports: &[_]| EndpointSpec { ports: ports.to_vec(), ..EndpointSpec::default() };
+        net.attach("a", &spec(&[port(Tcp, ANY, 8080, 80)])).unwrap();
+        net.attach("e", &spec(&[])).unwrap();
+        Ok(())
+    });
+    let server = host.serve("a", Tcp, 80);
+    assert_eq!(host.ask("world", Tcp, (HOST, 8080)), Some(("a".into(), WORLD)));
+    assert_eq!(host.ask("e", Tcp, (GATEWAY, 8080)), Some(("a".into(), GATEWAY)));
+    drop(server);
+    host.on_host(|| {
+        net.detach("a").unwrap();
+        net.remove_namespace("a").unwrap();
+        let mut removed = net.reconcile(&["b"]).unwrap().namespaces;
+        removed.sort();
+        assert_eq!(removed, ["c", "d", "e"]);
+        Ok(())
+    });
+    let state = host.dir.path().join("state");
+    let left = host.run(&format!("cd {} && ls netns userns", state.display()));
+    assert_eq!(left, "netns:\nb\n\nuserns:\nb\n");
+    host.on_host(|| net.remove_all().map_err(std::io::Error::other));
+    assert!(!state.exists());
+}
+
 pub(crate) fn links_count_and_namespaces_come_from_the_stock() {
     let host = Host::new();
     let net = host.open();
     host.on_host(|| {
-        net.prepare_namespaces(4);
+        net.prepare_namespaces(None, 4);
         Ok(())
     });
     host.container(&net, "a", &[port(Sctp, ANY, 8080, 80)]);

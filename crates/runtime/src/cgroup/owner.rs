@@ -6,6 +6,7 @@ use std::os::unix::fs::lchown;
 
 use rustix::mount::MountAttrFlags;
 use sampan_kernel::process::Namespaces;
+use sampan_oci::runtime::NamespaceKind;
 
 use super::Group;
 use crate::error::Step;
@@ -29,7 +30,12 @@ pub fn hand_over(groups: &[Group], plan: &Plan) -> Result<(), Step> {
     let (Some(group), true) = (groups.iter().find(|group| group.limits), writable && own_view) else {
         return Ok(());
     };
-    let Some(owner) = on_host(&plan.namespaces.uid_map, plan.process.uid) else { return Ok(()) };
+    let ids = &plan.namespaces;
+    if ids.uid_map.is_empty() && ids.joins(NamespaceKind::User) {
+        // Who that is on the host, the configuration does not say.
+        return Ok(());
+    }
+    let Some(owner) = on_host(&ids.uid_map, plan.process.uid) else { return Ok(()) };
     // The host's root owns it already; and who is not root owns what he makes, or can't give it away.
     if owner == 0 || !super::is_host_root() {
         return Ok(());

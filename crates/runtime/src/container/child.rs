@@ -24,14 +24,16 @@ pub(super) fn give_birth(
 ) -> Result<Child, CreateError> {
     hide_children()?;
     let at_birth = plan.namespaces.at_birth();
-    let own_pids = if hands.tools.join.join_for_children()? {
+    // A helper joins the PID namespace itself: born in it, it would tell a number from in there.
+    let helped = plan.namespaces.needs_intermediate();
+    let own_pids = if !helped && hands.tools.join.join_for_children()? {
         let file = File::open("/proc/self/ns/pid");
         Some(file.map_err(Step::on(|| "open the runtime's own PID namespace"))?)
     } else {
         None
     };
     let failed = || Step::on::<io::Error, _>(|| "make the container's process");
-    let child = if plan.namespaces.needs_intermediate() {
+    let child = if helped {
         let how = Clone { cgroup, without, ..Clone::default() };
         // Not by the channel of the process itself, which may be the first to say something.
         let (heard, told) = Channel::pair().map_err(failed())?;
@@ -74,7 +76,7 @@ fn intermediate(plan: &init::Plan, mut hands: Hands, at_birth: Namespaces, told:
         // map ids, which for an ordinary user takes a process that he may look at.)
         let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
-    let born = join.join().and_then(|()| {
+    let born = join.join_for_children().and_then(|_| join.join()).and_then(|()| {
         let how = Clone { namespaces: at_birth, cgroup: None, without: &[], sibling: true };
         kernel::clone(&how, || init::run(plan, hands)).map_err(Step::on(|| "make the container's process"))
     });
@@ -141,11 +143,13 @@ pub(super) fn prepare_child(
     if let Some(score) = plan.process.oom_score_adj {
         set_oom_score(pid, score, log)?;
     }
-    if !plan.namespaces.new.contains(Namespaces::USER) {
+    if !plan.namespaces.has(NamespaceKind::User) {
         return Ok(());
     }
     raise_limits(&plan.process, child.pid);
-    map_ids(plan, pid)?;
+    if plan.namespaces.new.contains(Namespaces::USER) {
+        map_ids(plan, pid)?;
+    }
     ours.send(&Message::Go).map_err(Step::on(|| "talk with the container's process"))?;
     Ok(())
 }

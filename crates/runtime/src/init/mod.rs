@@ -266,8 +266,8 @@ fn prepare(
     talk: &mut Talk,
 ) -> Result<Ready, InitError> {
     let lost = || Step::on::<std::io::Error, _>(|| "talk with the runtime");
-    if plan.namespaces.new.contains(Namespaces::USER) {
-        // Without ids, this process may do nothing in its namespace.
+    if plan.namespaces.has(NamespaceKind::User) {
+        // Without ids, this process may do nothing in its namespace; and only from outside its limits can be raised.
         match talk.channel.receive().map_err(lost())? {
             Some((Message::Go, _)) => {}
             _ => return Err(Step::refused("talk with the runtime", "it is gone").into()),

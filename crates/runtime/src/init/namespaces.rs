@@ -18,7 +18,7 @@ pub struct Plan {
     pub new: Namespaces,
     /// Those to join, in an order that works: the PID namespace first, the user namespace last.
     pub join: Vec<(NamespaceKind, PathBuf)>,
-    /// Lines of `/proc/PID/uid_map`.
+    /// Lines of `/proc/PID/uid_map`; of a user namespace that is joined, what the configuration says of it.
     pub uid_map: String,
     /// Lines of `/proc/PID/gid_map`.
     pub gid_map: String,
@@ -76,11 +76,11 @@ pub fn plan(linux: &Linux) -> Result<Plan, Refused> {
                 "a new user namespace needs uidMappings and gidMappings".to_owned(),
             ));
         }
-        plan.uid_map = lines(&linux.uid_mappings);
-        plan.gid_map = lines(&linux.gid_mappings);
     } else if mapped && !plan.has(NamespaceKind::User) {
         return Err(Refused::Invalid("uidMappings and gidMappings need a user namespace".to_owned()));
     }
+    plan.uid_map = lines(&linux.uid_mappings);
+    plan.gid_map = lines(&linux.gid_mappings);
     if !linux.time_offsets.is_empty() && !plan.new.contains(Namespaces::TIME) {
         return Err(Refused::Invalid("timeOffsets need a new time namespace".to_owned()));
     }

@@ -154,6 +154,38 @@ fn a_user_namespace_is_joined_with_what_it_owns() {
 }
 
 #[test]
+fn a_joined_user_namespace_owns_what_is_new() {
+    let first = in_user_namespace("exec sleep 100");
+    first.start();
+    let path = |kind: &str| format!("/proc/{}/ns/{kind}", first.state()["pid"]);
+    let (user, pids) = (path("user"), path("pid"));
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+    let may_raise = u64::from_str_radix(effective, 16).unwrap() & (1 << 24) != 0; // CAP_SYS_RESOURCE
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap();
+    let limit = limit + u64::from(may_raise);
+    let second = Fixture::new("id -u; hostname; ulimit -Hn; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; ip link set lo down && ip link set lo up && echo own; readlink /proc/self/ns/user; ls -d /proc/1").with(|c| {
+        c["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "pid", "path": pids}, {"type": "uts"},
+            {"type": "ipc"}, {"type": "network"}, {"type": "user", "path": user}]);
+        // As engines write it; the namespace has its mapping already.
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        c["linux"]["uidMappings"] = map.clone();
+        c["linux"]["gidMappings"] = map;
+        c["linux"]["sysctl"] = json!({"net.ipv4.ip_unprivileged_port_start": "5"});
+        c["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "hard": limit, "soft": 100}]);
+        for set in ["bounding", "effective", "permitted"] {
+            c["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_NET_ADMIN"));
+        }
+    });
+    for name in ["", "dev", "proc", "sys"] {
+        std::os::unix::fs::chown(second.rootfs().join(name), Some(100_000), Some(100_000)).unwrap();
+    }
+    let link = fs::read_link(&user).unwrap();
+    assert_eq!(second.run().ok(), format!("0\nsampan\n{limit}\n5\nown\n{}\n/proc/1\n", link.display()));
+    second.assert_gone();
+}
+
+#[test]
 fn clocks_have_offsets() {
     let f = Fixture::new("cut -d. -f1 /proc/uptime").with(|c| {
         c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));

@@ -246,7 +246,7 @@ pub(crate) struct Options {
     /// Host-name namespace: host
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) uts: String,
-    /// User namespace: host
+    /// User namespace: host, or private (of its own, even if the daemon maps no containers)
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) userns: String,
     /// cgroup namespace: private or host
