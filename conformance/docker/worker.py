@@ -165,6 +165,8 @@ class Side:
                 self.daemon.wait(30)
             except subprocess.TimeoutExpired:
                 self.daemon.kill()
+            # dockerd leaves it, and it keeps its directory from being removed.
+            subprocess.run(["umount", f"{self.scratch}/exec/netns/default"], stderr=subprocess.DEVNULL)
 
 
 def main():

@@ -44,7 +44,7 @@ def connect_and_disconnect(it):
     networks["n1"]["Aliases"] = sorted(networks["n1"].get("Aliases") or [])
     seen.update({
         "container": networks, "network": sorted(c["Name"] for c in it.api.inspect_network("n1")["Containers"].values()), "by alias": inside("ping -c1 -W5 al | head -1"), "by name": inside("ping -c1 -W5 c1 >/dev/null; echo $?"), "unknown": inside("ping -c1 -W5 nope 2>&1; echo $?"),
-        "in use": it.raw("DELETE", "/networks/n1"), "disconnect": it.raw("POST", "/networks/n1/disconnect", {"Container": "c1"}), "not connected": it.raw("POST", "/networks/n1/disconnect", {"Container": "c1"}), "gone": inside("ping -c1 -W5 al; echo $?")[1][-2:], "host": it.raw("POST", "/networks/host/connect", {"Container": "c1"}),
+        "in use": it.raw("DELETE", "/networks/n1"), "disconnect": it.raw("POST", "/networks/n1/disconnect", {"Container": "c1"}), "not connected": it.raw("POST", "/networks/n1/disconnect", {"Container": "c1"}), "gone": inside("ping -c1 -W5 al 2>&1; echo $?")[1][-2:], "host": it.raw("POST", "/networks/host/connect", {"Container": "c1"}),
     })
     return seen
 
