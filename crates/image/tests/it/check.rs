@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sampan_image::{CheckOptions, Image, InitLayer, Report, Store};
 
-use crate::support::{TestStore, tar, tree};
+use crate::support::{TestStore, open_when_free, tar, tree};
 
 const DEEP: CheckOptions = CheckOptions { deep: true, repair: false };
 const REPAIR: CheckOptions = CheckOptions { deep: true, repair: true };
@@ -277,14 +277,4 @@ fn a_killed_process_leaves_nothing_for_check_to_find() {
         came_far = came_far.max(report.images);
     }
     assert!(came_far > 0, "the child came as far as making images");
-}
-
-/// A killed process's lock goes with its last descriptor, which a thread in a system call may keep a moment longer.
-fn open_when_free(root: &Path) -> Store {
-    loop {
-        match Store::open(root) {
-            Err(sampan_image::store::OpenError::InUse { .. }) => std::thread::yield_now(),
-            other => return other.unwrap(),
-        }
-    }
 }
