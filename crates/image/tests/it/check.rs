@@ -1,7 +1,7 @@
 //! Stores that are damaged on purpose or by a kill, and what is found and mended.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sampan_image::{CheckOptions, Image, InitLayer, Report, Store};
 
