@@ -8,12 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sampan_rpc::spare::{NO_ID, Work};
 
-use crate::EngineConfig;
 use crate::shim::{self, ShimError};
+use crate::{EngineConfig, Inner};
 
 /// The shim that waits, if one does.
 #[derive(Debug)]
@@ -22,6 +23,21 @@ pub(crate) struct Spare {
     /// Stands for the bundle that it will have.
     bundle: PathBuf,
     waiting: Mutex<Option<UnixStream>>,
+}
+
+/// How long after a start the next shim is started: a container that lives for some milliseconds, and whoever waits for
+/// its end, need the processors more.
+const LATER: Duration = Duration::from_millis(20);
+
+/// Starts the next one when the start that took one is over.
+pub(crate) fn refill_later(inner: &Arc<Inner>) {
+    let inner = Arc::downgrade(inner);
+    tokio::spawn(async move {
+        tokio::time::sleep(LATER).await;
+        if let Some(inner) = inner.upgrade() {
+            inner.spare.refill();
+        }
+    });
 }
 
 impl Spare {

@@ -235,8 +235,7 @@ impl Owner {
                 let live = live_of(&run);
                 self.run = Some(run);
                 retry_soon(&self.inner);
-                let inner = Arc::clone(&self.inner);
-                tokio::spawn(async move { inner.spare.refill() });
+                crate::spare::refill_later(&self.inner);
                 // Only noted: if this is lost, the next daemon learns from the shim that it runs.
                 self.store(record, Durable::No).await?;
                 self.view.send_modify(|view| view.live = Some(live));
