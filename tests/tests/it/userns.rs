@@ -469,9 +469,10 @@ fn containers_outlive_a_killed_daemon() {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
     it.start();
-    wait_until("it runs again", || it.inspect("c4", "/State/Running") == true);
+    // What waits for its restart is running, too, as Docker tells it.
+    wait_until("it runs again", || it.inspect("c4", "/State/Status") == "running");
     it.docker(["exec", "c4", "id", "-u"]).ok().is("0");
-    it.docker(["inspect", "c3"]).code(1);
+    it.docker(["inspect", "--type", "container", "c3"]).code(1);
     it.docker(["restart", "-t", "0", "c1"]).ok();
     it.docker(["exec", "c1", "stat", "-c", "%u", "/f"]).ok().is("0");
     assert_eq!(uid_of(&it, "c1"), "300000");
