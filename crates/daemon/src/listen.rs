@@ -4,7 +4,8 @@
 //! both sides, and plain TCP has to be asked for by name (`--tls=false`).
 //!
 //! The number of connections is bounded by the descriptors that the process may have; beyond it they wait in the
-//! kernel's queue. At the daemon's end those that answer something get a moment to finish; streams are cut, as by a
+//! kernel's queue. Should all descriptors be in use nevertheless, a client is told so, by means of one that is kept for
+//! that. At the daemon's end those that answer something get a moment to finish; streams are cut, as by a
 //! crash, which their clients must bear anyway.
 
 use std::io::ErrorKind;
@@ -34,8 +35,10 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const SMALL_BODY: u64 = 256 << 10;
 /// How long answers may take at the daemon's end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
-/// How long to wait when the kernel has no descriptor for a connection.
+/// How long to wait when the kernel has no descriptor for a connection, not even the one that was kept.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
+/// How long a client may take to hear that it can't be served.
+const REFUSAL: Duration = Duration::from_secs(1);
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,34 +256,67 @@ struct Accepted {
 }
 
 async fn accept_all(listener: Listener, to: tokio::sync::mpsc::Sender<Accepted>, room: Arc<Semaphore>) {
+    let mut kept = keep_a_descriptor();
     loop {
         // The semaphore is never closed.
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        let stream: std::io::Result<(Box<dyn Stream>, bool)> = match &listener {
-            Listener::Unix(socket) => {
-                socket.accept().await.map(|(s, _)| (Box::new(s) as Box<dyn Stream>, false))
-            }
-            Listener::Tcp(socket) => socket.accept().await.map(|(s, _)| {
-                let _ = s.set_nodelay(true); // slower, but right
-                (Box::new(s) as Box<dyn Stream>, true)
-            }),
-        };
-        match stream {
+        match accept(&listener).await {
             Ok((stream, tcp)) => {
-                if to.send(Accepted { stream, tcp, _place: place }).await.is_err() {
+                if kept.is_none() {
+                    kept = keep_a_descriptor();
+                }
+                if kept.is_none() {
+                    tracing::error!(
+                        "refused a connection: all descriptors that this process may have are open"
+                    );
+                    // Over TCP, that it ends has to do.
+                    if !tcp {
+                        let _ = tokio::time::timeout(REFUSAL, refuse(stream)).await;
+                    }
+                } else if to.send(Accepted { stream, tcp, _place: place }).await.is_err() {
                     return;
                 }
             }
             // The client has gone before it was served.
             Err(error)
                 if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+            // There may be no client yet: the kernel wants a descriptor before it looks (accept(2)).
+            Err(_) if kept.is_some() => kept = None,
             Err(error) => {
-                tracing::error!(%error, "cannot accept a connection");
+                tracing::error!(%error, "cannot accept connections");
                 // Nothing tells when a descriptor is free again, and trying at once would only spin.
                 tokio::time::sleep(NO_DESCRIPTOR).await;
             }
         }
     }
+}
+
+/// The next connection, and whether it came over TCP.
+async fn accept(listener: &Listener) -> std::io::Result<(Box<dyn Stream>, bool)> {
+    match listener {
+        Listener::Unix(socket) => socket.accept().await.map(|(s, _)| (Box::new(s) as Box<dyn Stream>, false)),
+        Listener::Tcp(socket) => socket.accept().await.map(|(s, _)| {
+            let _ = s.set_nodelay(true); // slower, but right
+            (Box::new(s) as Box<dyn Stream>, true)
+        }),
+    }
+}
+
+/// A descriptor that can be given up for a connection when there is no other.
+fn keep_a_descriptor() -> Option<std::fs::File> {
+    std::fs::File::open("/dev/null").ok()
+}
+
+/// Tells a client why nothing can be done for it, whatever it asks.
+async fn refuse(stream: Box<dyn Stream>) {
+    let service = hyper::service::service_fn(|_: http::Request<hyper::body::Incoming>| {
+        let mut answer = docker::unavailable("the daemon has too many open files for another connection");
+        answer.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+        std::future::ready(Ok::<_, std::convert::Infallible>(answer))
+    });
+    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    // It is told if it listens.
+    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// Half of the descriptors are for clients; a stream needs two of them.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -477,7 +478,8 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.give_up();
+            // A panic in here would end all tests, and what they have to say with them.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.give_up()));
             return;
         }
         if self.daemon().is_none() {

@@ -242,6 +242,14 @@ fn no_descriptor_is_left_for_the_daemon() {
         let line = text.lines().find(|l| l.starts_with("Max open files")).unwrap().to_owned();
         line.split_whitespace().nth(3).unwrap().parse().unwrap()
     };
+    limit(open + 4);
+    let mut idle = Vec::new();
+    wait_until("whoever comes when there is no descriptor is told", || {
+        idle.push(std::os::unix::net::UnixStream::connect(it.socket()).unwrap());
+        let refused = it.sampan(["ps"]);
+        refused.code != 0 && refused.stderr.contains("too many open files")
+    });
+    drop(idle);
     for room in 0..24 {
         limit(open + room);
         let failed = it.sampan(["run", "--rm", "busybox", "true"]);

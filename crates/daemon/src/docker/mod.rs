@@ -48,6 +48,11 @@ const NO_ROUTE: &str = "/wrong-version";
 /// The longest JSON body that is read.
 const MAX_BODY_BYTES: usize = 8 << 20;
 
+/// The answer to whatever is asked while nothing can be done.
+pub(crate) fn unavailable(message: &str) -> Response {
+    ApiError { status: http::StatusCode::SERVICE_UNAVAILABLE, message: message.to_owned() }.into_response()
+}
+
 /// All routes, without versions in their paths.
 pub(crate) fn router(engine: Engine, metrics: Metrics) -> Router {
     Router::new()
