@@ -188,6 +188,47 @@ pub(crate) fn remove_socket(bundle: &Path) {
     let _ = std::fs::remove_file(socket_path(bundle));
 }
 
+/// Waits until a shim that nobody can reach has ended, with all commands of the runtime that it had begun: they hold a lock
+/// on the bundle. It is killed if it still lives, as it does if somebody has removed its socket.
+///
+/// # Errors
+/// If the kernel can't tell.
+pub(crate) fn wait_for_end(bundle: &Path) -> std::io::Result<()> {
+    use rustix::fs::{FlockOperation, flock};
+    let directory = match std::fs::File::open(bundle) {
+        Ok(directory) => directory,
+        // It was never there, so there was nothing to begin.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            kill_server(bundle);
+            Ok(flock(&directory, FlockOperation::LockExclusive)?)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Kills the process that serves `bundle`, if it is the one that has written its record.
+fn kill_server(bundle: &Path) {
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    #[derive(serde::Deserialize)]
+    struct Record {
+        server: i32,
+    }
+    let record = sampan_base::files::read_limited(&bundle.join("shim.json"), 64 << 10).ok();
+    let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    let Some(pid) = record.and_then(|record| Pid::from_raw(record.server)) else { return };
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    // The number may be another's by now: what it was started for tells.
+    let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    if line.split(|byte| *byte == 0).any(|word| word == bundle.as_os_str().as_encoded_bytes()) {
+        tracing::warn!(bundle = %bundle.display(), pid = pid.as_raw_nonzero().get(), "killing a shim that does not listen any more");
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+    }
+}
+
 /// Listens at `path`, for root only.
 fn listen(path: &Path) -> std::io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};

@@ -35,6 +35,9 @@ pub struct Record {
     pub systemd_cgroup: bool,
     /// The server's socket.
     pub socket: PathBuf,
+    /// The server's process id.
+    #[serde(default)]
+    pub server: u32,
 }
 
 impl Record {

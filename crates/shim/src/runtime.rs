@@ -6,11 +6,14 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use rustix::fs::{Mode, OFlags};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use sampan_kernel::process as kernel;
 use sampan_rpc::runc::Options;
 
@@ -33,6 +36,8 @@ pub struct Runtime {
     no_new_keyring: bool,
     /// It is part of this program.
     is_linked: bool,
+    /// Open in its commands as well, where it is part of this program: [`Runtime::hold`].
+    held: Option<Arc<OwnedFd>>,
 }
 
 impl Runtime {
@@ -52,7 +57,21 @@ impl Runtime {
             systemd_cgroup: options.systemd_cgroup,
             no_pivot_root: options.no_pivot_root,
             no_new_keyring: options.no_new_keyring,
+            held: None,
         }
+    }
+
+    /// Locks the bundle for as long as this process or one of the runtime's commands lives. Should this process be killed,
+    /// one of them may be about to make the container; whoever then wants to remove it first waits for the lock.
+    ///
+    /// # Errors
+    /// If it can't be locked.
+    pub fn hold(&mut self, bundle: &Path) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(bundle, flags, Mode::empty())?;
+        flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+        self.held = Some(Arc::new(directory));
+        Ok(())
     }
 
     /// As [`Runtime::from_options`] had it, from what Create wrote down.
@@ -64,6 +83,7 @@ impl Runtime {
             no_pivot_root: false,
             no_new_keyring: false,
             is_linked: false,
+            held: None,
         }
     }
 
@@ -75,6 +95,7 @@ impl Runtime {
             root: self.root.clone(),
             systemd_cgroup: self.systemd_cgroup,
             socket: socket.to_owned(),
+            server: std::process::id(),
         }
     }
 
@@ -88,6 +109,7 @@ impl Runtime {
         let call = Call {
             binary: self.binary.clone(),
             is_linked: self.is_linked,
+            held: self.held.clone(),
             arguments: Vec::with_capacity(16),
             stdio: [None, None, Some(log_file.into())],
         };
@@ -145,6 +167,7 @@ impl Runtime {
 pub struct Call {
     binary: PathBuf,
     is_linked: bool,
+    held: Option<Arc<OwnedFd>>,
     arguments: Vec<OsString>,
     stdio: ChildEnds,
 }
@@ -177,7 +200,7 @@ impl Call {
         let words: Option<Vec<String>> =
             self.arguments.iter().map(|word| word.to_str().map(str::to_owned)).collect();
         match words.filter(|_| self.is_linked) {
-            Some(words) => in_a_copy(&words, &self.stdio),
+            Some(words) => in_a_copy(&words, &self.stdio, self.held.as_deref()),
             None => self.into_command().spawn().map(|child| child.id()),
         }
     }
@@ -195,7 +218,7 @@ impl Call {
 
 /// Does what the executed runtime would do, in a copy of this process. To execute a file costs more than half of what the
 /// runtime's shorter commands take.
-fn in_a_copy(words: &[String], stdio: &ChildEnds) -> io::Result<u32> {
+fn in_a_copy(words: &[String], stdio: &ChildEnds, held: Option<&OwnedFd>) -> io::Result<u32> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let [stdin, stdout, stderr] = stdio.each_ref().map(|end| end.as_ref().unwrap_or(&null));
     let child = kernel::clone(&kernel::Clone::default(), || {
@@ -203,8 +226,10 @@ fn in_a_copy(words: &[String], stdio: &ChildEnds) -> io::Result<u32> {
             rustix::stdio::dup2_stdin(stdin)?;
             rustix::stdio::dup2_stdout(stdout)?;
             rustix::stdio::dup2_stderr(stderr)?;
-            // As exec would: no client, log or other container of ours is open in what becomes a container.
-            kernel::close_all_from(3, &[])?;
+            // As exec would: no client, log or other container of ours is open in what becomes a container. What is held
+            // the runtime closes before the container's root is entered.
+            let kept: Vec<_> = held.iter().map(|fd| fd.as_fd()).collect();
+            kernel::close_all_from(3, &kept)?;
             kernel::reset_signals()?;
             sampan_kernel::signals::ignore_broken_pipes();
             io::Result::Ok(())

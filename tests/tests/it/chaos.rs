@@ -15,6 +15,7 @@ use crate::crash::Moments;
 
 crate::cases! {
     daemons_and_shims_killed_under_load,
+    a_shim_that_nobody_can_reach_is_ended_with_its_container,
     no_descriptor_is_left_for_the_daemon,
     a_shim_that_waits_for_a_container_may_die_and_ends_with_the_daemon,
     a_snapshot_that_is_gone_is_told_and_its_container_can_be_removed,
@@ -145,7 +146,8 @@ fn ask(it: &Instance, client: &str, moments: &mut Moments, told: &Mutex<Told>) {
     }
 }
 
-/// The shims of this daemon, with their containers' ids.
+/// The shims of this daemon, with their containers' ids. A command of the runtime is a copy of its shim, but leads no
+/// session.
 fn shims(it: &Instance) -> Vec<(Pid, String)> {
     let state = it.state().to_str().unwrap().to_owned();
     let mut found = Vec::new();
@@ -155,8 +157,11 @@ fn shims(it: &Instance) -> Vec<(Pid, String)> {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let words: Vec<_> = line.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
         let id = words.iter().position(|w| w == "-id").and_then(|at| words.get(at + 1));
-        if let (true, Some(id)) = (words.iter().any(|w| w.contains(&state)), id) {
-            found.push((Pid::from_raw(pid).unwrap(), id.to_string()));
+        let pid = Pid::from_raw(pid).unwrap();
+        if let (true, Some(id)) = (words.iter().any(|w| w.contains(&state)), id)
+            && rustix::process::getsid(Some(pid)) == Ok(pid)
+        {
+            found.push((pid, id.to_string()));
         }
     }
     found
@@ -228,6 +233,21 @@ fn a_shim_that_waits_for_a_container_may_die_and_ends_with_the_daemon() {
     it.start();
     it.sampan(["exec", "c1", "true"]).ok();
     it.sampan(["rm", "-f", "c1"]).ok();
+}
+
+fn a_shim_that_nobody_can_reach_is_ended_with_its_container() {
+    let it = Instance::new();
+    it.sampan(["run", "-d", "--name", "c1", "--restart", "always", "busybox", "sleep", "1000"]).ok();
+    let (id, first) = (it.inspect("c1", "/Id"), it.inspect("c1", "/State/Pid"));
+    let address = it.state().join("bundles").join(id.as_str().unwrap()).join("address");
+    let address = std::fs::read_to_string(address).unwrap();
+    it.kill_9();
+    std::fs::remove_file(address.strip_prefix("unix://").unwrap()).unwrap();
+    it.start();
+    wait_until("the container runs again", || it.sampan(["exec", "c1", "true"]).code == 0);
+    assert_ne!(it.inspect("c1", "/State/Pid"), first);
+    it.sampan(["rm", "-f", "c1"]).ok();
+    it.assert_idle();
 }
 
 fn no_descriptor_is_left_for_the_daemon() {

@@ -71,7 +71,7 @@ async fn try_tear_down(inner: &Arc<Inner>, id: &str, task: Option<&Task>) -> boo
     let deleted = match found {
         Ok(task) => end_task(inner, id, &task).await,
         // The shim is gone: what it looked after may still be there.
-        Err(error) if error.nobody_listens() => force_delete(inner, id).await,
+        Err(error) if error.nobody_listens() => after_shim(inner, id).await,
         Err(error) => {
             // It may live: its address must not go before it.
             tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot end the shim");
@@ -107,7 +107,7 @@ async fn end_task(inner: &Arc<Inner>, id: &str, task: &Task) -> bool {
     let deleted = match task.delete(None).await {
         Ok(_) => true,
         // The shim is gone, but what it looked after may be alive.
-        Err(ShimError::Lost | ShimError::Connect { .. }) => force_delete(inner, id).await,
+        Err(ShimError::Lost | ShimError::Connect { .. }) => after_shim(inner, id).await,
         Err(error) if error.is_not_found() => true,
         Err(error) => {
             tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot delete the task");
@@ -121,6 +121,17 @@ async fn end_task(inner: &Arc<Inner>, id: &str, task: &Task) -> bool {
         }
     }
     deleted
+}
+
+/// Removes what a shim that has been killed looked after. A command of the runtime may have outlived it, and is about to
+/// make the container: it has an end, which is waited for. Answers whether the container is gone.
+async fn after_shim(inner: &Arc<Inner>, id: &str) -> bool {
+    let bundle = inner.config.bundle(id);
+    let is_gone = shim::find(id, &bundle).await.is_err_and(|error| error.nobody_listens());
+    if is_gone && let Err(error) = blocking(move || shim::wait_for_end(&bundle)).await {
+        tracing::warn!(container = id, %error, "cannot tell whether all of its shim has ended");
+    }
+    force_delete(inner, id).await
 }
 
 /// Removes a container from the OCI runtime, killing what runs, without a shim's help. Answers whether it is gone.

@@ -161,7 +161,7 @@ impl Server {
         }
     }
 
-    /// Serves until Shutdown, then removes the socket.
+    /// Serves until Shutdown.
     ///
     /// # Errors
     /// If the kernel refuses to poll or to reap, which leaves nothing sensible to do.
@@ -173,8 +173,14 @@ impl Server {
             }
             self.publisher.tick();
         }
-        let _ = std::fs::remove_file(&self.socket); // `delete` may have been here
         Ok(())
+    }
+
+    /// Ends the server when all is answered. Its socket goes first: once the caller has heard of it, the name may be
+    /// another server's, of the container's next run.
+    fn shut_down(&mut self) {
+        let _ = std::fs::remove_file(&self.socket); // `delete` may have been here
+        self.shutting_down = true;
     }
 
     fn is_done(&self) -> bool {
@@ -310,7 +316,7 @@ impl Server {
                 // A container outlives a daemon's or a session's end; an idle shim has no reason to.
                 signal if self.containers.is_empty() => {
                     crate::note(&format!("signal {signal}, and no container: ending"));
-                    self.shutting_down = true;
+                    self.shut_down();
                 }
                 signal => crate::note(&format!("signal {signal} ignored: there is a container")),
             }

@@ -77,7 +77,9 @@ impl Server {
             "Connect" => now(reply, &self.connect(&decode(payload)?)?),
             "Shutdown" => {
                 // A shim that still has containers stays: they may be of other callers.
-                self.shutting_down = self.containers.is_empty();
+                if self.containers.is_empty() && !self.shutting_down {
+                    self.shut_down();
+                }
                 now(reply, &())
             }
             "Checkpoint" => Err(failure(Code::Unimplemented, "checkpointing containers is not supported")),
@@ -105,6 +107,9 @@ impl Server {
 
     fn create(&mut self, reply: Reply, request: wire::CreateTaskRequest) -> Result<Answer, Failure> {
         let id = valid_id(&request.id)?;
+        if self.shutting_down {
+            return Err(failure(Code::Unavailable, "the shim is ending"));
+        }
         if self.containers.contains_key(&id) {
             return Err(failure(Code::AlreadyExists, format!("task {id} already exists")));
         }
@@ -125,7 +130,8 @@ impl Server {
             Some(any) => unpack_options(any)?,
             None => runc::Options::default(),
         };
-        let runtime = Runtime::from_options(&options, &self.namespace);
+        let mut runtime = Runtime::from_options(&options, &self.namespace);
+        runtime.hold(&bundle).map_err(|e| failure(Code::Unknown, format!("cannot lock the bundle: {e}")))?;
         let facts = SpecFacts::read(&bundle).map_err(of_error)?;
         runtime.record(&self.socket).write(&bundle).map_err(of_error)?;
         let wanted = Wanted {

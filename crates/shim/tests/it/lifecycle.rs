@@ -289,6 +289,49 @@ pub(crate) fn delete_cleans_up_after_a_killed_shim() {
     assert!(!shim.socket().exists());
 }
 
+pub(crate) fn a_command_that_outlives_a_killed_shim_holds_the_bundle() {
+    let dir = tempfile::tempdir().unwrap();
+    let executable = dir.path().join("containerd-shim-sampan-v2");
+    std::fs::copy(crate::harness::SHIM, &executable).unwrap();
+    std::fs::write(dir.path().join("sampan-runtime"), "no program: the shim is it").unwrap();
+    // The hook tells that it runs, and waits for its end.
+    let [told, end] = ["told", "end"].map(|name| dir.path().join(name));
+    for fifo in [&told, &end] {
+        rustix::fs::mknodat(rustix::fs::CWD, fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    }
+    let hook = format!("echo > {}; read line < {}", told.display(), end.display());
+    let edit = |spec: &mut serde_json::Value| {
+        spec["hooks"] =
+            json!({"createRuntime": [{"path": "/bin/busybox", "args": ["busybox", "sh", "-c", hook]}]});
+    };
+    let mut shim = Shim::start_executable(&executable, sh("sleep 1000"), edit, ["", ""]);
+    shim.runtime = dir.path().join("sampan-runtime");
+    let request = shim.create_request(false, "", "", "");
+    let mut other = shim.another();
+    let creating =
+        std::thread::spawn(move || other.call::<task::CreateTaskResponse>("Create", &request).is_err());
+    std::fs::read_to_string(&told).unwrap();
+
+    let server = rustix::process::Pid::from_raw(shim.shim_pid().cast_signed()).unwrap();
+    let ended = rustix::process::pidfd_open(server, rustix::process::PidfdFlags::empty()).unwrap();
+    rustix::process::kill_process(server, rustix::process::Signal::KILL).unwrap();
+    crate::harness::wait_readable(&ended);
+    assert!(creating.join().unwrap());
+    let bundle = std::fs::File::open(shim.bundle()).unwrap();
+    assert!(matches!(bundle.try_lock(), Err(std::fs::TryLockError::WouldBlock)));
+    std::fs::write(&end, "\n").unwrap();
+    bundle.lock().unwrap();
+    // Now whatever it made is there to be removed.
+    let pid: i32 = std::fs::read_to_string(shim.bundle().join("init.pid")).unwrap().parse().unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let container = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    let root = shim.dir.path().join("runc/spt");
+    let words = ["--root", root.to_str().unwrap(), "delete", "--force", &shim.id].map(str::to_owned);
+    assert_eq!(sampan_runtime::cli::run(&words), 0);
+    crate::harness::wait_readable(&container);
+    std::fs::remove_file(shim.socket()).unwrap();
+}
+
 pub(crate) fn containers_of_one_pod_share_a_shim() {
     let annotate = |spec: &mut serde_json::Value| {
         spec["annotations"]["io.kubernetes.cri.sandbox-id"] = "spt-pod".into();

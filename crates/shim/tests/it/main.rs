@@ -50,6 +50,11 @@ fn main() {
         ),
         (
             "lifecycle",
+            "a_command_that_outlives_a_killed_shim_holds_the_bundle",
+            lifecycle::a_command_that_outlives_a_killed_shim_holds_the_bundle,
+        ),
+        (
+            "lifecycle",
             "processes_of_a_shared_pid_namespace_are_ended_with_the_first",
             lifecycle::processes_of_a_shared_pid_namespace_are_ended_with_the_first,
         ),
