@@ -28,7 +28,8 @@ mod copies;
 mod short_lived;
 
 use self::copies::Copies;
-use self::short_lived::{ShortLived, is_short_lived};
+use self::short_lived::ShortLived;
+pub(crate) use self::short_lived::is_short_lived;
 use crate::container::health::Health;
 use crate::container::state::{Exit, Phase};
 use crate::error::{EngineError, Result};

@@ -68,16 +68,9 @@ pub fn clone(how: &Clone<'_>, body: impl FnOnce() -> i32) -> io::Result<Child> {
     let mut arguments = libc::clone_args {
         flags: how.namespaces.bits() | CLONE_PIDFD,
         pidfd: (&raw mut pidfd).addr() as u64,
-        child_tid: 0,
-        parent_tid: 0,
         // A sibling's end is told to the parent by the signal that this process's own end will send.
         exit_signal: if how.sibling { 0 } else { libc::SIGCHLD as u64 },
-        stack: 0,
-        stack_size: 0,
-        tls: 0,
-        set_tid: 0,
-        set_tid_size: 0,
-        cgroup: 0,
+        ..NO_ARGUMENTS
     };
     if how.sibling {
         arguments.flags |= CLONE_PARENT;
@@ -107,6 +100,21 @@ pub fn clone(how: &Clone<'_>, body: impl FnOnce() -> i32) -> io::Result<Child> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     Ok(Child { pid: pid.ok_or_else(|| io::Error::other("the kernel returned no process number"))?, pidfd })
 }
+
+/// clone3(2), as fork(2) but that nobody hears of the end.
+pub(crate) const NO_ARGUMENTS: libc::clone_args = libc::clone_args {
+    flags: 0,
+    pidfd: 0,
+    child_tid: 0,
+    parent_tid: 0,
+    exit_signal: 0,
+    stack: 0,
+    stack_size: 0,
+    tls: 0,
+    set_tid: 0,
+    set_tid_size: 0,
+    cgroup: 0,
+};
 
 /// Ends this process without running any handler or flushing any buffer.
 pub fn exit_now(status: i32) -> ! {

@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use crate::checked;
-use crate::process::{Namespaces, exit_now};
+use crate::process::{NO_ARGUMENTS, Namespaces, exit_now};
 
 /// Which ids of the host a namespace's ids are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,15 +93,8 @@ impl Helper {
             // The descriptors are shared: copies of them would keep alive what others close.
             flags: namespaces.bits() | CLONE_FILES | CLONE_PIDFD,
             pidfd: (&raw mut pidfd).addr() as u64,
-            child_tid: 0,
-            parent_tid: 0,
             exit_signal: libc::SIGCHLD as u64,
-            stack: 0,
-            stack_size: 0,
-            tls: 0,
-            set_tid: 0,
-            set_tid_size: 0,
-            cgroup: 0,
+            ..NO_ARGUMENTS
         };
         // SAFETY: without CLONE_VM the child runs on a copy of this memory, as after fork(2). Other threads may hold locks
         // in that copy, so the child takes none and allocates nothing: `live` makes system calls on numbers alone and

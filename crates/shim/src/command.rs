@@ -134,8 +134,10 @@ fn start_server(
     let log = open_log(bundle).map_err(CommandError::on("open the shim's log"))?;
     let program = crate::runtime::own_executable().unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
     let mut server = Command::new(program);
-    // A container must not announce itself as ready in place of the daemon.
-    server.env_remove("NOTIFY_SOCKET");
+    // A container must not announce itself as ready in place of the daemon, nor get the sockets that it listens on.
+    for name in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"] {
+        server.env_remove(name);
+    }
     server.args(["-namespace", &arguments.namespace, "-id", &arguments.id, "-address", &arguments.address]);
     server
         .args(["-publish-binary", &arguments.publish_binary])

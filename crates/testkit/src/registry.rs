@@ -70,7 +70,25 @@ pub struct Tls {
     pub clients: bool,
 }
 
+/// A port that nobody listens on now.
+///
+/// # Panics
+/// If there is none.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 impl Tls {
+    /// The flags by which a daemon takes only clients of the authority's.
+    pub fn server_flags(&self) -> Vec<String> {
+        tls_flags([&self.authority, &self.certificate, &self.key])
+    }
+
+    /// The flags by which a client shows its certificate, and wants the server's.
+    pub fn client_flags(&self) -> Vec<String> {
+        tls_flags([&self.authority, &self.client_certificate, &self.client_key])
+    }
+
     /// New certificates in `directory`.
     ///
     /// # Panics
@@ -267,4 +285,10 @@ fn answer(request: &Request, certificate: &[u8], key: &[u8], life: u64) -> Reply
         body["refresh_token"] = json!(IDENTITY);
     }
     Reply::body(body.to_string())
+}
+
+fn tls_flags([authority, certificate, key]: [&Path; 3]) -> Vec<String> {
+    let named = [("--tlscacert", authority), ("--tlscert", certificate), ("--tlskey", key)];
+    let named = named.into_iter().flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()]);
+    ["--tlsverify".to_owned()].into_iter().chain(named).collect()
 }

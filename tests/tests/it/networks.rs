@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sampan_testkit::registry::free_port;
 use sampan_testkit::{Command, Instance, Output, wait_until};
 
 crate::cases! {
@@ -383,8 +384,7 @@ fn ports_may_be_ranges_and_move_with_the_gateway() {
     it.docker(["network", "create", "aa"]).ok();
     it.docker(["network", "create", "zz"]).ok();
     // Of a range of the host's, any free one; two containers with the same range get two ports.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let first = free.clamp(20_000, 60_000);
+    let first = free_port().clamp(20_000, 60_000);
     let range = format!("{first}-{}:80", first + 9);
     serve(&it, "one", &["--network", "zz", "-p", &range, "--hostname", "one"]);
     serve(&it, "two", &["--network", "zz", "-p", &range, "--hostname", "two"]);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use sampan_testkit::http::Request;
 use sampan_testkit::proxy::{Fault, Proxy};
-use sampan_testkit::registry::{IDENTITY, PASSWORD, Registry, Setup, Tls, TokenServer, USER};
+use sampan_testkit::registry::{IDENTITY, PASSWORD, Registry, Setup, Tls, TokenServer, USER, free_port};
 use sampan_testkit::{Command, Dockerd, Instance, busybox, wait_until};
 use serde_json::Value;
 
@@ -171,10 +171,6 @@ fn what_is_not_there_is_told_as_docker_tells_it() {
     let inspected = it.get(&format!("/distribution/{name}/json")).ok().json();
     assert_eq!(inspected["Platforms"][0]["os"], "linux");
     assert!(inspected["Descriptor"]["digest"].as_str().unwrap().starts_with("sha256:"));
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn docker_reads_what_sampan_pushed_and_the_reverse() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sampan_testkit::registry::Tls;
+use sampan_testkit::registry::{Tls, free_port};
 use sampan_testkit::{Command, Instance, busybox, executable, wait_until};
 
 use crate::docker::NEW_DOCKER;
@@ -161,27 +161,11 @@ fn flags_are_read_as_dockers() {
 fn a_daemon_far_away_by_tls() {
     let directory = tempfile::tempdir().unwrap();
     let ours = Tls::new(directory.path());
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let host = format!("tcp://127.0.0.1:{port}");
-    let path = |p: &Path| p.to_str().unwrap().to_owned();
-    let (ca, cert, key) = (path(&ours.authority), path(&ours.certificate), path(&ours.key));
-    let flags = [
-        "-H",
-        "unix://{socket}",
-        "-H",
-        &host,
-        "--tlsverify",
-        "--tlscacert",
-        &ca,
-        "--tlscert",
-        &cert,
-        "--tlskey",
-        &key,
-    ];
-    let _it = Instance::builder().arguments(&flags).start();
-    let (client_cert, client_key) = (path(&ours.client_certificate), path(&ours.client_key));
+    let host = format!("tcp://127.0.0.1:{}", free_port());
+    let _it = crate::serving::daemon_at(&host, &ours);
     let sampan = |flags: &[&str]| Command::new(executable("sampan")).args(["-H", &host]).args(flags);
-    let tls = ["--tlsverify", "--tlscacert", &ca, "--tlscert", &client_cert, "--tlskey", &client_key];
+    let tls = ours.client_flags();
+    let tls: Vec<&str> = tls.iter().map(String::as_str).collect();
     let run = |line: &[&str]| sampan(&[&tls[..], line].concat()).run();
     run(&["run", "--rm", "busybox", "echo", "over TLS"]).ok().is("over TLS");
     let fed = sampan(&[&tls[..], &["run", "--rm", "-i", "busybox", "cat"]].concat()).input("both ways").run();
@@ -189,7 +173,9 @@ fn a_daemon_far_away_by_tls() {
     // By Docker's variables and file names.
     let certs = directory.path().join("certs");
     std::fs::create_dir(&certs).unwrap();
-    for (from, to) in [(&ca, "ca.pem"), (&client_cert, "cert.pem"), (&client_key, "key.pem")] {
+    for (from, to) in
+        [(&ours.authority, "ca.pem"), (&ours.client_certificate, "cert.pem"), (&ours.client_key, "key.pem")]
+    {
         std::fs::copy(from, certs.join(to)).unwrap();
     }
     let by_variables = Command::new(executable("sampan"))
@@ -202,7 +188,7 @@ fn a_daemon_far_away_by_tls() {
     // Without a certificate, with the wrong authority, without TLS.
     sampan(&["--tls", "ps"]).env("DOCKER_CERT_PATH", "/nowhere").run().code(1);
     let other = Tls::new(&directory.path().join("other"));
-    sampan(&["--tlsverify", "--tlscacert", &path(&other.authority), "ps"])
+    sampan(&["--tlsverify", "--tlscacert", other.authority.to_str().unwrap(), "ps"])
         .env("DOCKER_CERT_PATH", "/nowhere")
         .run()
         .code(1)
@@ -213,7 +199,7 @@ fn a_daemon_far_away_by_tls() {
     std::fs::create_dir(&context).unwrap();
     std::fs::write(context.join("Dockerfile"), "FROM busybox\nCOPY f /f\n").unwrap();
     std::fs::write(context.join("f"), "sent").unwrap();
-    run(&["build", "-q", "-t", "sent", &path(&context)]).ok();
+    run(&["build", "-q", "-t", "sent", context.to_str().unwrap()]).ok();
     run(&["run", "--rm", "sent", "cat", "/f"]).ok().is("sent");
 }
 

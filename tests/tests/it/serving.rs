@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
-use sampan_testkit::registry::Tls;
+use sampan_testkit::registry::{Tls, free_port};
 use sampan_testkit::{Command, DEADLINE, Instance, executable, wait_until};
 
 crate::cases! {
@@ -21,8 +21,12 @@ crate::cases! {
     a_web_socket_carries_an_attached_stream,
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A daemon that also listens at `host`.
+pub(crate) fn daemon_at(host: &str, tls: &Tls) -> Instance {
+    let mut arguments = ["-H", "unix://{socket}", "-H", host].map(str::to_owned).to_vec();
+    arguments.extend(tls.server_flags());
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    Instance::builder().arguments(&arguments).start()
 }
 
 fn tcp_takes_only_clients_with_a_certificate() {
@@ -35,41 +39,18 @@ fn tcp_takes_only_clients_with_a_certificate() {
     });
     let host = format!("tcp://127.0.0.1:{}", free_port());
     let path = |p: &std::path::Path| p.to_str().unwrap().to_owned();
-    let (ca, cert, key) = (path(&ours.authority), path(&ours.certificate), path(&ours.key));
-    let arguments = [
-        "-H",
-        "unix://{socket}",
-        "-H",
-        &host,
-        "--tlsverify",
-        "--tlscacert",
-        &ca,
-        "--tlscert",
-        &cert,
-        "--tlskey",
-        &key,
-    ];
-    let it = Instance::builder().arguments(&arguments).start();
-    let client = |cert: &std::path::Path, key: &std::path::Path| {
-        Command::new("/usr/bin/docker").env("DOCKER_CONFIG", path(directory.path())).args([
-            "-H",
-            &host,
-            "--tlsverify",
-            "--tlscacert",
-            &ca,
-            "--tlscert",
-            &path(cert),
-            "--tlskey",
-            &path(key),
-            "run",
-            "--rm",
-            "busybox",
-            "echo",
-            "over TLS",
-        ])
+    let it = daemon_at(&host, &ours);
+    let client = |client: &Tls| {
+        // Whoever answers is asked for the certificate of ours.
+        let client = Tls { authority: ours.authority.clone(), ..client.clone() };
+        Command::new("/usr/bin/docker")
+            .env("DOCKER_CONFIG", path(directory.path()))
+            .args(["-H", &host])
+            .args(client.client_flags())
+            .args(["run", "--rm", "busybox", "echo", "over TLS"])
     };
-    client(&ours.client_certificate, &ours.client_key).run().ok().is("over TLS");
-    let refused = client(&others.client_certificate, &others.client_key).run();
+    client(&ours).run().ok().is("over TLS");
+    let refused = client(&others).run();
     assert_ne!(refused.code, 0, "{refused}");
     let plain = Command::new("/usr/bin/docker").args(["-H", &host, "ps"]).run();
     assert_ne!(plain.code, 0, "{plain}");

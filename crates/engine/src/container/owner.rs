@@ -20,7 +20,7 @@ use crate::container::update::Update;
 use crate::container::{Handle, Live, Request, View};
 use crate::error::{EngineError, Result};
 use crate::events::EventKind;
-use crate::metadata::{ContainerRecord, Durable};
+use crate::metadata::{ContainerRecord, Durable, is_short_lived};
 use crate::shim::{ProcessExit, ShimError};
 use crate::spec::RestartPolicy;
 use crate::{Inner, blocking, network, volumes};
@@ -386,7 +386,7 @@ impl Owner {
         } else {
             Phase::Exited(exit)
         };
-        let vanishes = record.spec.auto_remove && !restarts && !volumes::has_anonymous(&record.spec);
+        let vanishes = !restarts && is_short_lived(&record);
         if vanishes {
             self.view.send_modify(|view| view.record = record.clone());
         } else if let Err(error) = self.store(record.clone(), durable_unless(record.spec.auto_remove)).await {

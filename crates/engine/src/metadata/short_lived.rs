@@ -20,7 +20,7 @@ pub(super) struct ShortLived {
 }
 
 /// Whether a container's record may go with the machine. Volumes that were made for it must not outlive it unknown.
-pub(super) fn is_short_lived(record: &ContainerRecord) -> bool {
+pub(crate) fn is_short_lived(record: &ContainerRecord) -> bool {
     record.spec.auto_remove && !volumes::has_anonymous(&record.spec)
 }
 

@@ -1,11 +1,9 @@
 //! The socket on which a runtime hands over a pty's master side.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 /// A listening socket that becomes one connection that carries one descriptor.
 #[derive(Debug)]
@@ -55,24 +53,13 @@ impl ConsoleSocket {
         }
         let Some(connection) = &self.connection else { return Ok(None) };
         let mut name = [0u8; 4096];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received =
-            recvmsg(connection, &mut [IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC);
-        let received = match received {
-            Err(rustix::io::Errno::AGAIN) => return Ok(None),
-            other => other?,
-        };
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
-                && let Some(master) = descriptors.next()
-            {
-                return Ok(Some(master));
-            }
+        match sampan_kernel::descriptors::receive(connection.as_fd(), &mut name) {
+            Ok((_, fds)) if !fds.is_empty() => Ok(fds.into_iter().next()),
+            Ok((0, _)) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the runtime sent no terminal")),
+            Ok(_) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a message without terminal")),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
         }
-        let reason =
-            if received.bytes == 0 { "the runtime sent no terminal" } else { "a message without terminal" };
-        Err(io::Error::new(io::ErrorKind::UnexpectedEof, reason))
     }
 }
 
