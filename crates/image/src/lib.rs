@@ -65,7 +65,10 @@ pub use metadata::MetadataError;
 pub use receive::{BlobSource, LayerProgress, Progress, ReceiveError};
 pub use recover::Recovered;
 pub use send::{SendError, Sendable};
-pub use snapshot::{IdMapping, IdRange, InitLayer, Remains, Scratch, Snapshot, SnapshotError, Snapshotter};
+pub use snapshot::{
+    IdMapping, IdRange, InitLayer, Remains, Scratch, Snapshot, SnapshotError, Snapshotter, UserNamespace,
+    Workspace,
+};
 pub use squash::SquashError;
 pub use store::{Layer, Lease, OpenError, Store};
 pub use unpack::{Expected, UnpackError};

@@ -5,6 +5,7 @@
 //! * [`inherit`]: descriptors that a child program finds at fixed numbers.
 //! * [`netns`]: network namespaces that live by a file.
 //! * [`userns`]: user namespaces that live by a descriptor.
+//! * [`fs_user`]: acting on files as somebody else.
 //! * [`landlock`]: what a process may still do with files and ports.
 //! * [`links`]: network devices that move between network namespaces.
 //! * [`signals`]: signals as a descriptor to poll.
@@ -25,6 +26,7 @@ pub mod command_line;
 pub mod descriptors;
 pub mod devices;
 pub mod entry;
+pub mod fs_user;
 pub mod inherit;
 pub mod landlock;
 pub mod links;

@@ -2,16 +2,16 @@
 //! namespace's own inside. Nothing is copied, and other containers share the layers.
 //!
 //! Since Linux 5.19 overlayfs takes such mounts for its lower directories. Each is attached below
-//! `snapshots/<n>/mapped` only until the overlay is mounted, which holds on to them by itself. The read-write layer is
-//! not mapped: what the namespace writes has its owners' ids of the host there, and [`IdMapping::to_image`] takes
-//! them back when the layer is read.
+//! `snapshots/<n>/mapped` only until the overlay is mounted, which holds on to them by itself. The read-write layer of a
+//! container is not mapped: what the namespace writes has its owners' ids of the host there, and [`IdMapping::to_image`] takes
+//! them back when the layer is read. That of a build's step is, since it becomes a layer as it is.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
-use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 use sampan_kernel::mount::{self, Change};
 use serde::{Deserialize, Serialize};
 
@@ -130,23 +130,66 @@ impl Drop for Attached {
     }
 }
 
+/// The directory beside a snapshot's parts where mounts are attached.
+pub(super) const PLACE: &str = "mapped";
+
+impl Attached {
+    /// Attaches the directory `source` below `place`, as the user namespace `owner` maps it.
+    fn attach(&mut self, source: &Path, owner: BorrowedFd<'_>, place: &Path) -> io::Result<PathBuf> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(CWD, source, flags)?;
+        // What is mounted below the directory later is not to appear below its copy, and not to go with it.
+        let private = MountPropagationFlags::PRIVATE;
+        let change = Change { idmap: Some(owner), propagation: private, ..Change::default() };
+        mount::change(tree.as_fd(), &change, false)?;
+        let at = place.join(self.0.len().to_string());
+        std::fs::create_dir_all(&at)?;
+        rustix::mount::move_mount(&tree, "", CWD, &at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        self.0.push(at.clone());
+        Ok(at)
+    }
+
+    fn attach_all(
+        &mut self,
+        sources: &[PathBuf],
+        owner: BorrowedFd<'_>,
+        place: &Path,
+    ) -> io::Result<Vec<PathBuf>> {
+        sources.iter().map(|source| self.attach(source, owner, place)).collect()
+    }
+}
+
 /// Mounts `overlay` at `at`, its lower directories as the user namespace `owner` maps them; `parts` has room for it.
 pub(super) fn mount(overlay: &Overlay, parts: &Path, owner: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
     let mut attached = Attached(Vec::new());
-    let directory = parts.join("mapped");
-    std::fs::create_dir_all(&directory)?;
-    let mut lower = Vec::new();
-    for layer in &overlay.lower {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = rustix::mount::open_tree(CWD, layer, flags)?;
-        mount::change(tree.as_fd(), &Change { idmap: Some(owner), ..Change::default() }, false)?;
-        let place = directory.join(attached.0.len().to_string());
-        std::fs::create_dir_all(&place)?;
-        rustix::mount::move_mount(&tree, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-        attached.0.push(place.clone());
-        lower.push(place);
-    }
+    let place = parts.join(PLACE);
+    let lower = attached.attach_all(&overlay.lower, owner, &place)?;
     Overlay { lower, ..overlay.clone() }.mount(at)
+}
+
+/// As [`mount`], with the read-write layer, which is in `parts`, mapped as well: what is written has the namespace's own ids on
+/// disk. `root` is who is root in the namespace.
+pub(super) fn mount_whole(
+    overlay: &Overlay,
+    parts: &Path,
+    owner: BorrowedFd<'_>,
+    root: (u32, u32),
+    at: &Path,
+) -> io::Result<()> {
+    let mut attached = Attached(Vec::new());
+    let place = parts.join(PLACE);
+    let lower = attached.attach_all(&overlay.lower, owner, &place)?;
+    let mapped = attached.attach(parts, owner, &place)?;
+    let moved =
+        |path: &Path| path.strip_prefix(parts).map(|name| mapped.join(name)).map_err(io::Error::other);
+    let overlay = Overlay {
+        lower,
+        upper: moved(&overlay.upper)?,
+        work: moved(&overlay.work)?,
+        volatile: overlay.volatile,
+    };
+    // overlayfs makes its own files as whoever mounts it, and the host's root is nobody in a mapped directory.
+    sampan_kernel::fs_user::as_user(root.0, root.1, || overlay.mount(at))?
 }
 
 #[cfg(test)]

@@ -14,15 +14,14 @@
 //! Where overlayfs is missing the whole file system is a copy ([`Snapshotter::Copy`]), and the read-write layer is made of
 //! it when it is read.
 //!
-//! A [`Scratch`] has the same parts but no key: it belongs to one build step, is mounted without syncing, and either
-//! becomes a layer ([`Scratch::freeze`], which copies nothing) or vanishes when dropped, or when the store opens
-//! after a crash.
+//! A step of a build has a [`Scratch`], which has the same parts but no key.
 
 mod copied;
 mod init;
 mod mapped;
 mod mount;
 pub(crate) mod overlay;
+mod scratch;
 mod times;
 
 use std::path::{Path, PathBuf};
@@ -34,13 +33,14 @@ use sampan_kernel::beneath::{self, RootDir};
 pub use init::InitLayer;
 pub use mapped::{IdMapping, IdRange};
 pub use mount::Snapshotter;
-use mount::{COPY, refresh_upper};
+use mount::refresh_upper;
+pub use scratch::{Scratch, UserNamespace, Workspace};
 
 use crate::layer::changes::{self, Change};
 use crate::layer::diff;
-use crate::metadata::{ChainRecord, MetadataError, SNAPSHOTS, SnapshotRecord};
+use crate::metadata::{MetadataError, SNAPSHOTS, SnapshotRecord};
 use crate::recover::About;
-use crate::store::{Layer, Lease, NewDirectory, Store};
+use crate::store::{Lease, NewDirectory, Store};
 use crate::unpack::UnpackError;
 
 /// A container's read-write layer and what it lies on.
@@ -325,37 +325,6 @@ impl Store {
         Ok(diff::size(&upper)?)
     }
 
-    /// A file system for one step of a build, mounted and ready to be changed.
-    ///
-    /// # Errors
-    /// As [`Store::prepare`] and [`Store::mount`].
-    pub fn scratch(
-        &self,
-        parent: Option<&ChainId>,
-        init: &InitLayer,
-        lease: &Lease,
-    ) -> Result<Scratch, SnapshotError> {
-        let below = self.layers_below(parent, lease)?;
-        let directory = self.new_directory()?;
-        make_parts(directory.path(), &below, init)?;
-        let at = directory.path().join("rootfs");
-        files::create_directories(&at, 0o755)?;
-        self.mount_parts(directory.path(), below, true, &at).map_err(|source| SnapshotError::Mount {
-            key: "a build step".into(),
-            at: at.clone(),
-            source,
-        })?;
-        Ok(Scratch { store: self.clone(), directory: Some(directory), parent: parent.cloned(), rootfs: at })
-    }
-
-    /// The file system of layers that nobody changes, mounted: for `COPY --from`. As [`Store::scratch`].
-    ///
-    /// # Errors
-    /// As [`Store::scratch`].
-    pub fn view(&self, chain: Option<&ChainId>, lease: &Lease) -> Result<Scratch, SnapshotError> {
-        self.scratch(chain, &InitLayer::empty(), lease)
-    }
-
     fn snapshot_record(&self, key: &str) -> Result<SnapshotRecord, SnapshotError> {
         let record = self.metadata().snapshot(key)?;
         record.ok_or_else(|| SnapshotError::NotFound { key: key.to_owned() })
@@ -371,67 +340,6 @@ impl Store {
         let Some(chain) = chain else { return Ok(Vec::new()) };
         self.unpacked(chain, lease)
             .map_err(|source| SnapshotError::Parent { chain: chain.clone(), source: Box::new(source) })
-    }
-}
-
-/// A file system that lasts as long as this value; see the module.
-pub struct Scratch {
-    store: Store,
-    /// `None` once it has become a layer.
-    directory: Option<NewDirectory>,
-    parent: Option<ChainId>,
-    rootfs: PathBuf,
-}
-
-impl Scratch {
-    /// Where it is mounted.
-    pub fn rootfs(&self) -> &Path {
-        &self.rootfs
-    }
-
-    /// Makes what was changed a layer on top of the parent; the init layer is no part of it. `None` if nothing was
-    /// changed. The directory becomes the unpacked layer, and its tar a blob. Whatever ran in it must have ended: what
-    /// is written from here on is in the layer or not, at random. No file of it is younger than `epoch`, in seconds since
-    /// 1970, if that is given: so that what was made at another time is the same.
-    ///
-    /// # Errors
-    /// If it can't be unmounted, or the disk is full; nothing is left then.
-    pub fn freeze(mut self, lease: &Lease, epoch: Option<i64>) -> Result<Option<Layer>, SnapshotError> {
-        // Lazily: whoever just looks at the mount table's file systems (`df`) makes a mount busy for a moment.
-        overlay::unmount(&self.rootfs)
-            .map_err(|source| SnapshotError::Unmount { at: self.rootfs.clone(), source })?;
-        // Taken out only here: dropping an earlier failure cleans up.
-        let Some(directory) = self.directory.take() else { return Ok(None) };
-        let below = self.store.layers_below(self.parent.as_ref(), lease)?;
-        refresh_upper(directory.path(), &below)?;
-        let upper = directory.path().join("fs");
-        if let Some(epoch) = epoch {
-            times::not_after(&upper, epoch)?;
-        }
-        let Some(layer) =
-            self.store.store_layer(&upper, self.parent.as_ref(), &IdMapping::default(), lease)?
-        else {
-            return Ok(None);
-        };
-        let record = ChainRecord {
-            diff_id: layer.diff_id.clone(),
-            parent: self.parent.clone(),
-            directory: Some(directory.number()),
-        };
-        if self.store.adopt_chain(&layer.chain_id, record, lease)? {
-            let path = directory.keep();
-            for part in ["work", "init", "rootfs", COPY] {
-                remove_directory(&path.join(part))?;
-            }
-        }
-        Ok(Some(layer))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Files that stay here go when the store opens the next time.
-        let _ = overlay::unmount(&self.rootfs);
     }
 }
 

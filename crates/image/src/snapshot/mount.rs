@@ -1,14 +1,14 @@
 //! How the parts of a snapshot become a file system: by overlayfs ([`overlay`]), for a user namespace ([`mapped`]), or where
 //! there is no overlayfs by copying ([`copied`]).
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Uid};
 use sampan_base::{FileError, files};
 
 use super::mapped::{self, IdMapping};
-use super::{SnapshotError, copied, overlay, remove_directory};
+use super::{SnapshotError, UserNamespace, copied, overlay, remove_directory};
 use crate::metadata::SnapshotRecord;
 use crate::recover::About;
 use crate::store::Store;
@@ -33,7 +33,7 @@ impl Store {
         let below = self.layers_below(record.parent.as_ref(), &self.lease())?;
         let parts = self.directory_path(record.directory);
         if self.snapshotter() == Snapshotter::Copy || parts.join(COPY).exists() {
-            return Err(refused("a file system without overlayfs can't be mapped for a user namespace"));
+            return Err(refused(NO_OVERLAY));
         }
         let upper = parts.join("fs");
         if record.mapping.as_ref() != Some(mapping) {
@@ -84,6 +84,25 @@ impl Store {
         Ok(rustix::mount::mount_bind(&copy, at)?)
     }
 
+    /// Mounts the parts of a step's file system for a user namespace, without syncing.
+    pub(super) fn mount_parts_for(
+        &self,
+        users: &UserNamespace,
+        parts: &Path,
+        below: Vec<PathBuf>,
+        at: &Path,
+    ) -> std::io::Result<()> {
+        let refused = |what: &str| std::io::Error::new(std::io::ErrorKind::Unsupported, what);
+        if self.snapshotter() == Snapshotter::Copy {
+            return Err(refused(NO_OVERLAY));
+        }
+        let (Some(uid), Some(gid)) = users.mapping.to_host(0, 0) else {
+            return Err(refused("the user namespace has no root"));
+        };
+        let overlay = overlay_of(parts, below, true);
+        mapped::mount_whole(&overlay, parts, users.namespace.as_fd(), (uid, gid), at)
+    }
+
     /// Writes what a snapshot that is a copy has changed to where it is read.
     pub(crate) fn refresh_snapshot(&self, record: &SnapshotRecord) -> Result<(), SnapshotError> {
         let below = self.layers_below(record.parent.as_ref(), &self.lease())?;
@@ -111,6 +130,8 @@ impl Snapshotter {
         }
     }
 }
+
+const NO_OVERLAY: &str = "a file system without overlayfs can't be mapped for a user namespace";
 
 /// The whole file system of a snapshot that is a copy; see [`super::copied`].
 pub(super) const COPY: &str = "copy";

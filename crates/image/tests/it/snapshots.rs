@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use sampan_base::Class;
-use sampan_image::{IdMapping, IdRange, InitLayer, Snapshotter, Store, extract};
+use sampan_image::{IdMapping, IdRange, InitLayer, Snapshotter, Store, UserNamespace, extract};
 
 use crate::support::{TestStore, tar, tree};
 
@@ -228,6 +228,57 @@ fn a_mapped_snapshot_belongs_to_the_user_namespace_and_its_layer_to_the_image() 
     let image = copy.import("base", BASE);
     copy.prepare("c", image.chain_id(), &InitLayer::empty()).unwrap();
     let refused = copy.mount_mapped("c", namespace.file().as_fd(), &mapping, &at).unwrap_err();
+    assert_eq!(refused.class(), Class::Unsupported);
+}
+
+#[test]
+fn what_a_step_in_a_user_namespace_makes_is_the_layer_that_the_host_would_make() {
+    const CAPABILITY: &str = "security.capability";
+    let test = TestStore::with(Snapshotter::Overlay);
+    let image = test.import("base", BASE);
+    let namespace = Namespace::new();
+    let range = vec![IdRange { inside: 0, outside: 100_000, length: 65_536 }];
+    let mapping = IdMapping { uids: range.clone(), gids: range };
+    let users = UserNamespace { namespace: std::sync::Arc::new(namespace.file()), mapping };
+    let lease = test.lease();
+    // By whoever is root there: `first` is its id here.
+    let step = |users: Option<&UserNamespace>, first: u32, capability: &[u8]| {
+        let scratch = test.scratch_for(users, image.chain_id(), &InitLayer::docker(), &lease).unwrap();
+        let at = scratch.rootfs().to_owned();
+        let owner = |path: &str| fs::symlink_metadata(at.join(path)).map(|m| (m.uid(), m.gid())).unwrap();
+        assert_eq!([owner(""), owner("f"), owner("proc")], [(first, first); 3]);
+        assert_eq!(owner("d/a"), (first + 3, first + 4));
+        let change = || {
+            fs::write(at.join("d/a"), "changed").unwrap();
+            fs::write(at.join("d/new"), "n").unwrap();
+            std::os::unix::fs::chown(at.join("d/new"), Some(first + 7), Some(first + 8)).unwrap();
+            fs::set_permissions(at.join("d/new"), PermissionsExt::from_mode(0o6755)).unwrap();
+            fs::remove_file(at.join("d/gone")).unwrap();
+            fs::create_dir(at.join("made")).unwrap();
+            std::os::unix::fs::symlink("to", at.join("made/link")).unwrap();
+            rustix::fs::setxattr(at.join("f"), CAPABILITY, capability, rustix::fs::XattrFlags::empty())
+                .unwrap();
+        };
+        sampan_kernel::fs_user::as_user(first, first, change).unwrap();
+        let layer = scratch.freeze(&lease, Some(0)).unwrap().unwrap();
+        let view = test.view(Some(&layer.chain_id), &lease).unwrap();
+        let owner = |path: &str| fs::symlink_metadata(view.rootfs().join(path)).map(|m| (m.uid(), m.gid()));
+        assert_eq!((owner("d/new").unwrap(), owner("made/link").unwrap()), ((7, 8), (0, 0)));
+        layer
+    };
+    // What gives a program CAP_NET_RAW, and the same for the root of a namespace alone.
+    let sets = [0x2000u32, 0, 0, 0].map(u32::to_le_bytes).concat();
+    let whole = [&0x0200_0001u32.to_le_bytes()[..], &sets].concat();
+    let own = [&0x0300_0001u32.to_le_bytes()[..], &sets, &100_000u32.to_le_bytes()].concat();
+    let mapped = step(Some(&users), 100_000, &own);
+    assert_eq!(mapped, step(None, 0, &whole));
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!table.contains(test.dir.path().to_str().unwrap()), "nothing stays mounted");
+    // Nothing of it is left beside the layers, and a store that opens finds nothing to mend.
+    let report = test.check(sampan_image::CheckOptions { deep: true, repair: false }).unwrap();
+    assert_eq!(report.problems, []);
+    let copy = TestStore::with(Snapshotter::Copy);
+    let refused = copy.scratch_for(Some(&users), None, &InitLayer::empty(), &copy.lease()).err().unwrap();
     assert_eq!(refused.class(), Class::Unsupported);
 }
 
