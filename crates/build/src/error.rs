@@ -107,6 +107,16 @@ pub enum BuildError {
         /// Its id.
         id: String,
     },
+    /// A mount's file is for somebody whom the user namespace of commands does not have.
+    #[error("{at}: the user namespace of builds has no {what} {id}")]
+    NotMapped {
+        /// Where.
+        at: At,
+        /// User or group.
+        what: &'static str,
+        /// Which.
+        id: u32,
+    },
     /// A file of the builder's own.
     #[error(transparent)]
     File(#[from] FileError),
@@ -277,6 +287,7 @@ impl BuildError {
             | BuildError::Base { at, .. }
             | BuildError::Pull { at, .. }
             | BuildError::NotGiven { at, .. }
+            | BuildError::NotMapped { at, .. }
             | BuildError::Copy { at, .. }
             | BuildError::Remote { at, .. }
             | BuildError::NotADirectory { at, .. }
@@ -302,6 +313,7 @@ impl BuildError {
             | BuildError::NotADirectory { .. }
             | BuildError::User { .. }
             | BuildError::NotGiven { .. }
+            | BuildError::NotMapped { .. }
             | BuildError::Command { .. } => Class::Invalid,
             BuildError::Base { source, .. } => source.class(),
             BuildError::Remote { source, .. } => source.class(),

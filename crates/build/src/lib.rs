@@ -35,7 +35,8 @@ pub use change::{ChangeError, apply_changes};
 pub use context::{Context, ContextError, Digests};
 pub use error::{At, BuildError, RemoteError};
 pub use run::{
-    Cancel, ExitStatus, Limits, NetworkMode, RunStep, RunnerError, StepMount, StepRunner, Stream, Transfer,
+    Cancel, ExitStatus, Limits, NetworkMode, Owners, RunStep, RunnerError, StepMount, StepRunner, Stream,
+    Transfer,
 };
 pub use solve::{
     BuildEvent, BuildOptions, BuildResult, CacheSource, CacheStore, CacheTarget, NamedContext,

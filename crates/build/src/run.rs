@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::event::EventfdFlags;
 use sampan_base::{Class, Digest};
-use sampan_image::Image;
+use sampan_image::{Image, UserNamespace};
 use sampan_oci::image::Platform;
 
 use crate::solve::CacheStore;
@@ -27,6 +27,11 @@ pub trait StepRunner: Sync {
         step: &RunStep<'_>,
         output: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<ExitStatus, RunnerError>;
+
+    /// The user namespace in which it runs commands, if that is not the host's: file systems of steps are mounted for it.
+    fn users(&self) -> Option<&UserNamespace> {
+        None
+    }
 
     /// Brings an image into the store and says how far it is; `None` from whoever has no registries to ask.
     fn pull(
@@ -60,7 +65,7 @@ pub struct Transfer<'a> {
 /// One command to run.
 #[derive(Clone, Debug)]
 pub struct RunStep<'a> {
-    /// Where its root file system is mounted. It has the mount points of Docker's init layer, and those of `mounts`.
+    /// Where its root file system is mounted, for [`StepRunner::users`] if there are such. It has the mount points of Docker's init layer, and those of `mounts`.
     pub rootfs: &'a Path,
     /// The program and its arguments; the program is looked for in the `PATH` of `env`.
     pub args: Vec<String>,
@@ -95,6 +100,8 @@ pub enum StepMount {
         target: String,
         /// Whether it can't be written.
         read_only: bool,
+        /// Whose its files are.
+        owners: Owners,
     },
     /// Memory.
     Tmpfs {
@@ -103,6 +110,15 @@ pub enum StepMount {
         /// Bytes at most; `None`: as the kernel has it.
         size: Option<u64>,
     },
+}
+
+/// Whose the files of a bind mount are, where commands run in a user namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owners {
+    /// They have the ids of an image: 0 is the command's root, so they are to be mounted with its mapping.
+    Image,
+    /// They belong to the ids of the host that the command's are, already.
+    Host,
 }
 
 /// What a command may use at most; `None` and empty: no bound.

@@ -187,6 +187,11 @@ fn build(
         options.contexts.insert(name, context);
     }
     let steps = Steps::new(Arc::clone(inner), credentials, &options.cancel);
+    let steps = steps.map_err(|e| BuildFailure {
+        message: sampan_base::chain(&e),
+        command: None,
+        class: e.class(),
+    })?;
     let built = inner.solver.build(&context, &options, &steps, events);
     let image = built.map_err(|e| failure(&e))?.image;
     for name in &options.names {

@@ -4,7 +4,7 @@
 
 pub(crate) mod mounts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use sampan_image::IdMapping;
@@ -44,6 +44,8 @@ pub(crate) struct Facts {
     pub files: Vec<(&'static str, PathBuf)>,
     /// What volume and image mounts bind, by target.
     pub sources: BTreeMap<String, PathBuf>,
+    /// Targets of bind mounts whose files have the ids of an image: these become the container's own.
+    pub image_owned: BTreeSet<String>,
     /// What becomes /dev/shm, if it is not the container's own.
     pub shm: Option<PathBuf>,
     /// The executable that is its first process, if it wants a small init.
@@ -459,5 +461,19 @@ mod tests {
         assert_eq!(mounts[at("/a")].options, ["rbind", "ro", "rprivate"]);
         let mounts = plan(&spec, &Facts { can_rro: true, ..facts() }).unwrap().mounts;
         assert_eq!(mounts[at("/a")].options, ["rbind", "ro", "rprivate", "rro"]);
+    }
+
+    #[test]
+    fn what_has_the_ids_of_an_image_is_mounted_with_the_mapping() {
+        let bind = |target: &str| MountSpec::new(MountSource::bind("/x"), target);
+        let spec = ContainerSpec { mounts: vec![bind("/cache"), bind("/secret")], ..Default::default() };
+        let mapped = |mapping| {
+            let image_owned = BTreeSet::from(["/cache".to_owned()]);
+            let mounts = plan(&spec, &Facts { mapping, image_owned, ..facts() }).unwrap().mounts;
+            let mounts = mounts.into_iter().filter(|m| m.options.iter().any(|o| o == "idmap"));
+            mounts.map(|m| m.destination).collect::<Vec<_>>()
+        };
+        assert_eq!(mapped(Some(IdMapping::default())), ["/cache"]);
+        assert!(mapped(None).is_empty());
     }
 }

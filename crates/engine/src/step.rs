@@ -1,23 +1,27 @@
 //! A build's RUN instructions, run as containers are: the same runtime, the same network, the same profile.
 //!
+//! Where containers are in user namespaces, steps are as well: the builder has mounted what a step sees for its
+//! [`StepRunner::users`], with the ids of images on disk; what is made here for the step is given to its root. It is so with
+//! `--security=insecure`, whose privileges are then those of the namespace; the host's network is refused, as Docker does.
+//!
 //! A step has no shim: the build waits for it and takes its output. If the daemon dies meanwhile, the next one finds the
 //! step's bundle without a record and removes what is left of it, as of any unfinished container.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{PipeReader, PipeWriter, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use sampan_base::{Class, ImageRef, files as disk};
+use sampan_base::{ImageRef, files as disk};
 use sampan_build::CacheStore;
 use sampan_build::run::{
-    Cancel, ExitStatus, Limits, NetworkMode as StepNetwork, RunStep, RunnerError, StepMount, StepRunner,
-    Stream, Transfer,
+    Cancel, ExitStatus, Limits, NetworkMode as StepNetwork, Owners, RunStep, RunnerError, StepMount,
+    StepRunner, Stream, Transfer,
 };
-use sampan_image::LayerProgress;
+use sampan_image::{IdMapping, LayerProgress, UserNamespace};
 use sampan_oci::image::Platform;
 use sampan_oci::runtime::NamespaceKind;
 
@@ -29,7 +33,7 @@ use crate::registry::cache::RegistryCache;
 use crate::registry::pull::{PullEvent, PullRequest};
 use crate::registry::{self, Credentials};
 use crate::spec::{ContainerSpec, MountSource, MountSpec, NetworkMode, Resources, Security, Ulimit};
-use crate::{Inner, network, shim, user};
+use crate::{Inner, network, shim, user, userns};
 
 /// The longest log of the runtime's that is read.
 const MAX_LOG_BYTES: u64 = 1 << 20;
@@ -42,6 +46,8 @@ pub(crate) struct Steps {
     credentials: BTreeMap<String, Credentials>,
     /// Ends transfers when the build is cancelled.
     transfers: registry::Cancel,
+    /// The user namespace of steps, if that is not the host's. Each has its own, with the same mapping.
+    users: Option<UserNamespace>,
 }
 
 impl Steps {
@@ -49,11 +55,12 @@ impl Steps {
         inner: Arc<Inner>,
         credentials: BTreeMap<String, Credentials>,
         cancel: &Cancel,
-    ) -> Steps {
+    ) -> Result<Steps> {
         let transfers = registry::Cancel::default();
         let ended = transfers.clone();
         cancel.when_set(move || ended.set());
-        Steps { inner, credentials, transfers }
+        let users = inner.userns.of_builds()?;
+        Ok(Steps { inner, credentials, transfers, users })
     }
 
     fn pull_image(
@@ -93,6 +100,7 @@ impl Steps {
         output: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<ExitStatus> {
         let inner = &self.inner;
+        let mapping = self.users.as_ref().map(|users| &users.mapping);
         let spec = ContainerSpec {
             network: match &step.network {
                 StepNetwork::Default => NetworkMode::Bridge,
@@ -107,6 +115,9 @@ impl Steps {
             security: Security { privileged: step.privileged, ..Security::default() },
             ..ContainerSpec::default()
         };
+        if mapping.is_some() && spec.network == NetworkMode::Host {
+            return Err(EngineError::Invalid(userns::NO_HOST_NETWORK.to_owned()));
+        }
         let (mut join, mut share) =
             bundle::namespaces(&spec, inner.host.cgroup_v1, |id| inner.process_of(id))?;
         let (mut endpoint, mut has_names) = (None, false);
@@ -116,10 +127,11 @@ impl Steps {
                     NetworkMode::Named(name) => Some(name.as_str()),
                     _ => None,
                 };
-                let attached;
-                (attached, has_names) = network::attach_step(inner, id, &spec, name)?;
-                join.insert(NamespaceKind::Network, attached.namespace.clone());
-                endpoint = Some(attached);
+                let maps = mapping.map(userns::maps);
+                let attached = network::step::attach(inner, id, &spec, name, maps.as_ref())?;
+                join.insert(NamespaceKind::Network, attached.endpoint.namespace.clone());
+                join.extend(attached.user_namespace.map(|path| (NamespaceKind::User, path)));
+                (endpoint, has_names) = (Some(attached.endpoint), attached.has_names);
             }
             NetworkMode::Host => share.push(NamespaceKind::Network),
             _ => {}
@@ -150,19 +162,24 @@ impl Steps {
         {
             let path = bundle.join(name);
             disk::write_atomic_volatile(&path, text.as_bytes(), 0o644).map_err(EngineError::file)?;
+            userns::give(mapping, &path)?;
             bound.push((inside, path));
         }
+        let user = user::resolve(step.rootfs, &step.user, &[])?;
+        userns::check_user(mapping, &user)?;
         let facts = Facts {
             id: id.to_owned(),
             rootfs: step.rootfs.to_owned(),
             args: step.args.clone(),
             image_env: step.env.clone(),
             cwd: step.cwd.clone(),
-            user: Some(user::resolve(step.rootfs, &step.user, &[])?),
+            user: Some(user),
             hostname: Some(hostname.to_owned()),
             join,
             share_with_host: share,
             files: bound,
+            image_owned: step.mounts.iter().filter_map(image_owned).collect(),
+            mapping: mapping.cloned(),
             all_capabilities: inner.host.capabilities.clone(),
             ..Facts::default()
         };
@@ -181,9 +198,14 @@ impl Steps {
             "--bundle",
         ]);
         command.arg(bundle).arg(id);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(EngineError::io("cannot start the OCI runtime"))?;
-        let Some(status) = pass_output(&mut child, &step.cancel, output)? else {
+        let (stdout, out) = pipe(mapping)?;
+        let (stderr, err) = pipe(mapping)?;
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        let spawned = command.spawn().map_err(EngineError::io("cannot start the OCI runtime"));
+        // It holds the pipes' other ends, which would never end.
+        drop(command);
+        let mut child = spawned?;
+        let Some(status) = pass_output(&mut child, (stdout, stderr), &step.cancel, output)? else {
             // First the runtime, so that it makes nothing more, then what it made. It may have ended by itself.
             let _ = child.kill();
             child.wait().map_err(EngineError::io("cannot wait for the OCI runtime"))?;
@@ -203,6 +225,10 @@ impl Steps {
 }
 
 impl StepRunner for Steps {
+    fn users(&self) -> Option<&UserNamespace> {
+        self.users.as_ref()
+    }
+
     fn run(
         &self,
         step: &RunStep<'_>,
@@ -239,7 +265,7 @@ impl StepRunner for Steps {
 
 fn mount(mount: &StepMount) -> MountSpec {
     let (source, target, read_only) = match mount {
-        StepMount::Bind { source, target, read_only } => (MountSource::bind(source), target, *read_only),
+        StepMount::Bind { source, target, read_only, .. } => (MountSource::bind(source), target, *read_only),
         StepMount::Tmpfs { target, size } => {
             // Programs are built in it: it is for one command, which may run them as well from its layer.
             let options = ["exec".to_owned()].into_iter().chain(size.map(|bytes| format!("size={bytes}")));
@@ -248,6 +274,24 @@ fn mount(mount: &StepMount) -> MountSpec {
         }
     };
     MountSpec { read_only, ..MountSpec::new(source, target) }
+}
+
+fn image_owned(mount: &StepMount) -> Option<String> {
+    match mount {
+        StepMount::Bind { target, owners: Owners::Image, .. } => Some(target.clone()),
+        StepMount::Bind { .. } | StepMount::Tmpfs { .. } => None,
+    }
+}
+
+/// A pipe for a step's output. The step's root must own it, or nobody there can open it by another name (`/dev/stdout`).
+fn pipe(mapping: Option<&IdMapping>) -> Result<(PipeReader, PipeWriter)> {
+    let failed = || EngineError::io("cannot make a pipe for the step's output");
+    let (reader, writer) = std::io::pipe().map_err(failed())?;
+    if let Some(mapping) = mapping {
+        let (uid, gid) = userns::root(mapping);
+        std::os::unix::fs::fchown(&writer, Some(uid), Some(gid)).map_err(failed())?;
+    }
+    Ok((reader, writer))
 }
 
 fn resources(limits: &Limits) -> Resources {
@@ -270,13 +314,11 @@ fn ulimit((name, soft, hard): &(String, i64, i64)) -> Ulimit {
 /// Passes on what the child writes, as it comes, until it has ended; `None` if the build was cancelled before.
 fn pass_output(
     child: &mut Child,
+    (mut stdout, mut stderr): (PipeReader, PipeReader),
     cancel: &Cancel,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<Option<ExitStatus>> {
     let failed = || EngineError::io("cannot read the step's output");
-    let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(EngineError::layer(Class::Internal, "cannot read the step's output")("it has none"));
-    };
     let cancelled = cancel.event().map_err(failed())?;
     let (mut out_open, mut err_open) = (true, true);
     let mut buffer = vec![0u8; 32 << 10];

@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sampan_image::{IdMapping, IdRange};
+use sampan_image::{IdMapping, IdRange, UserNamespace};
 use sampan_kernel::userns::Maps;
 
 use crate::config::Remap;
@@ -53,6 +53,12 @@ impl UserNamespaces {
         self.default.as_ref().map(maps)
     }
 
+    /// The user namespace of builds' steps: one with the mapping that containers get.
+    pub(crate) fn of_builds(&self) -> Result<Option<UserNamespace>> {
+        let Some(mapping) = &self.default else { return Ok(None) };
+        Ok(Some(UserNamespace { namespace: self.holder(mapping)?, mapping: mapping.clone() }))
+    }
+
     /// Who is root in containers that ask for nothing else.
     pub(crate) fn root(&self) -> Option<(u32, u32)> {
         self.default.as_ref().map(root)
@@ -71,7 +77,8 @@ impl UserNamespaces {
     }
 }
 
-fn maps(mapping: &IdMapping) -> Maps {
+/// As the kernel takes a mapping.
+pub(crate) fn maps(mapping: &IdMapping) -> Maps {
     let lines = |ranges: &[IdRange]| {
         ranges.iter().map(|r| format!("{} {} {}\n", r.inside, r.outside, r.length)).collect::<String>()
     };
@@ -91,6 +98,10 @@ pub(crate) fn give(mapping: Option<&IdMapping>, path: &Path) -> Result<()> {
         .map_err(EngineError::io(format!("cannot give `{}` to the container", path.display())))
 }
 
+/// Docker's words to containers and steps that want the host's network.
+pub(crate) const NO_HOST_NETWORK: &str =
+    "cannot share the host's network namespace when user namespaces are enabled";
+
 /// What can't be asked for together with a user namespace of one's own. The first three sentences are Docker's.
 pub(crate) fn check(inner: &Inner, spec: &ContainerSpec) -> Result<()> {
     let mapped = match spec.userns {
@@ -103,10 +114,7 @@ pub(crate) fn check(inner: &Inner, spec: &ContainerSpec) -> Result<()> {
             spec.security.privileged,
             "privileged mode is incompatible with user namespaces.  You must run the container in the host namespace when running privileged mode",
         ),
-        (
-            spec.network == NetworkMode::Host,
-            "cannot share the host's network namespace when user namespaces are enabled",
-        ),
+        (spec.network == NetworkMode::Host, NO_HOST_NETWORK),
         (
             spec.pid == NamespaceMode::Host,
             "cannot share the host PID namespace when user namespaces are enabled",

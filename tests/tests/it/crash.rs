@@ -221,7 +221,11 @@ fn a_killed_daemon_in_imports_leaves_nothing() {
 }
 
 fn a_killed_daemon_in_builds_leaves_nothing() {
-    let it = Instance::new();
+    kill_in_builds(&Instance::new(), "a_killed_daemon_in_builds_leaves_nothing");
+}
+
+/// Kills a daemon that builds, and expects that it leaves nothing but what helps the next build.
+pub(crate) fn kill_in_builds(it: &Instance, test: &str) {
     let context = it.scratch().join("context");
     std::fs::create_dir(&context).unwrap();
     let build = |key: &str| {
@@ -236,8 +240,8 @@ fn a_killed_daemon_in_builds_leaves_nothing() {
         it.sampan(["build", "-t", "built", "--secret", &secret, context.to_str().unwrap()])
     };
     let work = |round| (0..).take_while(|n| build(&format!("{round}-{n}")).code == 0).for_each(drop);
-    kill_during(&it, "a_killed_daemon_in_builds_leaves_nothing", Duration::from_millis(500), work, |round| {
-        consistent(&it, round);
+    kill_during(it, test, Duration::from_millis(500), work, |round| {
+        consistent(it, round);
         let key = format!("{round}-after");
         build(&key).ok();
         it.sampan(["run", "--rm", "built", "cat", "/three"]).ok().is(&format!("{key}\n{key}"));

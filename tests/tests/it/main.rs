@@ -7,7 +7,7 @@
 //! * `libraries`: what docker-py and others send.
 //! * `registry`: pulls and pushes.                         * `image_care`: analyze, squash, check, df, prune.
 //! * `logs`: log drivers.                               * `serving`: sockets, TLS, systemd, reload, metrics.
-//! * `userns`: user namespaces.
+//! * `userns`, `userns_build`: user namespaces.
 //! * `chaos`: daemons and shims killed under load.
 //! * `machine`: systemd's units, its journal, and a clock that is set: in a virtual machine only.
 //! * `crash`, `disk_full`, `bad_input`, `daemon`: what goes wrong.   * `concurrency`: much at once.
@@ -46,6 +46,7 @@ mod sampan_verbs;
 mod serving;
 mod terminal;
 mod userns;
+mod userns_build;
 
 use std::path::Path;
 
@@ -171,6 +172,7 @@ fn main() {
         ("serving", serving::CASES),
         ("terminal", terminal::CASES),
         ("userns", userns::CASES),
+        ("userns_build", userns_build::CASES),
     ];
     let mut trials = Vec::new();
     for &(module, cases) in modules {

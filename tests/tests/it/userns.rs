@@ -25,10 +25,11 @@ crate::cases! {
 }
 
 /// Two ranges: the users 0 to 999, and the others.
-const IDS: &str = "somebody:5:5\nsampan:400000:64536\nsampan:300000:1000\n";
-const CONFIG: &str = "userns-remap = 'default'\nsubuid = '{directory}/ids'\nsubgid = '{directory}/ids'\n";
+pub(crate) const IDS: &str = "somebody:5:5\nsampan:400000:64536\nsampan:300000:1000\n";
+pub(crate) const CONFIG: &str =
+    "userns-remap = 'default'\nsubuid = '{directory}/ids'\nsubgid = '{directory}/ids'\n";
 
-fn remapping() -> Instance {
+pub(crate) fn remapping() -> Instance {
     Instance::builder().file("ids", IDS).config(CONFIG).start()
 }
 
@@ -50,7 +51,7 @@ fn user_namespace(it: &Instance, name: &str) -> String {
     std::fs::read_link(format!("/proc/{pid}/ns/user")).unwrap().display().to_string()
 }
 
-fn owner(path: &Path) -> (u32, u32) {
+pub(crate) fn owner(path: &Path) -> (u32, u32) {
     let metadata = std::fs::symlink_metadata(path).unwrap();
     (metadata.uid(), metadata.gid())
 }

@@ -5,11 +5,11 @@ use std::path::Path;
 use sampan_image::InitLayer;
 use sampan_kernel::beneath::RootDir;
 
-use super::Result;
 use super::mounts::Source;
 use super::remote::{self, Remote};
 use super::stage::StageRun;
 use super::state::State;
+use super::{For, Result};
 use crate::change::Words;
 use crate::chmod::Chmod;
 use crate::copy::{self, CopyError, Look};
@@ -69,7 +69,7 @@ impl StageRun<'_, '_> {
         let view;
         let tree = match &from {
             Source::Layers(chain) => {
-                view = solve.view(chain.as_ref(), line)?;
+                view = solve.view(chain.as_ref(), For::Us, line)?;
                 Tree::Mounted(open_root(view.rootfs()).map_err(failed)?)
             }
             files => solve.files(files),
@@ -107,7 +107,7 @@ impl StageRun<'_, '_> {
             let scratch = solve.store.scratch(None, &InitLayer::empty(), &solve.lease);
             scratch.map_err(|e| self.snapshot_failed(e))?
         } else {
-            self.scratch(state, &InitLayer::empty())?
+            self.scratch(For::Us, state, &InitLayer::empty())?
         };
         let owner = match &wanted.chown {
             Some(text) => {

@@ -33,14 +33,15 @@ mod remote;
 mod run_step;
 mod stage;
 mod state;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use sampan_base::{ChainId, Digest, FileError, ImageRef, Turns, files};
-use sampan_image::{Image, Lease, Scratch, Store};
+use sampan_base::{Digest, FileError, ImageRef, Turns, files};
+use sampan_image::{Image, Lease, Store};
 use sampan_oci::image::Platform;
 
 pub use events::{BuildEvent, Place, StepId};
@@ -57,6 +58,7 @@ use crate::run::StepRunner;
 use persistent::Persistent;
 use stage::StageRun;
 use state::State;
+use views::{For, Views};
 
 /// What was built.
 #[derive(Clone, PartialEq, Debug)]
@@ -202,7 +204,7 @@ impl Solver {
             stages: Vec::new(),
             failure: Mutex::default(),
             consumed: Mutex::default(),
-            views: Mutex::default(),
+            views: Views::default(),
             bases_at_hand: Mutex::default(),
             made: Mutex::default(),
             imported: Vec::new(),
@@ -287,8 +289,7 @@ struct Solve<'a> {
     failure: Mutex<Option<BuildError>>,
     /// Build arguments that some `ARG` took.
     consumed: Mutex<BTreeSet<String>>,
-    /// File systems that are copied from, mounted.
-    views: Mutex<HashMap<Option<ChainId>, Arc<Scratch>>>,
+    views: Views,
     /// Images that this build started or copied from: each is looked up once, so that all stages see the same.
     bases_at_hand: Mutex<HashMap<(String, String), ImageSlot>>,
     /// What was made or recalled in this build, by key.
@@ -524,23 +525,5 @@ impl<'a> Solve<'a> {
         self.store.hold(&image, &self.lease);
         *slot = Some(image.clone());
         Ok(image)
-    }
-
-    /// The layers of `chain` (`None`: nothing) mounted, to copy from.
-    fn view(&self, chain: Option<&ChainId>, line: usize) -> Result<Arc<Scratch>> {
-        let mut views = lock(&self.views);
-        if let Some(view) = views.get(&chain.cloned()) {
-            return Ok(Arc::clone(view));
-        }
-        let view = Arc::new(self.fresh_view(chain, line)?);
-        views.insert(chain.cloned(), Arc::clone(&view));
-        Ok(view)
-    }
-
-    /// As [`Solve::view`], of one's own: what is written there is nobody else's.
-    fn fresh_view(&self, chain: Option<&ChainId>, line: usize) -> Result<Scratch> {
-        self.store
-            .view(chain, &self.lease)
-            .map_err(|source| BuildError::Snapshot { at: self.at(line), source: Box::new(source) })
     }
 }

@@ -10,18 +10,18 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid};
 use sampan_base::digest::Hasher;
 use sampan_base::{ChainId, FileError};
-use sampan_image::{InitLayer, Scratch};
+use sampan_image::{InitLayer, Scratch, Workspace};
 use sampan_kernel::beneath::RootDir;
 
 use super::agent::Agent;
 use super::persistent::InUse;
 use super::stage::StageRun;
 use super::state::State;
-use super::{NamedContext, Result, Solve};
+use super::{For, NamedContext, Result, Solve};
 use crate::copy::{self, CopyError, Look};
 use crate::dockerfile::{Mount, MountKind, Problem, RunMount, expand};
 use crate::error::BuildError;
-use crate::run::StepMount;
+use crate::run::{Owners, StepMount};
 use crate::select::{Taking, select};
 use crate::tree::{Tree, TreeError};
 use crate::{config, graph};
@@ -63,6 +63,7 @@ pub(super) struct Mounts<'a> {
 enum Held<'a> {
     Shared(Arc<Scratch>),
     Own(Scratch),
+    Copies(Workspace),
     Persistent(InUse<'a>),
     Secret(SecretFile),
     Agent(Agent),
@@ -148,7 +149,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
         if mounts.is_empty() {
             return Ok(init);
         }
-        let view = self.solve.view(state.chain(), self.line)?;
+        let view = self.solve.view(state.chain(), For::Us, self.line)?;
         let root = RootDir::open(view.rootfs()).map_err(|source| {
             self.mount_failed(CopyError::Destination {
                 action: "open",
@@ -195,30 +196,30 @@ impl<'s, 'a> StageRun<'s, 'a> {
 
     fn bind(&self, plan: &Planned, mounts: &mut Mounts<'a>) -> Result<()> {
         let path = plan.mount.source.as_deref().unwrap_or("/");
-        let source = match (&plan.source, plan.mount.read_only) {
+        let (source, owners) = match (&plan.source, plan.mount.read_only) {
             (Source::Layers(chain), true) => {
-                let view = self.solve.view(chain.as_ref(), self.line)?;
+                let view = self.solve.view(chain.as_ref(), For::Commands, self.line)?;
                 let source = self.within(view.rootfs(), path)?;
                 mounts.held.push(Held::Shared(view));
-                source
+                (source, Owners::Host)
             }
             (Source::Layers(chain), false) => {
                 // Written to by this command alone, and then gone.
-                let view = self.solve.fresh_view(chain.as_ref(), self.line)?;
+                let view = self.solve.fresh_view(chain.as_ref(), For::Commands, self.line)?;
                 let source = self.within(view.rootfs(), path)?;
                 mounts.held.push(Held::Own(view));
-                source
+                (source, Owners::Host)
             }
             _ => {
-                let scratch = self.solve.fresh_view(None, self.line)?;
-                let source = scratch.rootfs().join(COPIED);
-                self.copy_files(&plan.source, path, scratch.rootfs(), COPIED, None)?;
-                mounts.held.push(Held::Own(scratch));
-                source
+                let copies = self.solve.store.workspace().map_err(|e| self.snapshot_failed(e))?;
+                let source = copies.path().join(COPIED);
+                self.copy_files(&plan.source, path, copies.path(), COPIED, None)?;
+                mounts.held.push(Held::Copies(copies));
+                (source, Owners::Image)
             }
         };
         let (target, read_only) = (plan.target.clone(), plan.mount.read_only);
-        mounts.list.push(StepMount::Bind { source, target, read_only });
+        mounts.list.push(StepMount::Bind { source, target, read_only, owners });
         Ok(())
     }
 
@@ -245,7 +246,8 @@ impl<'s, 'a> StageRun<'s, 'a> {
         };
         let used = self.solve.solver.persistent.acquire(&id, sharing, fill)?;
         let (source, target) = (used.path(), plan.target.clone());
-        mounts.list.push(StepMount::Bind { source, target, read_only: mount.read_only });
+        let (read_only, owners) = (mount.read_only, Owners::Image);
+        mounts.list.push(StepMount::Bind { source, target, read_only, owners });
         mounts.held.push(Held::Persistent(used));
         Ok(())
     }
@@ -269,9 +271,10 @@ impl<'s, 'a> StageRun<'s, 'a> {
                 return Ok(());
             }
         }
-        let file = SecretFile::write(&self.solve.solver.volatile, &secret.0, mount)?;
+        let owner = self.owner_on_host(mount)?;
+        let file = SecretFile::write(&self.solve.solver.volatile, &secret.0, owner, mount.mode)?;
         let (source, target) = (file.path.clone(), plan.target.clone());
-        mounts.list.push(StepMount::Bind { source, target, read_only: true });
+        mounts.list.push(StepMount::Bind { source, target, read_only: true, owners: Owners::Host });
         mounts.held.push(Held::Secret(file));
         Ok(())
     }
@@ -282,7 +285,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
         let Some(socket) = self.solve.options.ssh.get(&id) else {
             return if mount.required { Err(self.missing("SSH agent", id)) } else { Ok(()) };
         };
-        let owner = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+        let owner = self.owner_on_host(mount)?;
         let number = mounts.held.iter().filter(|held| matches!(held, Held::Agent(_))).count();
         let agent = Agent::listen(&self.solve.solver.volatile, socket, owner, mount.mode.unwrap_or(0o600))?;
         let target = match &mount.target {
@@ -293,9 +296,23 @@ impl<'s, 'a> StageRun<'s, 'a> {
             mounts.env.push(format!("SSH_AUTH_SOCK={target}"));
         }
         let source = agent.path().to_owned();
-        mounts.list.push(StepMount::Bind { source, target, read_only: false });
+        mounts.list.push(StepMount::Bind { source, target, read_only: false, owners: Owners::Host });
         mounts.held.push(Held::Agent(agent));
         Ok(())
+    }
+
+    /// Who on the host the owner of a mount is. Its file may lie in memory, where only newer kernels mount with a mapping
+    /// (tmpfs: Linux 6.3), so it is given to its owner by hand.
+    fn owner_on_host(&self, mount: &Mount) -> Result<(u32, u32)> {
+        let (uid, gid) = (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0));
+        let Some(users) = self.solve.runner.users() else { return Ok((uid, gid)) };
+        let nobody =
+            |what: &'static str, id| BuildError::NotMapped { at: self.solve.at(self.line), what, id };
+        match users.mapping.to_host(uid, gid) {
+            (Some(uid), Some(gid)) => Ok((uid, gid)),
+            (None, _) => Err(nobody("user", uid)),
+            (_, None) => Err(nobody("group", gid)),
+        }
     }
 
     /// Copies what `path` names in `source` to `destination` below `root`.
@@ -310,7 +327,7 @@ impl<'s, 'a> StageRun<'s, 'a> {
         let view;
         let tree = match source {
             Source::Layers(chain) => {
-                view = self.solve.view(chain.as_ref(), self.line)?;
+                view = self.solve.view(chain.as_ref(), For::Us, self.line)?;
                 let opened = RootDir::open(view.rootfs());
                 Tree::Mounted(opened.map_err(|source| {
                     let path = view.rootfs().to_owned();
@@ -381,7 +398,7 @@ struct SecretFile {
 }
 
 impl SecretFile {
-    fn write(directory: &Path, secret: &[u8], mount: &Mount) -> Result<SecretFile> {
+    fn write(directory: &Path, secret: &[u8], owner: (u32, u32), mode: Option<u32>) -> Result<SecretFile> {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
         let name = sampan_base::id::random_id().map_err(FileError::on("name a file in", directory))?;
@@ -391,9 +408,9 @@ impl SecretFile {
         let mut file = options.open(&path).map_err(failed())?;
         let this = SecretFile { path: path.clone() };
         file.write_all(secret).map_err(failed())?;
-        let owner = (Uid::from_raw(mount.uid.unwrap_or(0)), Gid::from_raw(mount.gid.unwrap_or(0)));
+        let owner = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
         rustix::fs::fchown(&file, Some(owner.0), Some(owner.1)).map_err(|e| failed()(e.into()))?;
-        let mode = Mode::from_raw_mode(mount.mode.unwrap_or(0o400));
+        let mode = Mode::from_raw_mode(mode.unwrap_or(0o400));
         rustix::fs::fchmod(&file, mode).map_err(|e| failed()(e.into()))?;
         Ok(this)
     }

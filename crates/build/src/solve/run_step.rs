@@ -6,11 +6,11 @@ use super::copy_step::open_root;
 use super::mask::Mask;
 use super::stage::StageRun;
 use super::state::State;
-use super::{BuildEvent, Result};
+use super::{BuildEvent, For, Result};
 use crate::dockerfile::args::PROXIES;
 use crate::dockerfile::{Command, Heredoc, Problem, Run, RunNetwork, Security, expand, heredoc_alone};
 use crate::error::BuildError;
-use crate::run::{NetworkMode, RunStep, StepMount, Stream};
+use crate::run::{NetworkMode, Owners, RunStep, StepMount, Stream};
 use crate::{config, copy, users};
 
 impl StageRun<'_, '_> {
@@ -24,7 +24,7 @@ impl StageRun<'_, '_> {
         let Some(claim) = self.recall(state, &["workdir", &chain, &directory, &user], &by)? else {
             return Ok(());
         };
-        let scratch = self.scratch(state, &InitLayer::empty())?;
+        let scratch = self.scratch(For::Us, state, &InitLayer::empty())?;
         let at = self.solve.at(self.line);
         let failed = |source| BuildError::Workdir { at: at.clone(), source: Box::new(source) };
         let root = open_root(scratch.rootfs()).map_err(failed)?;
@@ -71,7 +71,7 @@ impl StageRun<'_, '_> {
         let mut mounts = self.mount_all(&planned)?;
         env.append(&mut mounts.env);
         let init = self.mount_points(state, &mut mounts.list)?;
-        let scratch = self.scratch(state, &init)?;
+        let scratch = self.scratch(For::Commands, state, &init)?;
         let mut list = std::mem::take(&mut mounts.list);
         if let Some(heredoc) = &script {
             list.push(self.script(&scratch, heredoc, &args[0])?);
@@ -160,7 +160,8 @@ impl StageRun<'_, '_> {
         written
             .map_err(sampan_base::FileError::on("write", &source))
             .map_err(|e| self.snapshot_failed(e.into()))?;
-        Ok(StepMount::Bind { source, target: target.to_owned(), read_only: true })
+        let target = target.to_owned();
+        Ok(StepMount::Bind { source, target, read_only: true, owners: Owners::Image })
     }
 }
 

@@ -10,7 +10,7 @@ use sampan_oci::image::ImageConfig;
 
 use super::cache::{Outcome, Recalled, key_of};
 use super::state::State;
-use super::{BuildEvent, NamedContext, Place, Result, Solve, StepId, lock};
+use super::{BuildEvent, For, NamedContext, Place, Result, Solve, StepId, lock};
 use crate::change::{self, Words};
 use crate::dockerfile::{Instruction, Located, Stage, expand, parse_instruction};
 use crate::error::BuildError;
@@ -253,9 +253,9 @@ impl<'s, 'a> StageRun<'s, 'a> {
         self.solve.epoch.map_or_else(String::new, |seconds| seconds.to_string())
     }
 
-    pub(super) fn scratch(&self, state: &State, init: &InitLayer) -> Result<Scratch> {
-        let scratch = self.solve.store.scratch(state.chain(), init, &self.solve.lease);
-        scratch.map_err(|e| self.snapshot_failed(e))
+    /// A step's file system, for us to change or for a command.
+    pub(super) fn scratch(&self, whom: For, state: &State, init: &InitLayer) -> Result<Scratch> {
+        self.solve.scratch(whom, state.chain(), init).map_err(|e| self.snapshot_failed(e))
     }
 
     pub(super) fn snapshot_failed(&self, source: sampan_image::SnapshotError) -> BuildError {

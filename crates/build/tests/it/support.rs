@@ -44,7 +44,7 @@ impl StepRunner for Chroot {
         }
         for mount in &step.mounts {
             script += &match mount {
-                StepMount::Bind { source, target, read_only } => {
+                StepMount::Bind { source, target, read_only, .. } => {
                     let make = if source.is_dir() { "mkdir -p" } else { "touch" };
                     let parent = Path::new(target).parent().unwrap().display().to_string();
                     let read_only = if *read_only {

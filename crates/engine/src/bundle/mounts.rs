@@ -113,6 +113,9 @@ fn own(entry: &MountSpec, facts: &Facts) -> Result<Mount> {
             let mut options = vec![bind];
             options.extend(read_only());
             options.push(propagation);
+            if facts.mapping.is_some() && facts.image_owned.contains(&entry.target) {
+                options.push("idmap");
+            }
             // Mounts below are made read-only, too; where they come and go with the host's, that can't be kept up.
             let is_private = propagation.ends_with("private");
             match read_only_below {

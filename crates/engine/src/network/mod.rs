@@ -3,7 +3,7 @@
 //! * [`records`]: networks on disk and in memory. [`ipam`]: which addresses they get. [`manage`]: making and removing.
 //! * [`wishes`]: what a container's specification says about networks. This file: carrying it out when it starts.
 //! * [`connect`]: changes while it is there. [`ports`]: what is published. [`links`]: the old links of the default network.
-//! * [`cni`]: networks of other people's plugins.
+//! * [`cni`]: networks of other people's plugins. [`step`]: the network of a build's step.
 
 pub(crate) mod cni;
 mod connect;
@@ -12,6 +12,7 @@ pub(crate) mod links;
 pub(crate) mod manage;
 mod ports;
 mod records;
+pub(crate) mod step;
 mod wishes;
 
 use std::collections::BTreeSet;
@@ -360,41 +361,6 @@ pub(crate) fn detach_bridge(inner: &Inner, id: &str) {
             "cannot remove the network namespace"
         );
     }
-}
-
-/// Gives a build's step a namespace on the default bridge, or on the network of this name or id; tells whether it has
-/// names there.
-pub(crate) fn attach_step(
-    inner: &Inner,
-    id: &str,
-    spec: &ContainerSpec,
-    network: Option<&str>,
-) -> Result<(Endpoint, bool)> {
-    let network = match network {
-        Some(text) => Some(inner.networks().find(text)?.clone()),
-        None => None,
-    };
-    if let Some(other) = network.as_ref().filter(|n| !matches!(n.driver.as_str(), "bridge" | "macvlan")) {
-        return Err(EngineError::Unsupported(format!(
-            "a build can't use network {}: its driver is {}",
-            other.name, other.driver
-        )));
-    }
-    new_namespace(inner, id)?;
-    let mut wanted = EndpointSpec::default();
-    if let Some(network) = &network {
-        wanted.network = inner.net_name(&network.id);
-        wanted.id = sampan_base::id::random_id().map_err(EngineError::io("cannot make an id"))?;
-    }
-    let attached = inner.net.attach(id, &wanted).map_err(attach_failed)?;
-    let endpoint = endpoint(inner, id, attached)?;
-    let has_names = has_names(inner, std::slice::from_ref(&endpoint));
-    if has_names {
-        let servers = name_servers(inner, spec, std::slice::from_ref(&endpoint))?;
-        let served = inner.net.serve_names(id, servers);
-        served.map_err(|e| EngineError::layer(e.class(), "failed to set up the build step's network")(e))?;
-    }
-    Ok((endpoint, has_names))
 }
 
 pub(crate) fn attach_failed(error: AttachError) -> EngineError {
