@@ -219,15 +219,7 @@ fn complete(spec: &mut ContainerSpec, image: &Image) -> Result<Vec<String>> {
             spec.anonymous_volumes.push(path.clone());
         }
     }
-    let images = from_image.healthcheck.as_ref().map(|h| HealthSpec {
-        test: h.test.clone(),
-        interval: h.interval,
-        timeout: h.timeout,
-        start_period: h.start_period,
-        start_interval: h.start_interval,
-        retries: h.retries,
-    });
-    spec.health = health::merge(spec.health.take(), images);
+    spec.health = health::merge(spec.health.take(), from_image.healthcheck.as_ref().map(HealthSpec::from));
     spec.user = spec.user.take().or_else(|| said(&from_image.user));
     spec.working_dir = spec.working_dir.take().or_else(|| said(&from_image.working_dir));
     spec.stop_signal = spec.stop_signal.take().or_else(|| said(&from_image.stop_signal));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use sampan_oci::image::Healthcheck;
 use serde::{Deserialize, Serialize};
 
 /// Everything that is decided when a container is created. Stored with it, so every field has a default and none
@@ -198,6 +199,32 @@ pub struct HealthSpec {
     pub start_interval: i64,
     /// So many failures in a row make it unhealthy; 3.
     pub retries: i64,
+}
+
+impl From<&Healthcheck> for HealthSpec {
+    fn from(of_image: &Healthcheck) -> HealthSpec {
+        HealthSpec {
+            test: of_image.test.clone(),
+            interval: of_image.interval,
+            timeout: of_image.timeout,
+            start_period: of_image.start_period,
+            start_interval: of_image.start_interval,
+            retries: of_image.retries,
+        }
+    }
+}
+
+impl From<&HealthSpec> for Healthcheck {
+    fn from(spec: &HealthSpec) -> Healthcheck {
+        Healthcheck {
+            test: spec.test.clone(),
+            interval: spec.interval,
+            timeout: spec.timeout,
+            start_period: spec.start_period,
+            start_interval: spec.start_interval,
+            retries: spec.retries,
+        }
+    }
 }
 
 /// A port and its protocol.

@@ -21,7 +21,9 @@ use sampan_engine::container::View;
 use sampan_engine::container::health::HealthStatus;
 use sampan_engine::container::state::Phase;
 use sampan_engine::events::EventKind;
-use sampan_engine::spec::{self, ContainerSpec, DeviceNumber, IpcMode, NamespaceMode, UsernsMode};
+use sampan_engine::spec::{
+    self, ContainerSpec, DeviceNumber, HealthSpec, IpcMode, NamespaceMode, UsernsMode,
+};
 
 /// What Docker writes where there is no time.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
@@ -222,15 +224,19 @@ fn config(spec: &ContainerSpec, id: &str) -> ContainerConfig {
         network_disabled: spec.network_disabled.then_some(true),
         shell: spec.shell.clone(),
         on_build: some(&spec.on_build),
-        healthcheck: spec.health.as_ref().map(|h| Healthcheck {
-            test: some(&h.test),
-            interval: h.interval,
-            timeout: h.timeout,
-            start_interval: h.start_interval,
-            retries: h.retries,
-            start_period: h.start_period,
-        }),
+        healthcheck: spec.health.as_ref().map(healthcheck),
         ..ContainerConfig::default()
+    }
+}
+
+fn healthcheck(spec: &HealthSpec) -> Healthcheck {
+    Healthcheck {
+        test: some(&spec.test),
+        interval: spec.interval,
+        timeout: spec.timeout,
+        start_interval: spec.start_interval,
+        retries: spec.retries,
+        start_period: spec.start_period,
     }
 }
 
@@ -405,14 +411,7 @@ pub(crate) fn image_config(config: &sampan_engine::images::ImageProcess) -> Cont
         exposed_ports: set(config.exposed_ports.keys().collect()),
         env: some(&config.env),
         cmd: config.cmd.clone(),
-        healthcheck: config.healthcheck.as_ref().map(|h| Healthcheck {
-            test: some(&h.test),
-            interval: h.interval,
-            timeout: h.timeout,
-            retries: h.retries,
-            start_period: h.start_period,
-            ..Healthcheck::default()
-        }),
+        healthcheck: config.healthcheck.as_ref().map(|of_image| healthcheck(&of_image.into())),
         volumes: set(config.volumes.keys().collect()),
         working_dir: config.working_dir.clone(),
         entrypoint: config.entrypoint.clone(),
