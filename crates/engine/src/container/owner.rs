@@ -1,34 +1,35 @@
 //! The task that owns a container: it alone changes the container's phase, in the order of what it is asked and what
 //! happens. It lives as long as the daemon and the container do; the container outlives the daemon.
 
+mod ending;
+mod probes;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sampan_base::{Class, Timestamp};
+use sampan_base::Class;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+pub(crate) use probes::is_probed;
+
 use crate::attach;
-use crate::container::health::{self, Health, HealthStatus, Monitor, ProbeResult, Watched};
+use crate::container::health::{Health, Monitor};
 use crate::container::restart::{self, Backoff};
 use crate::container::run::{self, Run, WaitingClient};
-use crate::container::state::{Denial, Exit, Phase, Verb};
-use crate::container::tear_down::{retry_soon, tear_down};
+use crate::container::state::{Denial, Phase, Verb};
+use crate::container::tear_down::retry_soon;
 use crate::container::update::Update;
 use crate::container::{Handle, Live, Request, View};
 use crate::error::{EngineError, Result};
 use crate::events::EventKind;
-use crate::metadata::{ContainerRecord, Durable, is_short_lived};
-use crate::shim::{ProcessExit, ShimError};
-use crate::spec::RestartPolicy;
+use crate::metadata::{ContainerRecord, Durable};
 use crate::{Inner, blocking, network, volumes};
 
 /// How many requests may wait for a container's owner.
 const REQUESTS: usize = 64;
-/// The exit code of a process whose shim was lost: its end was not seen, so it was killed (128 + SIGKILL).
-const LOST_EXIT_CODE: i32 = 137;
 
 struct Owner {
     inner: Arc<Inner>,
@@ -265,32 +266,6 @@ impl Owner {
         }
     }
 
-    /// Lets it end by hand. Answers whether there is a process to end.
-    async fn prepare_ending(&mut self, for_good: bool) -> Result<bool> {
-        let mut record = self.record();
-        if !record.phase.is_on() {
-            return Ok(false);
-        }
-        self.ending |= for_good;
-        let waits = match &record.phase {
-            Phase::Restarting(exit) if for_good => Some(exit.clone()),
-            _ => None,
-        };
-        let changes = waits.is_some() || !record.stopped_by_hand;
-        record.stopped_by_hand = true;
-        if let Some(exit) = waits {
-            self.restart_at = None;
-            record.phase = Phase::Exited(exit);
-        }
-        if changes {
-            // A container that the next daemon would start again must not be, so this is not only noted.
-            let durable =
-                if record.spec.restart_policy == RestartPolicy::No { Durable::No } else { Durable::Yes };
-            self.store(record, durable).await?;
-        }
-        Ok(self.run.is_some())
-    }
-
     async fn update(&mut self, update: Update) -> Result<()> {
         let mut record = self.record();
         let limits_change = update.apply(&mut record.spec)?;
@@ -305,119 +280,6 @@ impl Owner {
         self.store(record, Durable::Yes).await?;
         self.event("update", []);
         Ok(())
-    }
-
-    fn begin_monitor(&mut self) {
-        self.generation += 1;
-        self.monitor = None;
-        let record = self.record();
-        if let (Some(run), Phase::Running { .. }) = (&self.run, &record.phase) {
-            self.monitor = Monitor::begin(Watched {
-                inner: Arc::clone(&self.inner),
-                task: run.task.clone(),
-                since: run.started.uptime,
-                owner: self.own_requests.clone(),
-                generation: self.generation,
-                record,
-            });
-        }
-    }
-
-    /// While nobody probes it, it counts as unhealthy, as in Docker.
-    fn end_monitor(&mut self, record: &mut ContainerRecord) {
-        if self.monitor.take().is_some()
-            && let Some(health) = &mut record.health
-        {
-            health.status = HealthStatus::Unhealthy;
-        }
-    }
-
-    async fn take_probe(&mut self, generation: u64, ran: Duration, result: ProbeResult) {
-        let mut record = self.record();
-        let (Phase::Running { .. }, Some(spec), Some(health)) =
-            (&record.phase, &record.spec.health, &mut record.health)
-        else {
-            return;
-        };
-        if self.monitor.is_none() || generation != self.generation {
-            return;
-        }
-        let before = health.status;
-        health.take(result, spec, ran);
-        let status = health.status;
-        if let Err(error) = self.store(record, Durable::No).await {
-            tracing::warn!(error = sampan_base::chain(&error), "cannot note the result of a health check");
-        }
-        if status != before {
-            self.event(format!("health_status: {}", status.word()), []);
-        }
-    }
-
-    async fn on_exit(&mut self, exit: std::result::Result<ProcessExit, ShimError>) -> ControlFlow<()> {
-        let Some(run) = self.run.take() else { return ControlFlow::Continue(()) };
-        let mut record = self.record();
-        let oom_killed = self.inner.host.oom_killed(&crate::bundle::cgroups_path(&record.spec, &record.id));
-        let (code, finished_at, error) = match exit {
-            Ok(exit) => (i32::try_from(exit.code).unwrap_or(255), exit.at, String::new()),
-            Err(error) => {
-                tracing::error!(
-                    container = record.id,
-                    error = sampan_base::chain(&error),
-                    "the shim was lost"
-                );
-                let told =
-                    "the container's shim ended before its process did; what was left of it was killed";
-                (LOST_EXIT_CODE, Timestamp::now(), told.to_owned())
-            }
-        };
-        self.end_monitor(&mut record);
-        let restarts = !self.ending
-            && restart::is_wanted(
-                record.spec.restart_policy,
-                code,
-                record.restart_count,
-                record.stopped_by_hand,
-            );
-        let exit = Exit { code, oom_killed, started_at: run.started.at, finished_at, error };
-        record.phase = if restarts {
-            record.restart_count += 1;
-            self.restart_at = Some(Instant::now() + self.backoff.next(run.started.uptime.elapsed()));
-            Phase::Restarting(exit)
-        } else {
-            Phase::Exited(exit)
-        };
-        let vanishes = !restarts && is_short_lived(&record);
-        if vanishes {
-            self.view.send_modify(|view| view.record = record.clone());
-        } else if let Err(error) = self.store(record.clone(), durable_unless(record.spec.auto_remove)).await {
-            // It is on disk before the shim, which remembers it too, is told to forget it.
-            tracing::error!(
-                container = record.id,
-                error = sampan_base::chain(&error),
-                "cannot store the exit code; it is kept where a reboot forgets it"
-            );
-            crate::restore::keep_aside(&self.inner.config, &record);
-            self.view.send_modify(|view| view.record = record.clone());
-        }
-        if oom_killed {
-            self.event("oom", []);
-        }
-        self.event("die", [("exitCode", code.to_string())]);
-        self.alive.send_replace(false);
-        self.inner.execs.forget_container(&record.id);
-        volumes::publish_use(&self.inner, &record.id, &record.spec, false);
-        if vanishes {
-            return self.vanish(record, run).await;
-        }
-        tear_down(&self.inner, &record.id, Some(&run.task)).await;
-        self.view.send_modify(|view| {
-            view.live = None;
-            view.ended_runs += 1;
-        });
-        if record.spec.auto_remove && self.remove(true).await.is_ok() {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
     }
 
     /// Connects or disconnects it, and stores what has become of it.
@@ -445,48 +307,6 @@ impl Owner {
         let Some(mut endpoints) = self.run.as_ref().map(|run| run.endpoints.clone()) else { return };
         network::renamed(&self.inner, &record, &mut endpoints);
         self.note_endpoints(endpoints);
-    }
-
-    /// The end of a container that removes itself: whoever waits for it is told as soon as its name, its addresses and
-    /// ports, and its record are free; the rest goes behind the answer. Of a crash in between the next daemon finds
-    /// things without a record, which it removes, or the record of a container without a process, which it removes, too.
-    async fn vanish(&mut self, record: ContainerRecord, run: Run) -> ControlFlow<()> {
-        let ContainerRecord { id, spec, .. } = record;
-        network::detach(&self.inner, &id).await;
-        let forgotten = {
-            let (inner, id) = (Arc::clone(&self.inner), id.clone());
-            blocking(move || {
-                inner.metadata.remove_container(&id, Durable::No)?;
-                inner.images.forget_snapshot(&id)
-            })
-            .await
-        };
-        let gone = forgotten.is_ok();
-        let remains = forgotten.unwrap_or_else(|error| {
-            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the record");
-            None
-        });
-        if gone {
-            self.unlist();
-        }
-        self.view.send_modify(|view| {
-            view.live = None;
-            view.ended_runs += 1;
-            view.removed = gone;
-        });
-        tear_down(&self.inner, &id, Some(&run.task)).await;
-        if !gone {
-            return ControlFlow::Continue(());
-        }
-        let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            if let Some(remains) = remains {
-                crate::images::remove_files(remains, &id);
-            }
-            inner.forget_on_disk(&id, &spec);
-        })
-        .await;
-        ControlFlow::Break(())
     }
 
     async fn pause(&mut self) -> Result<()> {
@@ -588,20 +408,6 @@ async fn at(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// Whether it is to be probed while it runs.
-pub(crate) fn is_probed(record: &ContainerRecord) -> bool {
-    health_command(record).is_some()
-}
-
-fn health_command(record: &ContainerRecord) -> Option<Vec<String>> {
-    health::command(record.spec.health.as_ref()?, record.spec.shell.as_deref())
-}
-
-/// An exit code is on disk before anybody is told, unless the record is about to go anyway.
-fn durable_unless(auto_remove: bool) -> Durable {
-    if auto_remove { Durable::No } else { Durable::Yes }
 }
 
 /// Tells of something that happened to a container, with the attributes that all its events have.
