@@ -9,6 +9,8 @@
 //! | `oom` | the server | engines that take no events: the kernel killed something for want of memory |
 //! | `run-N.*` | the server | one runtime command: its log, pid file and input; gone when it ends |
 //!
+//! The bundle itself is locked (flock(2)) while the server or one of our runtime's commands lives: `Runtime::hold`.
+//!
 //! All of it is below `/run` and forgotten by a reboot, as are the processes that it speaks of.
 
 use std::collections::BTreeMap;
