@@ -4,6 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long [`lock`] waits.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// An I/O error with the file it happened on.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +147,32 @@ pub fn remove_if_exists(path: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Locks an open file for this process (flock(2)) as long as it is open. Answers whether it could.
+///
+/// It waits a little: a process that was killed may have left a child that was about to execute another program, and until
+/// then has open what its parent had.
+///
+/// # Errors
+/// If the kernel can't lock it, or there can be no thread to wait.
+pub fn lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => return Ok(true),
+        Err(fs::TryLockError::WouldBlock) => {}
+        Err(fs::TryLockError::Error(error)) => return Err(error),
+    }
+    // The same open file, so what the thread locks is locked here. One that waits in vain gives up the lock with its file.
+    let same = file.try_clone()?;
+    let (sender, locked) = mpsc::channel();
+    std::thread::Builder::new().name("lock".into()).spawn(move || {
+        // Nobody listens any more if it came too late.
+        let _ = sender.send(same.lock());
+    })?;
+    match locked.recv_timeout(LOCK_PATIENCE) {
+        Ok(result) => result.map(|()| true),
+        Err(_) => Ok(false),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,5 +195,23 @@ mod tests {
     fn a_failed_write_names_the_file() {
         let error = write_atomic(Path::new("/proc/nowhere/x"), b"", 0o600).unwrap_err();
         assert_eq!(error.to_string(), "cannot write `/proc/nowhere/x`");
+    }
+
+    #[test]
+    fn a_lock_is_waited_for() {
+        let path = std::env::temp_dir().join(format!("sampan-lock-{}", std::process::id()));
+        let open = || File::options().create(true).truncate(false).write(true).open(&path).unwrap();
+        let holder = open();
+        assert!(lock(&holder).unwrap());
+        let next = open();
+        assert!(!lock(&next).unwrap());
+        // Whoever waits gets it when it is free, be it after some time.
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| lock(&next).unwrap());
+            drop(holder);
+            assert!(waiting.join().unwrap());
+        });
+        assert!(open().try_lock().is_err());
+        remove_if_exists(&path).unwrap();
     }
 }

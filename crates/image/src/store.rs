@@ -129,10 +129,8 @@ impl Store {
         let lock_path = root.join("image.lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(FileError::on("open", &lock_path))?;
-        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse { root }),
-            Err(e) => return Err(FileError { action: "lock", path: lock_path, source: e.into() }.into()),
+        if !files::lock(&lock).map_err(FileError::on("lock", &lock_path))? {
+            return Err(OpenError::InUse { root });
         }
         let content = Content::open(&root)?;
         let (metadata, recovered) = recover::open_metadata(&root, &content)?;

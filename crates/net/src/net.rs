@@ -8,7 +8,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FlockOperation, flock};
 use sampan_base::files::create_directories;
 use sampan_base::{Class, FileError, error::class_of_io};
 use sampan_kernel::netns;
@@ -193,8 +192,8 @@ impl Net {
         create_directories(&state.join("dns"), 0o700)?;
         let path = state.join("lock");
         let lock = File::options().write(true).create(true).truncate(false).open(&path);
-        let lock = lock.map_err(FileError::on("open", path))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let lock = lock.map_err(FileError::on("open", &path))?;
+        if !sampan_base::files::lock(&lock).map_err(FileError::on("lock", path))? {
             return Err(OpenError::InUse { state });
         }
         if !is_table_name(&table) {

@@ -102,6 +102,10 @@ impl RecordFile {
 }
 
 fn open_database(path: &Path) -> Result<Database, Error> {
+    // The database itself does not wait for a child of a daemon that was killed, see `files::lock`.
+    if let Ok(file) = std::fs::File::open(path) {
+        files::lock(&file).map_err(Error::Io)?;
+    }
     Ok(Database::builder().set_cache_size(CACHE_BYTES).open(path)?)
 }
 

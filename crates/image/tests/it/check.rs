@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use sampan_image::{CheckOptions, Image, InitLayer, Report, Store};
 
-use crate::support::{TestStore, open_when_free, tar, tree};
+use crate::support::{TestStore, tar, tree};
 
 const DEEP: CheckOptions = CheckOptions { deep: true, repair: false };
 const REPAIR: CheckOptions = CheckOptions { deep: true, repair: true };
@@ -271,7 +271,7 @@ fn a_killed_process_leaves_nothing_for_check_to_find() {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(died, None, "{}", fs::read_to_string(dir.path().join("stderr")).unwrap());
-        let store = open_when_free(&root);
+        let store = Store::open(&root).unwrap();
         let report = store.check(DEEP).unwrap();
         assert_eq!(problems(&report), [] as [&str; 0], "round {round}");
         came_far = came_far.max(report.images);

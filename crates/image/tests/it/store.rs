@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sampan_image::{ImportOptions, InitLayer, OpenError, ResolveError, Store};
 
-use crate::support::{TestStore, open_when_free, tar, tree};
+use crate::support::{TestStore, tar, tree};
 
 #[test]
 fn names_ids_and_starts_of_ids_lead_to_an_image() {
@@ -322,7 +322,7 @@ fn a_killed_process_leaves_a_store_that_is_whole() {
 
 /// Opens the store and holds every record against the disk and the disk against the records.
 fn check_whole(root: &Path) -> usize {
-    let store = open_when_free(root);
+    let store = Store::open(root).unwrap();
     let images = store.list().unwrap();
     let at = root.join("mnt");
     std::fs::create_dir_all(&at).unwrap();

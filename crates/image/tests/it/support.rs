@@ -6,20 +6,8 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use sampan_image::store::OpenError;
 use sampan_image::tar::{Kind, Member, Mtime, Writer};
 use sampan_image::{Image, ImportOptions, Store};
-
-/// The lock of a process that was killed goes with its last descriptor, which a thread in a system call may keep a moment longer;
-/// and a program that another test is just starting has this process's, until it is executed.
-pub(crate) fn open_when_free(root: &Path) -> Store {
-    loop {
-        match Store::open(root) {
-            Err(OpenError::InUse { .. }) => std::thread::yield_now(),
-            other => return other.unwrap(),
-        }
-    }
-}
 
 /// A store that goes, with its mounts, when the test ends.
 pub(crate) struct TestStore {
@@ -47,7 +35,7 @@ impl TestStore {
     /// Closes the store and opens it again, as the next daemon would.
     pub(crate) fn reopen(&mut self) {
         self.store = None;
-        self.store = Some(open_when_free(&self.root()));
+        self.store = Some(Store::open(&self.root()).unwrap());
     }
 
     pub(crate) fn import(&self, name: &str, listing: &str) -> Image {
