@@ -34,6 +34,14 @@ pub enum EngineError {
         /// The plugin's name.
         name: String,
     },
+    /// A container's shim has ended while the container was started.
+    #[error("the container's shim ended at once: {said}")]
+    ShimLost {
+        /// The container had been made, so its process may have run.
+        made: bool,
+        /// Its last words.
+        said: String,
+    },
     /// There is nothing at a path.
     #[error("Could not find the file {path} in container {container}")]
     NoSuchPath {
@@ -177,7 +185,7 @@ impl EngineError {
             EngineError::Exhausted(_) => Class::Exhausted,
             EngineError::Unavailable(_) => Class::Unavailable,
             EngineError::NotFound(_) => Class::NotFound,
-            EngineError::Failed(_) => Class::Internal,
+            EngineError::Failed(_) | EngineError::ShimLost { .. } => Class::Internal,
             EngineError::Command { exit_code: 127, .. } => Class::CommandNotFound,
             EngineError::Command { .. } => Class::CommandNotExecutable,
             EngineError::Gone { .. } => Class::Unavailable,

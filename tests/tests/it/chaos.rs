@@ -222,6 +222,18 @@ fn a_shim_that_waits_for_a_container_may_die_and_ends_with_the_daemon() {
         wait_until("it has ended", || spare() != Some(pid));
         it.sampan(["run", "--rm", "busybox", "echo", "well"]).ok().is("well");
     }
+    // It may also die when it has been told what it is for: here it stands still, so that it has done nothing of it yet.
+    wait_until("a shim waits", || spare().is_some());
+    let pid = spare().unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| it.sampan(["run", "--name", "c0", "busybox", "echo", "well"]));
+        wait_until("the daemon has asked it for a container", || is_asked(&it));
+        kill_process(pid, Signal::KILL).unwrap();
+        run.join().unwrap().ok().is("well");
+    });
+    assert!(it.log().contains("trying once more to start it"), "{}", it.log());
+    it.sampan(["rm", "c0"]).ok();
     // The one that waits becomes a container's, and says so.
     wait_until("a shim waits", || spare().is_some());
     let pid = spare().unwrap();
@@ -233,6 +245,18 @@ fn a_shim_that_waits_for_a_container_may_die_and_ends_with_the_daemon() {
     it.start();
     it.sampan(["exec", "c1", "true"]).ok();
     it.sampan(["rm", "-f", "c1"]).ok();
+}
+
+/// Whether a client has connected to the socket of the only bundle there is, besides whoever listens there.
+fn is_asked(it: &Instance) -> bool {
+    let bundles = std::fs::read_dir(it.state().join("bundles")).unwrap().flatten();
+    let Some(address) = bundles.filter_map(|b| std::fs::read_to_string(b.path().join("address")).ok()).next()
+    else {
+        return false;
+    };
+    let path = address.trim_start_matches("unix://");
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    sockets.lines().filter(|line| line.ends_with(path)).count() > 1
 }
 
 fn a_shim_that_nobody_can_reach_is_ended_with_its_container() {

@@ -259,6 +259,20 @@ impl Owner {
                     }
                     _ => Phase::Created { error: Some(run::failure(&error)) },
                 };
+                // It may have run, and been killed with its shim: then its policy decides, as it does later.
+                if let (EngineError::ShimLost { made: true, .. }, Phase::Exited(exit)) =
+                    (&error, &record.phase)
+                    && restart::is_wanted(
+                        record.spec.restart_policy,
+                        exit.code,
+                        record.restart_count,
+                        record.stopped_by_hand,
+                    )
+                {
+                    record.phase = Phase::Restarting(exit.clone());
+                    record.restart_count += 1;
+                    self.restart_at = Some(Instant::now() + self.backoff.next(Duration::ZERO));
+                }
                 self.store(record, Durable::Yes).await?;
                 self.view.send_modify(|view| view.ended_runs += 1);
                 Err(error)

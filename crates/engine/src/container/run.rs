@@ -67,12 +67,25 @@ pub(crate) async fn start(
     console: Option<(u32, u32)>,
     waiting: &mut Vec<WaitingClient>,
 ) -> Result<Run> {
-    tear_down::before_start(inner, &record.id).await?;
-    let result = try_start(inner, record, console, waiting).await;
-    if result.is_err() {
+    let mut is_second = false;
+    loop {
+        tear_down::before_start(inner, &record.id).await?;
+        let error = match try_start(inner, record, console, waiting).await {
+            Ok(run) => return Ok(run),
+            Err(error) => error,
+        };
         tear_down::tear_down(inner, &record.id, None).await;
+        // Somebody has killed it, and nothing of the container has run yet: that need not be the container's end.
+        if is_second || !matches!(error, EngineError::ShimLost { made: false, .. }) {
+            return Err(error);
+        }
+        tracing::warn!(
+            container = record.id,
+            error = sampan_base::chain(&error),
+            "trying once more to start it"
+        );
+        is_second = true;
     }
-    result
 }
 
 async fn try_start(
@@ -112,18 +125,17 @@ async fn try_start(
         tokio::join!(prepared, shim::start(&inner.spare, &inner.config.shim, &record.id, &bundle));
     let (attached, request) = prepared?;
     let task = task.map_err(shim_failed("cannot start the container's shim"))?;
-    let pid = task.create(request).await.map_err(|error| match error {
-        ShimError::Lost => EngineError::layer(Class::Internal, "the container's shim ended at once")(
-            shim::last_words(&bundle),
-        ),
+    let failed = |made, error| match error {
+        ShimError::Lost => EngineError::ShimLost { made, said: shim::last_words(&bundle) },
         other => start_failed(other),
-    })?;
+    };
+    let pid = task.create(request).await.map_err(|error| failed(false, error))?;
     let (pid, started) = async {
         for (streams, client) in waiting.drain(..) {
             // A client that has gone meanwhile is no reason not to start.
             let _ = client.send(attach::connect(&bundle, None, streams).await);
         }
-        let started = task.start(None).await.map_err(start_failed)?;
+        let started = task.start(None).await.map_err(|error| failed(true, error))?;
         let at = Started { at: Timestamp::now(), uptime: Uptime::now() };
         note_start(&bundle, at)?;
         // What was kept of the run before this one is older than this.
