@@ -284,12 +284,14 @@ impl Net {
         inner.links.routed().map_err(OpenError::on("list the host's routes"))
     }
 
-    /// Removes a network that nobody is attached to, and its bridge. No error if there is no such network.
+    /// Removes a network that nobody is attached to, and its bridge. No error if there is no such network. Those that are
+    /// just leaving it ([`Net::detach_soon`]) are waited for.
     ///
     /// # Errors
     /// If someone is attached to it, or the kernel refuses.
     pub fn remove_network(&self, name: &str) -> Result<(), OpenError> {
-        let mut inner = self.shared.lock();
+        let mut inner =
+            self.shared.lock_when(|inner| !inner.leaving.iter().any(|(_, network)| network == name));
         if let Some(((key, _), _)) = inner.records.iter().find(|((_, n), _)| n == name) {
             let reason = format!("{key} is attached to it");
             return Err(OpenError::Invalid { network: name.to_owned(), reason });

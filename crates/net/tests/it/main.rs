@@ -88,6 +88,11 @@ fn main() {
         ),
         (
             "more",
+            "a_network_goes_when_those_that_leave_it_have_gone",
+            more::a_network_goes_when_those_that_leave_it_have_gone,
+        ),
+        (
+            "more",
             "an_address_is_free_when_its_container_has_gone",
             more::an_address_is_free_when_its_container_has_gone,
         ),

@@ -220,6 +220,34 @@ pub(crate) fn an_address_is_free_when_its_container_has_gone() {
     }
 }
 
+pub(crate) fn a_network_goes_when_those_that_leave_it_have_gone() {
+    let host = Host::new();
+    let net = host.open();
+    for round in 0..5 {
+        host.on_host(|| {
+            net.add_network(six(&host, "one", 1)).unwrap();
+            Ok(())
+        });
+        for key in ["a", "b"] {
+            attach(&host, &net, key, "one", vec![]);
+        }
+        host.on_host(|| {
+            for key in ["a", "b"] {
+                net.detach_soon(key);
+                net.remove_namespace(key).unwrap();
+            }
+            // Their links are still being deleted.
+            net.remove_network("one").unwrap_or_else(|error| panic!("round {round}: {error}"));
+            Ok(())
+        });
+    }
+    attach(&host, &net, "a", sampan_net::DEFAULT_NETWORK, vec![]);
+    host.on_host(|| {
+        assert!(net.remove_network(sampan_net::DEFAULT_NETWORK).is_err(), "one that is attached stays");
+        Ok(())
+    });
+}
+
 pub(crate) fn a_bridge_without_a_network_goes_and_one_of_the_hosts_stays() {
     let host = Host::new();
     let net = host.open();
