@@ -179,8 +179,11 @@ impl Server {
     /// Ends the server when all is answered. Its socket goes first: once the caller has heard of it, the name may be
     /// another server's, of the container's next run.
     fn shut_down(&mut self) {
-        let _ = std::fs::remove_file(&self.socket); // `delete` may have been here
-        self.shutting_down = true;
+        // Only once, for the same reason.
+        if !self.shutting_down {
+            let _ = std::fs::remove_file(&self.socket); // `delete` may have been here
+            self.shutting_down = true;
+        }
     }
 
     fn is_done(&self) -> bool {

@@ -77,7 +77,7 @@ impl Server {
             "Connect" => now(reply, &self.connect(&decode(payload)?)?),
             "Shutdown" => {
                 // A shim that still has containers stays: they may be of other callers.
-                if self.containers.is_empty() && !self.shutting_down {
+                if self.containers.is_empty() {
                     self.shut_down();
                 }
                 now(reply, &())
