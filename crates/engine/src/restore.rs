@@ -103,14 +103,7 @@ impl Engine {
         }
         match &record.phase {
             // It was started and is not on: the policy decides anew, as if it had ended just now.
-            Phase::Exited(exit)
-                if restart::is_wanted(
-                    record.spec.restart_policy,
-                    exit.code,
-                    record.restart_count,
-                    record.stopped_by_hand,
-                ) =>
-            {
+            Phase::Exited(exit) if restart::is_due(&record, exit.code) => {
                 record.phase = Phase::Restarting(exit.clone());
                 record.restart_count = 0;
             }

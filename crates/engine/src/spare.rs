@@ -33,6 +33,7 @@ const LATER: Duration = Duration::from_millis(20);
 pub(crate) fn refill_later(inner: &Arc<Inner>) {
     let inner = Arc::downgrade(inner);
     tokio::spawn(async move {
+        // Nothing is waited for: it leaves the processors to the start that was just made.
         tokio::time::sleep(LATER).await;
         if let Some(inner) = inner.upgrade() {
             inner.spare.refill();

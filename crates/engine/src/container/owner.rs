@@ -19,7 +19,7 @@ use crate::attach;
 use crate::container::health::{Health, Monitor};
 use crate::container::restart::{self, Backoff};
 use crate::container::run::{self, Run, WaitingClient};
-use crate::container::state::{Denial, Phase, Verb};
+use crate::container::state::{Denial, Exit, Phase, Verb};
 use crate::container::tear_down::retry_soon;
 use crate::container::update::Update;
 use crate::container::{Handle, Live, Request, View};
@@ -216,13 +216,19 @@ impl Owner {
         if let (EngineError::Denied(Denial::NotRunning { .. }), Phase::Exited(exit)) = (&error, &record.phase)
             && restart::is_wanted(record.spec.restart_policy, exit.code, record.restart_count, false)
         {
-            record.phase = Phase::Restarting(exit.clone());
-            record.restart_count += 1;
-            self.restart_at = Some(Instant::now() + self.backoff.next(Duration::ZERO));
+            let exit = exit.clone();
+            self.restart_later(&mut record, exit, Duration::ZERO);
             if let Err(error) = self.store(record, Durable::No).await {
                 tracing::warn!(error = sampan_base::chain(&error), "cannot note that it is to be restarted");
             }
         }
+    }
+
+    /// Notes in `record` that it is to be started again after the pause that is due when it ran for `ran`.
+    fn restart_later(&mut self, record: &mut ContainerRecord, exit: Exit, ran: Duration) {
+        record.phase = Phase::Restarting(exit);
+        record.restart_count += 1;
+        self.restart_at = Some(Instant::now() + self.backoff.next(ran));
     }
 
     async fn run(&mut self, mut record: ContainerRecord, console: Option<(u32, u32)>) -> Result<()> {
@@ -262,16 +268,10 @@ impl Owner {
                 // It may have run, and been killed with its shim: then its policy decides, as it does later.
                 if let (EngineError::ShimLost { made: true, .. }, Phase::Exited(exit)) =
                     (&error, &record.phase)
-                    && restart::is_wanted(
-                        record.spec.restart_policy,
-                        exit.code,
-                        record.restart_count,
-                        record.stopped_by_hand,
-                    )
+                    && restart::is_due(&record, exit.code)
                 {
-                    record.phase = Phase::Restarting(exit.clone());
-                    record.restart_count += 1;
-                    self.restart_at = Some(Instant::now() + self.backoff.next(Duration::ZERO));
+                    let exit = exit.clone();
+                    self.restart_later(&mut record, exit, Duration::ZERO);
                 }
                 self.store(record, Durable::Yes).await?;
                 self.view.send_modify(|view| view.ended_runs += 1);

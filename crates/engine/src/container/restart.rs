@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::metadata::ContainerRecord;
 use crate::spec::RestartPolicy;
 
 /// The first pause.
@@ -27,6 +28,11 @@ impl Backoff {
         self.last = Some(pause);
         pause
     }
+}
+
+/// Whether the container of `record` starts again after it ended with `code`.
+pub(crate) fn is_due(record: &ContainerRecord, code: i32) -> bool {
+    is_wanted(record.spec.restart_policy, code, record.restart_count, record.stopped_by_hand)
 }
 
 /// Whether a container starts again after it ended with `code`; it has been restarted `count` times by its policy.

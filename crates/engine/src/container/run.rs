@@ -278,7 +278,7 @@ fn facts(
         share_with_host: share,
         files,
         sources: sources::prepare(inner, record)?,
-        image_owned: std::collections::BTreeSet::new(),
+        image_owned: Default::default(),
         shm: sources::shared_memory(inner, record)?,
         init: match spec.init {
             Some(true) => Some(crate::host::program(&inner.config.runtime)?),

@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use sampan_base::Timestamp;
-use tokio::time::Instant;
 
 use super::Owner;
 use crate::container::restart;
@@ -68,21 +67,13 @@ impl Owner {
             }
         };
         self.end_monitor(&mut record);
-        let restarts = !self.ending
-            && restart::is_wanted(
-                record.spec.restart_policy,
-                code,
-                record.restart_count,
-                record.stopped_by_hand,
-            );
+        let restarts = !self.ending && restart::is_due(&record, code);
         let exit = Exit { code, oom_killed, started_at: run.started.at, finished_at, error };
-        record.phase = if restarts {
-            record.restart_count += 1;
-            self.restart_at = Some(Instant::now() + self.backoff.next(run.started.uptime.elapsed()));
-            Phase::Restarting(exit)
+        if restarts {
+            self.restart_later(&mut record, exit, run.started.uptime.elapsed());
         } else {
-            Phase::Exited(exit)
-        };
+            record.phase = Phase::Exited(exit);
+        }
         let vanishes = !restarts && is_short_lived(&record);
         if vanishes {
             self.view.send_modify(|view| view.record = record.clone());
