@@ -159,12 +159,21 @@ fn shims(it: &Instance) -> Vec<(Pid, String)> {
         let id = words.iter().position(|w| w == "-id").and_then(|at| words.get(at + 1));
         let pid = Pid::from_raw(pid).unwrap();
         if let (true, Some(id)) = (words.iter().any(|w| w.contains(&state)), id)
-            && rustix::process::getsid(Some(pid)) == Ok(pid)
+            && leads_session(pid)
         {
             found.push((pid, id.to_string()));
         }
     }
     found
+}
+
+/// Whether a process leads its session, by proc_pid_stat(5). Not by getsid(2): it gives 0 for a session that was begun
+/// outside of this process's pid namespace, as all may be before they have one of their own, and rustix knows no pid 0.
+fn leads_session(pid: Pid) -> bool {
+    // It may have ended by now.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    after_name.split(' ').nth(3).and_then(|session| session.parse().ok()) == Some(pid.as_raw_pid())
 }
 
 fn check(it: &Instance, told: Told, killed: &BTreeSet<String>, round: u32) {
