@@ -77,11 +77,7 @@ fn daemons_and_shims_killed_under_load() {
                 let shims = shims(&it);
                 if !shims.is_empty() {
                     let at = usize::try_from(moments.below(shims.len() as u64)).unwrap();
-                    let (pid, id) = &shims[at];
-                    // It may have ended by itself.
-                    if kill_process(*pid, Signal::KILL).is_ok() {
-                        killed.insert(id.clone());
-                    }
+                    killed.extend(kill_shim(&it, shims[at].0));
                 }
             }
             if moments.below(4) != 0 {
@@ -146,8 +142,8 @@ fn ask(it: &Instance, client: &str, moments: &mut Moments, told: &Mutex<Told>) {
     }
 }
 
-/// The shims of this daemon, with their containers' ids. A command of the runtime is a copy of its shim, but leads no
-/// session.
+/// The shims of this daemon, with their containers' ids. What the runtime starts is a copy of its shim for a moment: its
+/// commands lead no session, and a container's processes are in a pid namespace of their own.
 fn shims(it: &Instance) -> Vec<(Pid, String)> {
     let state = it.state().to_str().unwrap().to_owned();
     let mut found = Vec::new();
@@ -160,6 +156,7 @@ fn shims(it: &Instance) -> Vec<(Pid, String)> {
         let pid = Pid::from_raw(pid).unwrap();
         if let (true, Some(id)) = (words.iter().any(|w| w.contains(&state)), id)
             && leads_session(pid)
+            && is_on_the_host(pid)
         {
             found.push((pid, id.to_string()));
         }
@@ -167,13 +164,35 @@ fn shims(it: &Instance) -> Vec<(Pid, String)> {
     found
 }
 
-/// Whether a process leads its session, by proc_pid_stat(5). Not by getsid(2): it gives 0 for a session that was begun
-/// outside of this process's pid namespace, as all may be before they have one of their own, and rustix knows no pid 0.
+/// Kills a shim; its container's id, unless it had ended by itself.
+fn kill_shim(it: &Instance, pid: Pid) -> Option<String> {
+    // One that waits may become a container's at any time, and not between the next two lines.
+    kill_process(pid, Signal::STOP).ok()?;
+    wait_until("the shim stands still", || {
+        stat(pid).first().is_none_or(|state| state == "T" || state == "Z")
+    });
+    let id = shims(it).into_iter().find(|(shim, _)| *shim == pid).map(|(_, id)| id);
+    kill_process(pid, Signal::KILL).ok()?;
+    id
+}
+
+/// Whether a process leads its session. Not by getsid(2): it gives 0 for a session that was begun outside of this
+/// process's pid namespace, as all may be before they have one of their own, and rustix knows no pid 0.
 fn leads_session(pid: Pid) -> bool {
-    // It may have ended by now.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    after_name.split(' ').nth(3).and_then(|session| session.parse().ok()) == Some(pid.as_raw_pid())
+    stat(pid).get(3).is_some_and(|session| *session == pid.to_string())
+}
+
+/// A process's state and what follows it in proc_pid_stat(5); nothing if it is gone.
+fn stat(pid: Pid) -> Vec<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    after_name.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Whether a process is in this one's pid namespace.
+fn is_on_the_host(pid: Pid) -> bool {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/pid")).ok();
+    namespace(&pid.to_string()) == namespace("self")
 }
 
 fn check(it: &Instance, told: Told, killed: &BTreeSet<String>, round: u32) {
