@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sampan_base::{Class, ImageRef};
 use sampan_image::{IdMapping, InitLayer, Remains, Snapshotter, Store};
@@ -27,6 +28,8 @@ use crate::{Engine, Inner, blocking, long_blocking};
 #[derive(Clone, Debug)]
 pub(crate) struct Images {
     pub(crate) store: Store,
+    /// Files of snapshots that could not be removed yet, by the snapshots' keys.
+    unremoved: Arc<Mutex<BTreeMap<String, Remains>>>,
 }
 
 pub(crate) fn snapshot_failed(doing: impl Into<String>) -> impl FnOnce(SnapshotError) -> EngineError {
@@ -46,7 +49,7 @@ impl Images {
                 error,
             )
         };
-        Ok(Images { store: Store::open(root).map_err(failed)? })
+        Ok(Images { store: Store::open(root).map_err(failed)?, unremoved: Arc::default() })
     }
 
     /// The image that a person means by `text`.
@@ -126,10 +129,37 @@ impl Images {
     /// Forgets a snapshot at once and leaves its files to a thread. It is no error if there is none.
     pub(crate) fn remove_snapshot(&self, key: &str) -> Result<()> {
         let Some(remains) = self.forget_snapshot(key)? else { return Ok(()) };
-        let key = key.to_owned();
+        let (images, key) = (self.clone(), key.to_owned());
         // Nobody waits: if the daemon ends first, the store removes them when it opens.
-        tokio::task::spawn_blocking(move || remove_files(remains, &key));
+        tokio::task::spawn_blocking(move || images.remove_files(key, remains));
         Ok(())
+    }
+
+    /// Removes the files of a snapshot that is forgotten. What can't be removed is kept for [`Images::remove_again`].
+    pub(crate) fn remove_files(&self, key: String, remains: Remains) {
+        if let Err(error) = remains.remove() {
+            tracing::warn!(
+                snapshot = key,
+                error = sampan_base::chain(&error),
+                "cannot remove a snapshot's files"
+            );
+            self.unremoved().insert(key, remains);
+        }
+    }
+
+    /// Tries again to remove what could not be removed.
+    pub(crate) fn remove_again(&self) {
+        let unremoved = std::mem::take(&mut *self.unremoved());
+        unremoved.into_iter().for_each(|(key, remains)| self.remove_files(key, remains));
+    }
+
+    /// Whether files of snapshots are left that could not be removed.
+    pub(crate) fn has_unremoved(&self) -> bool {
+        !self.unremoved().is_empty()
+    }
+
+    fn unremoved(&self) -> MutexGuard<'_, BTreeMap<String, Remains>> {
+        self.unremoved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn snapshot_keys(&self) -> Result<Vec<String>> {
@@ -195,17 +225,6 @@ impl Inner {
     pub(crate) fn prune_event(&self, kind: EventKind, bytes: u64) {
         let attributes = BTreeMap::from([("reclaimed".to_owned(), bytes.to_string())]);
         self.events.publish(kind, "prune", "", attributes);
-    }
-}
-
-/// Removes what a forgotten snapshot has left. What fails is logged; the store removes it when it opens.
-pub(crate) fn remove_files(remains: Remains, key: &str) {
-    if let Err(error) = remains.remove() {
-        tracing::warn!(
-            container = key,
-            error = sampan_base::chain(&error),
-            "cannot remove a snapshot's files"
-        );
     }
 }
 

@@ -95,7 +95,7 @@ pub(crate) struct Inner {
     pub(crate) volumes_turn: Mutex<()>,
     /// A shim that waits for the next start.
     pub(crate) spare: spare::Spare,
-    /// What runs have left that could not be removed.
+    /// What could not be removed of runs and containers.
     pub(crate) left_overs: container::tear_down::LeftOvers,
     containers: Mutex<Registry>,
     settings: RwLock<Arc<settings::Settings>>,
@@ -121,23 +121,6 @@ impl Inner {
         let view = self.find_container(id)?.snapshot();
         let pid = view.record.phase.pid();
         pid.ok_or_else(|| Denial::NotRunning { id: view.record.id.clone() }.into())
-    }
-
-    /// Removes what is on disk of a container whose record is gone. What fails is logged; the next daemon tries again.
-    pub(crate) fn forget_on_disk(&self, id: &str, spec: &spec::ContainerSpec) {
-        self.execs.remove_container(id);
-        for key in sources::image_keys(id, spec).chain([id.to_owned()]) {
-            if let Err(error) = self.images.remove_snapshot(&key) {
-                tracing::warn!(
-                    snapshot = key,
-                    error = sampan_base::chain(&error),
-                    "cannot remove the snapshot"
-                );
-            }
-        }
-        if let Err(error) = sampan_base::files::remove_if_exists(&self.config.container_directory(id)) {
-            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the directory");
-        }
     }
 }
 

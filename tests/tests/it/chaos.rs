@@ -5,6 +5,7 @@
 //! command ends with, whatever was killed meanwhile; only one whose shim was killed may have 137 instead.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ crate::cases! {
     daemons_and_shims_killed_under_load,
     a_shim_that_nobody_can_reach_is_ended_with_its_container,
     no_descriptor_is_left_for_the_daemon,
+    what_cannot_be_removed_is_removed_later,
     a_shim_that_waits_for_a_container_may_die_and_ends_with_the_daemon,
     a_snapshot_that_is_gone_is_told_and_its_container_can_be_removed,
     damaged_records_are_made_anew_and_nothing_is_lost,
@@ -331,6 +333,43 @@ fn no_descriptor_is_left_for_the_daemon() {
     it.sampan(["exec", "c1", "true"]).ok();
     it.sampan(["run", "--rm", "busybox", "echo", "back"]).ok().is("back");
     it.sampan(["rm", "-f", "c1"]).ok();
+}
+
+fn what_cannot_be_removed_is_removed_later() {
+    let it = Instance::new();
+    let upper = |name: &str| it.inspect(name, "/GraphDriver/Data/UpperDir").as_str().unwrap().to_owned();
+    it.sampan(["create", "--name", "c1", "busybox", "true"]).ok();
+    let own = it.root().join("containers").join(it.inspect("c1", "/Id").as_str().unwrap());
+    let snapshot = PathBuf::from(upper("c1")).parent().unwrap().to_owned();
+    let mounts: Vec<_> = [&own, &snapshot].map(|directory| Tmpfs::mount(&directory.join("busy"))).into();
+    it.sampan(["rm", "c1"]).ok();
+    it.sampan(["inspect", "c1"]).code(1);
+    wait_until("both were tried", || {
+        let log = it.log();
+        log.contains("cannot remove the directory") && log.contains("cannot remove a snapshot's files")
+    });
+    it.sampan(["run", "--rm", "busybox", "true"]).ok();
+    assert!(own.exists() && snapshot.exists());
+    drop(mounts);
+    it.sampan(["run", "--rm", "busybox", "true"]).ok();
+    wait_until("the next run takes it away", || !own.exists() && !snapshot.exists());
+}
+
+/// A file system that is mounted where the daemon wants to remove something.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(at: &Path) -> Tmpfs {
+        std::fs::create_dir(at).unwrap();
+        Command::new("mount").args(["-t", "tmpfs", "none", at.to_str().unwrap()]).run().ok();
+        Tmpfs(at.to_owned())
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        drop(Command::new("umount").args([&self.0]).run());
+    }
 }
 
 fn a_snapshot_that_is_gone_is_told_and_its_container_can_be_removed() {

@@ -1,4 +1,4 @@
-//! The end of a run: all that belonged to it goes.
+//! The end of a run and of a container: all that belonged to it goes.
 //!
 //! ```text
 //! shim: Delete, Shutdown ─> network, volumes, mounts ─> bundle      (each is tried whatever became of the others)
@@ -6,8 +6,8 @@
 //! What could not be removed (the daemon had no descriptor left, say) is remembered and tried again when the next
 //! container has been started or torn down: then there is room again. The next daemon tries, too.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sampan_base::{Class, files as disk};
 
@@ -15,23 +15,34 @@ use crate::error::{EngineError, Result};
 use crate::shim::{self, ShimError, Task};
 use crate::{Inner, blocking, network, sources, volumes};
 
-/// The containers of which a run has left something. The lock is held while it is tried again, so that no start comes
-/// in between.
+/// What could not be removed.
 #[derive(Debug, Default)]
-pub(crate) struct LeftOvers(tokio::sync::Mutex<BTreeSet<String>>);
+pub(crate) struct LeftOvers {
+    /// The containers of which a run has left something. The lock is held while it is tried again, so that no start comes
+    /// in between.
+    runs: tokio::sync::Mutex<BTreeSet<String>>,
+    /// The containers that are gone but for something on disk, with the keys of their snapshots.
+    containers: Mutex<BTreeMap<String, Vec<String>>>,
+}
+
+impl LeftOvers {
+    fn containers(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Ends a run: asks the shim to remove the container, then removes all that belongs to the run.
 pub(crate) async fn tear_down(inner: &Arc<Inner>, id: &str, task: Option<&Task>) {
     if try_tear_down(inner, id, task).await {
         retry_soon(inner);
     } else {
-        inner.left_overs.0.lock().await.insert(id.to_owned());
+        inner.left_overs.runs.lock().await.insert(id.to_owned());
     }
 }
 
 /// Tears down what an earlier run of the container has left.
 pub(crate) async fn before_start(inner: &Arc<Inner>, id: &str) -> Result<()> {
-    let mut left = inner.left_overs.0.lock().await;
+    let mut left = inner.left_overs.runs.lock().await;
     if left.contains(id) {
         if !try_tear_down(inner, id, None).await {
             let doing = "cannot start the container before what its last run has left is removed";
@@ -45,12 +56,22 @@ pub(crate) async fn before_start(inner: &Arc<Inner>, id: &str) -> Result<()> {
 /// Tries again what could not be removed, behind the caller's back.
 pub(crate) fn retry_soon(inner: &Arc<Inner>) {
     // Whoever holds the lock adds to it, and is a reason to try later, or tries right now.
-    if inner.left_overs.0.try_lock().is_ok_and(|left| left.is_empty()) {
+    let runs_are_gone = inner.left_overs.runs.try_lock().is_ok_and(|left| left.is_empty());
+    if runs_are_gone && inner.left_overs.containers().is_empty() && !inner.images.has_unremoved() {
         return;
     }
     let inner = Arc::clone(inner);
     tokio::spawn(async move {
-        let mut left = inner.left_overs.0.lock().await;
+        {
+            let inner = Arc::clone(&inner);
+            blocking(move || {
+                inner.images.remove_again();
+                let left = std::mem::take(&mut *inner.left_overs.containers());
+                left.into_iter().for_each(|(id, keys)| inner.forget_on_disk(&id, keys));
+            })
+            .await;
+        }
+        let mut left = inner.left_overs.runs.lock().await;
         let ids: Vec<String> = left.iter().cloned().collect();
         for id in ids {
             if try_tear_down(&inner, &id, None).await {
@@ -59,6 +80,32 @@ pub(crate) fn retry_soon(inner: &Arc<Inner>) {
             }
         }
     });
+}
+
+impl Inner {
+    /// Removes what is on disk of a container whose record is gone, with its own snapshot and those in `keys`, which show
+    /// images in it. What fails is logged and tried again with what runs have left. Blocks.
+    pub(crate) fn forget_on_disk(&self, id: &str, keys: Vec<String>) {
+        self.execs.remove_container(id);
+        let mut is_gone = true;
+        for key in keys.iter().map(String::as_str).chain([id]) {
+            if let Err(error) = self.images.remove_snapshot(key) {
+                tracing::warn!(
+                    snapshot = key,
+                    error = sampan_base::chain(&error),
+                    "cannot remove the snapshot"
+                );
+                is_gone = false;
+            }
+        }
+        if let Err(error) = disk::remove_if_exists(&self.config.container_directory(id)) {
+            tracing::warn!(container = id, error = sampan_base::chain(&error), "cannot remove the directory");
+            is_gone = false;
+        }
+        if !is_gone {
+            self.left_overs.containers().insert(id.to_owned(), keys);
+        }
+    }
 }
 
 /// Answers whether nothing is left. Each step is tried whatever became of the others; what failed is logged.

@@ -69,8 +69,8 @@ impl Remains {
     /// Removes them.
     ///
     /// # Errors
-    /// If one can't be removed.
-    pub fn remove(self) -> Result<(), SnapshotError> {
+    /// If one can't be removed; it may be tried again.
+    pub fn remove(&self) -> Result<(), SnapshotError> {
         Ok(remove_directory(&self.path)?)
     }
 }

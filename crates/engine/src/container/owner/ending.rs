@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::metadata::{ContainerRecord, Durable, is_short_lived};
 use crate::shim::{ProcessExit, ShimError};
 use crate::spec::RestartPolicy;
-use crate::{blocking, network, volumes};
+use crate::{blocking, network, sources, volumes};
 
 /// The exit code of a process whose shim was lost: its end was not seen, so it was killed (128 + SIGKILL).
 const LOST_EXIT_CODE: i32 = 137;
@@ -142,9 +142,9 @@ impl Owner {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             if let Some(remains) = remains {
-                crate::images::remove_files(remains, &id);
+                inner.images.remove_files(id.clone(), remains);
             }
-            inner.forget_on_disk(&id, &spec);
+            inner.forget_on_disk(&id, sources::image_keys(&id, &spec).collect());
         })
         .await;
         ControlFlow::Break(())
