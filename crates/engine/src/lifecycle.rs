@@ -94,7 +94,10 @@ impl Engine {
             Err(_) => watch.wait_for(ended).await.is_ok(),
         };
         if !timely {
-            send(9).await?;
+            // Nobody refuses a first one; of a second it could be told after the end.
+            if signal != 9 {
+                send(9).await?;
+            }
             // The sender lives as long as the container; if it goes, the container has.
             let _ = watch.wait_for(ended).await;
         }

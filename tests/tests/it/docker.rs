@@ -175,8 +175,13 @@ fn containers_are_renamed_stopped_restarted_and_waited_for() {
 
 fn events_tell_what_happens() {
     let it = Instance::new();
-    let events =
-        it.docker_command(["events", "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"]).start();
+    let events = it
+        .docker_command([
+            "events",
+            "--format",
+            "{{.Type}} {{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.signal}}",
+        ])
+        .start();
     // Events are told from the subscription on: containers come and go until one is seen.
     wait_until("events come", || {
         it.docker(["run", "--rm", "--name", "probe", "busybox", "true"]).ok();
@@ -192,6 +197,21 @@ fn events_tell_what_happens() {
             .find(&line)
             .map(|i| at + i)
             .unwrap_or_else(|| panic!("no `{line}` (in this order) in\n{told}"));
+    }
+    // What ends a container is told before its end, and that it was killed once if it was.
+    for (signal, kills) in [("TERM", &[15, 9][..]), ("KILL", &[9])] {
+        it.docker(["run", "-d", "--name", signal, "--stop-signal", signal, "busybox", "sleep", "1000"]).ok();
+        it.docker(["stop", "-t", "0", signal]).ok();
+        events.wait_for_output(&format!("container stop {signal}"));
+        let all = events.stdout();
+        let words = all.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let own = words.filter(|line| line[0] == "container" && line[2] == signal);
+        let told: Vec<_> = own.map(|l| if l[1] == "kill" { l[1..].join(" ") } else { l[1].into() }).collect();
+        let kills = kills.iter().map(|number| format!("kill {signal} {number}"));
+        let before = ["create", "start"].map(str::to_owned).into_iter();
+        let expected: Vec<_> = before.chain(kills).chain(["die", "stop"].map(str::to_owned)).collect();
+        assert_eq!(told, expected);
+        it.docker(["rm", signal]).ok();
     }
 }
 
