@@ -1,4 +1,4 @@
-"""Makes the same what is different at every run: ids, times, addresses, sizes of files."""
+"""Makes the same what is different at every run: ids, times, addresses, sizes of files, the order of mounts."""
 
 import re
 
@@ -24,6 +24,9 @@ def normal(value, key=None):
     if isinstance(value, dict):
         return {normal(k): normal(v, k) for k, v in sorted(value.items())}
     if isinstance(value, (list, tuple)):
+        if key == "Mounts":
+            # dockerd lists a container's mounts in a random order.
+            value = sorted(value, key=lambda mount: mount.get("Destination", ""))
         return [normal(v) for v in value]
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")

@@ -114,7 +114,8 @@ class Side:
 
     def run(self, *command, name=None, **options):
         """A container that runs in the background."""
-        return self.py.containers.run("busybox", list(command) or ["sleep", "1000"], name=name, detach=True, stop_signal="KILL", **options)
+        options.setdefault("stop_signal", "KILL")
+        return self.py.containers.run("busybox", list(command) or ["sleep", "1000"], name=name, detach=True, **options)
 
     def finished(self, *command, **options):
         """A container that has ended."""
@@ -186,10 +187,8 @@ def main():
             began = time.monotonic()
             try:
                 seen[name] = normal(scenario(it))
-            except docker.errors.APIError as error:
-                seen[name] = normal({"api error": [error.response.status_code, error.explanation]})
             except Exception as error:
-                seen[name] = normal({"broken": f"{type(error).__name__}: {error}"})
+                seen[name] = normal({"ended early": f"{type(error).__name__}: {error}"})
                 if only:
                     traceback.print_exc()
             it.clean()

@@ -127,7 +127,8 @@ def health(it):
 @scenario
 def events_of_a_life(it):
     before = int(time.time()) - 1
-    c = it.run("sleep", "1000", name="c1", labels={"l": "1"})
+    # Its first process has no handler for its stop signal, which the kernel then keeps from it.
+    c = it.run("sleep", "1000", name="c1", labels={"l": "1"}, stop_signal="TERM")
     c.exec_run("true")
     c.pause(); c.unpause(); c.rename("c2"); c.kill(); c.wait(); c.start(); c.stop(timeout=0); c.remove(v=True)
     time.sleep(0.5)

@@ -2,7 +2,12 @@
 
 import struct
 
-from . import scenario, caught
+from . import scenario
+
+
+def heard(ask):
+    """What `ask` answers, asked again while it is nothing: docker-py loses what comes with an answer's head."""
+    return next((answer for answer in (ask() for _ in range(100)) if answer), "it said nothing")
 
 
 @scenario
@@ -48,7 +53,7 @@ def attach(it):
         parts.append([stream, data[8:8 + length]])
         data = data[8 + length:]
     it.api.wait("c1")
-    return {"frames": sorted(parts), "after": it.api.attach("c1", logs=True, stream=False), "status of a request without upgrade": it.raw("POST", "/containers/c1/attach?logs=1&stdout=1")[0]}
+    return {"frames": sorted(parts), "after": heard(lambda: it.api.attach("c1", logs=True, stream=False)), "status of a request without upgrade": it.raw("POST", "/containers/c1/attach?logs=1&stdout=1")[0]}
 
 
 @scenario
@@ -65,7 +70,7 @@ def exec(it):
         "plain": run("echo hi"), "demux": run("sh -c 'echo out; echo err >&2'", demux=True), "environment": run("sh -c 'echo $A'", environment=["A=7"]), "user": run("id -un", user="user"), "workdir": run("pwd", workdir="/etc"),
         "tty": run("sh -c 'test -t 0 && echo tty'", tty=True), "code": run("sh -c 'exit 9'")[0], "missing": run("nope")[0], "before": before, "after": after, "again": it.raw("POST", f"/exec/{made['Id']}/start", {}),
         "running": it.api.exec_inspect(detached["Id"])["Running"], "ids": len(it.api.inspect_container("c1")["ExecIDs"] or []), "no command": it.raw("POST", "/containers/c1/exec", {}), "bad body": it.raw("POST", "/containers/c1/exec", "{", {"Content-Type": "application/json"}),
-        "resize": it.raw("POST", f"/exec/{detached['Id']}/resize?h=10&w=10")[0], "bad workdir": run("pwd", workdir="/nope")[0], "bad user": caught(run, "id", user="nobody-there"),
+        "resize": it.raw("POST", f"/exec/{detached['Id']}/resize?h=10&w=10")[0], "bad workdir": run("pwd", workdir="/nope")[0], "bad user": [run("id", user="nobody-there")[0], heard(lambda: run("id", user="nobody-there")[1])],
     }
 
 

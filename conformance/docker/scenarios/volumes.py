@@ -35,9 +35,9 @@ def mounts_of_every_kind(it):
     it.py.containers.run("busybox", ["sh", "-c", "echo kept > /data/x"], name="source", volumes=["/data"])
     return {
         "bind": run("cat /m/file", mounts=[Mount("/m", path, type="bind", read_only=True)]), "read-only": run("touch /m/y; echo $?", mounts=[Mount("/m", path, type="bind", read_only=True)]), "volume": run("echo x > /v/f; cat /v/f", mounts=[Mount("/v", "vol", type="volume", labels={"a": "b"})]),
-        "tmpfs": run("mount | grep ' /t ' | cut -d' ' -f5; df -k /t | tail -1 | awk '{print $2}'", mounts=[Mount("/t", None, type="tmpfs", tmpfs_size=1 << 20, tmpfs_mode=0o700)]), "copied up": run("cat /etc/group | head -1", mounts=[Mount("/etc", "etc", type="volume")]), "not copied up": run("ls /etc | grep -c group", mounts=[Mount("/etc", "etc2", type="volume", no_copy=True)]),
-        "volumes from": run("cat /data/x", volumes_from=["source"]), "volumes from, read-only": run("touch /data/y; echo $?", volumes_from=["source:ro"]), "made for a bind": run("ls -d /m", volumes={path + "/made": {"bind": "/m", "mode": "rw"}}), "shared": run("echo ok", volumes={path: {"bind": "/m", "mode": "ro,rslave"}}),
-        "shown": [{k: v for k, v in m.items() if k not in ("Name", "Source")} for m in it.api.inspect_container("source")["Mounts"]], "nested": run("cat /m/n/file", mounts=[Mount("/m", None, type="tmpfs"), Mount("/m/n", path, type="bind")]),
+        "tmpfs": run("mount | grep ' /t ' | cut -d' ' -f5; df -k /t | tail -1 | awk '{print $2}'", mounts=[Mount("/t", None, type="tmpfs", tmpfs_size=1 << 20, tmpfs_mode=0o700)]), "copied up": run("cat /etc/group | head -1", mounts=[Mount("/etc", "etc", type="volume")]), "not copied up": run("ls /etc | grep -c group; true", mounts=[Mount("/etc", "etc2", type="volume", no_copy=True)]),
+        "volumes from": run("cat /data/x", volumes_from=["source"]), "volumes from, read-only": run("touch /data/y; echo $?", volumes_from=["source:ro"]), "made for a bind": run("ls -d /m", volumes={path + "/made": {"bind": "/m", "mode": "rw"}}), "shared": caught(run, "echo ok", volumes={path: {"bind": "/m", "mode": "ro,rslave"}}),
+        "shown": [{k: v for k, v in m.items() if k not in ("Name", "Source")} for m in sorted(it.api.inspect_container("source")["Mounts"], key=lambda m: m["Destination"])], "nested": run("cat /m/n/file", mounts=[Mount("/m", None, type="tmpfs"), Mount("/m/n", path, type="bind")]),
     }
 
 
