@@ -40,28 +40,3 @@ fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     // Whoever is no longer 0 here loses those that are about files.
     Ok(rustix::thread::set_capabilities(None, capabilities)?)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::MetadataExt;
-
-    #[test]
-    fn files_are_made_by_the_other_user_and_by_nobody_else() {
-        if !rustix::process::geteuid().is_root() {
-            return; // needs CAP_SETUID
-        }
-        let directory = std::env::temp_dir().join(format!("sampan-fs-user-{}", std::process::id()));
-        std::fs::create_dir(&directory).unwrap();
-        let file = directory.join("f");
-        let made = || std::fs::write(&file, "").map(|()| std::fs::metadata(&file).unwrap());
-        // The directory is root's: that it can be written to is by a capability.
-        let theirs = as_user(300_001, 300_002, made).unwrap().unwrap();
-        assert_eq!((theirs.uid(), theirs.gid()), (300_001, 300_002));
-        std::fs::remove_file(&file).unwrap();
-        let ours = made().unwrap();
-        assert_eq!((ours.uid(), ours.gid()), (0, 0));
-        assert!(as_user(u32::MAX, 0, || ()).is_err(), "-1 is no id");
-        std::fs::remove_dir_all(&directory).unwrap();
-    }
-}

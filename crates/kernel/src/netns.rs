@@ -133,29 +133,3 @@ pub fn raise_loopback() -> io::Result<()> {
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_namespace_lives_by_its_file() {
-        if !rustix::process::geteuid().is_root() {
-            return; // needs CAP_SYS_ADMIN
-        }
-        let path = std::env::temp_dir().join(format!("spt-netns-{}", std::process::id()));
-        create(&path).unwrap();
-        assert_eq!(create(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        let namespace = open(&path).unwrap();
-        let links = || std::fs::read_to_string("/proc/thread-self/net/dev");
-        let inside = within(namespace.as_fd(), links).unwrap();
-        assert_eq!(inside.lines().count(), 3, "{inside}"); // two of headings, and lo
-        let bound = within(namespace.as_fd(), || std::net::TcpListener::bind("127.0.0.1:0"));
-        bound.unwrap();
-        remove(&path).unwrap();
-        remove(&path).unwrap();
-        std::fs::write(&path, "").unwrap();
-        assert!(open(&path).is_err());
-        remove(&path).unwrap();
-    }
-}

@@ -68,6 +68,7 @@ enum Need {
     Docker,
     NewDocker,
     Curl,
+    Ipv6,
     Registry,
     Dockerd,
     DockerCompose,
@@ -111,6 +112,7 @@ impl Need {
                 .then_some("no /usr/lib/cni (package containernetworking-plugins)"),
             Need::Machine => (std::env::var_os("SAMPAN_VM").is_none() || absent("/run/systemd/system"))
                 .then_some("no machine of its own with systemd (make test-vm)"),
+            Need::Ipv6 => absent("/proc/sys/net/ipv6").then_some("the kernel has no IPv6"),
             Need::Curl => absent("/usr/bin/curl").then_some("no curl"),
             Need::CpuAccounting => (absent("/sys/fs/cgroup/cpuacct/cpuacct.usage")
                 && absent("/sys/fs/cgroup/cgroup.controllers"))
