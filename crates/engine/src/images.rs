@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sampan_base::{Class, ImageRef};
-use sampan_image::{IdMapping, InitLayer, Remains, Snapshotter, Store};
+use sampan_image::{IdMapping, InitLayer, Remains, Store};
 use sampan_oci::image::ImageConfig;
 
 pub use sampan_image::{
@@ -111,11 +111,6 @@ impl Images {
     ) -> Result<()> {
         let mounted = self.store.mount_mapped(key, owner, mapping, at);
         mounted.map_err(snapshot_failed("cannot mount the container's file system"))
-    }
-
-    /// Whether file systems can be mounted for user namespaces.
-    pub(crate) fn can_be_mapped(&self) -> bool {
-        self.store.snapshotter() == Snapshotter::Overlay
     }
 
     /// Forgets a snapshot, so that it holds no layer any more; its files go with what is answered. None if there is none.

@@ -46,6 +46,7 @@ mod user;
 mod userns;
 pub mod volumes;
 
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, RwLock};
 
 pub use blocking::{blocking, long_blocking};
@@ -181,10 +182,11 @@ fn open_inner(config: EngineConfig) -> Result<Inner> {
         sampan_base::files::create_directories(directory, 0o711).map_err(EngineError::file)?;
     }
     let images = images::Images::open(&config.root)?;
-    if config.userns.is_some() && !images.can_be_mapped() {
+    if let Some(users) = userns.of_builds()? {
         // Left out, it would leave containers with more than their owner believes.
-        let what = "containers can't be mapped to user namespaces where file systems are copied (no overlayfs): leave `userns-remap` out";
-        return Err(EngineError::Unsupported(what.to_owned()));
+        let doing = "cannot start with `userns-remap`; leave it out, or mend what follows";
+        let checked = images.store.check_mapped(users.namespace.as_fd());
+        checked.map_err(EngineError::layer(sampan_base::Class::Unsupported, doing))?;
     }
     let metadata = metadata::Metadata::open(&config.root, &config.state)?;
     let networks = network::manage::load(&metadata, &config)?;

@@ -66,8 +66,8 @@ pub use receive::{BlobSource, LayerProgress, Progress, ReceiveError};
 pub use recover::Recovered;
 pub use send::{SendError, Sendable};
 pub use snapshot::{
-    IdMapping, IdRange, InitLayer, Remains, Scratch, Snapshot, SnapshotError, Snapshotter, UserNamespace,
-    Workspace,
+    IdMapping, IdRange, InitLayer, NotMapped, Remains, Scratch, Snapshot, SnapshotError, Snapshotter,
+    UserNamespace, Workspace,
 };
 pub use squash::SquashError;
 pub use store::{Layer, Lease, OpenError, Store};

@@ -19,6 +19,7 @@ mod dockerd;
 pub mod http;
 mod instance;
 mod leftovers;
+mod mounted;
 pub mod proxy;
 mod pty;
 pub mod registry;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 pub use command::{Command, Output, Running};
 pub use dockerd::Dockerd;
 pub use instance::{Builder, Instance};
+pub use mounted::Mounted;
 pub use pty::Pty;
 pub use trial::trial;
 

@@ -5,12 +5,12 @@
 //! command ends with, whatever was killed meanwhile; only one whose shim was killed may have 137 instead.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use sampan_testkit::{Command, Instance, wait_until};
+use sampan_testkit::{Command, Instance, Mounted, wait_until};
 
 use crate::crash::Moments;
 
@@ -341,7 +341,12 @@ fn what_cannot_be_removed_is_removed_later() {
     it.sampan(["create", "--name", "c1", "busybox", "true"]).ok();
     let own = it.root().join("containers").join(it.inspect("c1", "/Id").as_str().unwrap());
     let snapshot = PathBuf::from(upper("c1")).parent().unwrap().to_owned();
-    let mounts: Vec<_> = [&own, &snapshot].map(|directory| Tmpfs::mount(&directory.join("busy"))).into();
+    // Nobody can remove a directory where something is mounted.
+    let mounts = [&own, &snapshot].map(|directory| {
+        let busy = directory.join("busy");
+        std::fs::create_dir(&busy).unwrap();
+        Mounted::new("tmpfs", &busy, "")
+    });
     it.sampan(["rm", "c1"]).ok();
     it.sampan(["inspect", "c1"]).code(1);
     wait_until("both were tried", || {
@@ -353,23 +358,6 @@ fn what_cannot_be_removed_is_removed_later() {
     drop(mounts);
     it.sampan(["run", "--rm", "busybox", "true"]).ok();
     wait_until("the next run takes it away", || !own.exists() && !snapshot.exists());
-}
-
-/// A file system that is mounted where the daemon wants to remove something.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    fn mount(at: &Path) -> Tmpfs {
-        std::fs::create_dir(at).unwrap();
-        Command::new("mount").args(["-t", "tmpfs", "none", at.to_str().unwrap()]).run().ok();
-        Tmpfs(at.to_owned())
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        drop(Command::new("umount").args([&self.0]).run());
-    }
 }
 
 fn a_snapshot_that_is_gone_is_told_and_its_container_can_be_removed() {

@@ -1,6 +1,6 @@
 //! A disk that fills up.
 
-use sampan_testkit::Instance;
+use sampan_testkit::{Instance, Mounted};
 
 crate::cases! {
     a_build_on_a_full_disk_fails_clearly_and_leaves_a_usable_store,
@@ -8,39 +8,28 @@ crate::cases! {
     containers_on_a_full_disk_fail_clearly_and_work_again_when_there_is_room,
 }
 
-/// A small file system of its own.
-struct Disk(tempfile::TempDir);
+/// A small file system of its own, and the directory where it is mounted.
+struct Disk {
+    mounted: Mounted,
+    _directory: tempfile::TempDir,
+}
 
 impl Disk {
     fn new(size: &str) -> Disk {
         let directory = tempfile::Builder::new().prefix("sampan-it-disk-").tempdir().unwrap();
-        let options = std::ffi::CString::new(format!("size={size},mode=0711")).unwrap();
-        rustix::mount::mount(
-            "sampan-it",
-            directory.path(),
-            "tmpfs",
-            rustix::mount::MountFlags::empty(),
-            options.as_c_str(),
-        )
-        .unwrap();
-        Disk(directory)
+        let mounted = Mounted::new("tmpfs", directory.path(), &format!("size={size},mode=0711"));
+        Disk { mounted, _directory: directory }
     }
 
     fn used(&self) -> u64 {
-        let told = rustix::fs::statvfs(self.0.path()).unwrap();
+        let told = rustix::fs::statvfs(self.mounted.path()).unwrap();
         (told.f_blocks - told.f_bfree) * told.f_frsize
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
     }
 }
 
 fn a_build_on_a_full_disk_fails_clearly_and_leaves_a_usable_store() {
     let disk = Disk::new("24m");
-    let it = Instance::builder().root(disk.0.path()).start();
+    let it = Instance::builder().root(disk.mounted.path()).start();
     let context = it.scratch().join("context");
     std::fs::create_dir(&context).unwrap();
     let dockerfile = context.join("Dockerfile");
@@ -77,7 +66,7 @@ fn a_build_on_a_full_disk_fails_clearly_and_leaves_a_usable_store() {
 
 fn an_import_on_a_full_disk_fails_clearly_and_leaves_a_usable_store() {
     let disk = Disk::new("24m");
-    let it = Instance::builder().root(disk.0.path()).start();
+    let it = Instance::builder().root(disk.mounted.path()).start();
     let before = disk.used();
     let file = it.scratch().join("big.tar");
     let mut tar = tar::Builder::new(std::fs::File::create(&file).unwrap());
@@ -100,11 +89,11 @@ fn an_import_on_a_full_disk_fails_clearly_and_leaves_a_usable_store() {
 
 fn containers_on_a_full_disk_fail_clearly_and_work_again_when_there_is_room() {
     let disk = Disk::new("24m");
-    let it = Instance::builder().root(disk.0.path()).start();
+    let it = Instance::builder().root(disk.mounted.path()).start();
     let script = "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done";
     it.sampan(["run", "-d", "--name", "c1", "busybox", "sh", "-c", script]).ok();
     sampan_testkit::wait_until("it runs", || it.sampan(["logs", "c1"]).stdout.contains("up"));
-    let filler = disk.0.path().join("filler");
+    let filler = disk.mounted.path().join("filler");
     let full = std::fs::write(&filler, vec![1u8; 24 << 20]);
     assert!(full.is_err(), "the disk is full");
 

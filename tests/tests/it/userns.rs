@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use sampan_testkit::{Command, Instance, wait_until};
+use sampan_testkit::{Command, Instance, Mounted, wait_until};
 
 use crate::mounts::post;
 
@@ -22,6 +22,7 @@ crate::cases! {
     a_container_keeps_the_ids_that_it_began_with,
     an_image_with_a_user_of_its_own_is_built_and_run [Docker],
     a_daemon_without_ids_says_which_line_is_missing [Docker],
+    a_daemon_whose_file_system_takes_no_mapping_says_so,
 }
 
 /// Two ranges: the users 0 to 999, and the others.
@@ -531,6 +532,16 @@ fn an_image_with_a_user_of_its_own_is_built_and_run() {
     it.docker(["run", "--rm", "--userns=host", "own", "sh", "-c", script])
         .ok()
         .is("1000\n0\n1000\n1000\n1000\nx");
+}
+
+fn a_daemon_whose_file_system_takes_no_mapping_says_so() {
+    let it = remapping();
+    it.terminate();
+    let mounted = Mounted::new("ramfs", it.root(), "");
+    let said = "cannot start with `userns-remap`; leave it out, or mend what follows: the file system of";
+    it.daemon_command().run().code(1).complains(said).complains("can't be mapped");
+    drop(mounted);
+    it.start();
 }
 
 fn a_daemon_without_ids_says_which_line_is_missing() {

@@ -7,7 +7,7 @@
 //! them back when the layer is read. That of a build's step is, since it becomes a layer as it is.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
@@ -117,6 +117,18 @@ impl Capability<'_> {
     }
 }
 
+/// A mount of the directory `source`, nowhere yet, as the user namespace `owner` maps it. The file system may take no
+/// mapping: EINVAL then (mount_setattr(2)).
+pub(super) fn map(source: &Path, owner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, source, flags)?;
+    // What is mounted below the directory later is not to appear below its copy, and not to go with it.
+    let private = MountPropagationFlags::PRIVATE;
+    let change = Change { idmap: Some(owner), propagation: private, ..Change::default() };
+    mount::change(tree.as_fd(), &change, false)?;
+    Ok(tree)
+}
+
 /// Mounts on their way; detached when dropped.
 struct Attached(Vec<PathBuf>);
 
@@ -136,12 +148,7 @@ pub(super) const PLACE: &str = "mapped";
 impl Attached {
     /// Attaches the directory `source` below `place`, as the user namespace `owner` maps it.
     fn attach(&mut self, source: &Path, owner: BorrowedFd<'_>, place: &Path) -> io::Result<PathBuf> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = rustix::mount::open_tree(CWD, source, flags)?;
-        // What is mounted below the directory later is not to appear below its copy, and not to go with it.
-        let private = MountPropagationFlags::PRIVATE;
-        let change = Change { idmap: Some(owner), propagation: private, ..Change::default() };
-        mount::change(tree.as_fd(), &change, false)?;
+        let tree = map(source, owner)?;
         let at = place.join(self.0.len().to_string());
         std::fs::create_dir_all(&at)?;
         rustix::mount::move_mount(&tree, "", CWD, &at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;

@@ -32,8 +32,8 @@ use sampan_kernel::beneath::{self, RootDir};
 
 pub use init::InitLayer;
 pub use mapped::{IdMapping, IdRange};
-pub use mount::Snapshotter;
 use mount::refresh_upper;
+pub use mount::{NotMapped, Snapshotter};
 pub use scratch::{Scratch, UserNamespace, Workspace};
 
 use crate::layer::changes::{self, Change};

@@ -14,6 +14,18 @@ use crate::recover::About;
 use crate::store::Store;
 
 impl Store {
+    /// Sees whether snapshots can be mounted for user namespaces, as `owner` is one.
+    ///
+    /// # Errors
+    /// If they can't be.
+    pub fn check_mapped(&self, owner: BorrowedFd<'_>) -> Result<(), NotMapped> {
+        if self.snapshotter() == Snapshotter::Copy {
+            return Err(NotMapped::NoOverlay);
+        }
+        let failed = |source| NotMapped::FileSystem { root: self.root().to_owned(), source };
+        mapped::map(self.root(), owner).map(drop).map_err(failed)
+    }
+
     /// As [`Store::mount`], for the user namespace `owner`, whose ids are `mapping`: what belongs to 0 in the image belongs to
     /// what the namespace has for 0. The snapshot belongs to that mapping from then on.
     ///
@@ -129,6 +141,22 @@ impl Snapshotter {
             _ => Snapshotter::Overlay,
         }
     }
+}
+
+/// Why snapshots can't be mounted for user namespaces.
+#[derive(Debug, thiserror::Error)]
+pub enum NotMapped {
+    /// They are copied.
+    #[error("{NO_OVERLAY}")]
+    NoOverlay,
+    /// Their file system takes no mapping.
+    #[error("the file system of `{}` can't be mapped for a user namespace (ext4, xfs and btrfs can)", root.display())]
+    FileSystem {
+        /// The store's directory.
+        root: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
 }
 
 const NO_OVERLAY: &str = "a file system without overlayfs can't be mapped for a user namespace";
