@@ -281,8 +281,9 @@ fn ulimits_sysctls_and_groups_reach_the_process() {
         "--rm",
         "--cgroup-parent",
         "/sampan/below",
-        "--name",
-        "c1",
+        // As it is by default with cgroup v1: in a namespace of its own it would see `/`.
+        "--cgroupns",
+        "host",
         "busybox",
         "cat",
         "/proc/self/cgroup",
