@@ -34,16 +34,12 @@ pub(crate) fn wanted(spec: &ContainerSpec, network: &NetworkRecord) -> Result<Ve
     for publish in &list {
         for host_ip in addresses(publish, network)? {
             let mapping = PortMapping {
-                protocol: match publish.port.protocol {
-                    Protocol::Tcp => sampan_net::Protocol::Tcp,
-                    Protocol::Udp => sampan_net::Protocol::Udp,
-                    Protocol::Sctp => sampan_net::Protocol::Sctp,
-                },
+                protocol: publish.port.protocol,
                 host_ip,
                 host_port: publish.host_port,
                 container_port: publish.port.number,
             };
-            if mapping.protocol == sampan_net::Protocol::Sctp && mapping.host_port == 0 {
+            if mapping.protocol == Protocol::Sctp && mapping.host_port == 0 {
                 return Err(EngineError::Unsupported(
                     "an SCTP port needs a port of the host: this kernel picks none for SCTP".to_owned(),
                 ));
@@ -151,14 +147,7 @@ fn taken(error: &AttachError) -> Option<(IpAddr, u16)> {
 /// Published ports as the engine tells of them.
 pub(crate) fn shown(attached: &sampan_net::Endpoint) -> Vec<Publish> {
     let one = |port: &PortMapping| Publish {
-        port: Port {
-            number: port.container_port,
-            protocol: match port.protocol {
-                sampan_net::Protocol::Tcp => Protocol::Tcp,
-                sampan_net::Protocol::Udp => Protocol::Udp,
-                sampan_net::Protocol::Sctp => Protocol::Sctp,
-            },
-        },
+        port: Port { number: port.container_port, protocol: port.protocol },
         host_ip: port.host_ip.to_string(),
         host_port: port.host_port,
         host_port_end: 0,
