@@ -19,7 +19,7 @@ use crate::metadata::{ContainerRecord, Durable};
 use crate::spec::{
     ContainerSpec, HealthSpec, IpcMode, NamespaceMode, NetworkMode, RestartPolicy, check_name,
 };
-use crate::{Engine, Inner, blocking, names, sources, userns, volumes};
+use crate::{Engine, Inner, blocking, names, userns, volumes};
 
 /// A container that was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,7 +190,7 @@ fn make(inner: &Inner, id: String, name: String, mut spec: ContainerSpec) -> Res
         inner.metadata.put_container(&record, Durable::Yes)
     })();
     if let Err(error) = result {
-        inner.forget_on_disk(&record.id, sources::image_keys(&record.id, &record.spec).collect());
+        inner.forget_on_disk(&record.id, &record.spec);
         volumes::remove_anonymous(inner, &record.id, &record.spec);
         return Err(error);
     }

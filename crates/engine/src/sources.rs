@@ -26,10 +26,11 @@ pub(crate) fn image_key(id: &str, number: usize) -> String {
     format!("{id}.{number}")
 }
 
-/// The keys of all snapshots that show images in a container.
-pub(crate) fn image_keys(id: &str, spec: &ContainerSpec) -> impl Iterator<Item = String> {
+/// The keys of all snapshots of a container: those that show images in it, and its own.
+pub(crate) fn snapshot_keys(id: &str, spec: &ContainerSpec) -> Vec<String> {
     let shows = |mount: &MountSpec| matches!(mount.source, MountSource::Image { .. });
-    spec.mounts.iter().enumerate().filter(move |(_, m)| shows(m)).map(move |(n, _)| image_key(id, n))
+    let images = spec.mounts.iter().enumerate().filter(|(_, m)| shows(m)).map(|(n, _)| image_key(id, n));
+    images.chain([id.to_owned()]).collect()
 }
 
 /// The container that a snapshot's key is of.

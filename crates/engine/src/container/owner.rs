@@ -26,7 +26,7 @@ use crate::container::{Handle, Live, Request, View};
 use crate::error::{EngineError, Result};
 use crate::events::EventKind;
 use crate::metadata::{ContainerRecord, Durable};
-use crate::{Inner, blocking, network, sources, volumes};
+use crate::{Inner, blocking, network, volumes};
 
 /// How many requests may wait for a container's owner.
 const REQUESTS: usize = 64;
@@ -384,7 +384,7 @@ impl Owner {
         blocking(move || -> Result<()> {
             volumes::keep_anonymous(&inner, &record.id, !with_volumes)?;
             inner.metadata.remove_container(&record.id, Durable::Yes)?;
-            inner.forget_on_disk(&record.id, sources::image_keys(&record.id, &record.spec).collect());
+            inner.forget_on_disk(&record.id, &record.spec);
             if with_volumes {
                 volumes::remove_anonymous(&inner, &record.id, &record.spec);
             }

@@ -13,6 +13,7 @@ use sampan_base::{Class, files as disk};
 
 use crate::error::{EngineError, Result};
 use crate::shim::{self, ShimError, Task};
+use crate::spec::ContainerSpec;
 use crate::{Inner, blocking, network, sources, volumes};
 
 /// What could not be removed.
@@ -67,7 +68,7 @@ pub(crate) fn retry_soon(inner: &Arc<Inner>) {
             blocking(move || {
                 inner.images.remove_again();
                 let left = std::mem::take(&mut *inner.left_overs.containers());
-                left.into_iter().for_each(|(id, keys)| inner.forget_on_disk(&id, keys));
+                left.into_iter().for_each(|(id, keys)| inner.remove_on_disk(&id, keys));
             })
             .await;
         }
@@ -83,12 +84,17 @@ pub(crate) fn retry_soon(inner: &Arc<Inner>) {
 }
 
 impl Inner {
-    /// Removes what is on disk of a container whose record is gone, with its own snapshot and those in `keys`, which show
-    /// images in it. What fails is logged and tried again with what runs have left. Blocks.
-    pub(crate) fn forget_on_disk(&self, id: &str, keys: Vec<String>) {
+    /// Removes what is on disk of a container whose record is gone. What fails is logged and tried again with what runs
+    /// have left. Blocks.
+    pub(crate) fn forget_on_disk(&self, id: &str, spec: &ContainerSpec) {
         self.execs.remove_container(id);
+        self.remove_on_disk(id, sources::snapshot_keys(id, spec));
+    }
+
+    /// Removes a container's directory and the snapshots with these keys.
+    fn remove_on_disk(&self, id: &str, keys: Vec<String>) {
         let mut is_gone = true;
-        for key in keys.iter().map(String::as_str).chain([id]) {
+        for key in &keys {
             if let Err(error) = self.images.remove_snapshot(key) {
                 tracing::warn!(
                     snapshot = key,

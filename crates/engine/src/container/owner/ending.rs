@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::metadata::{ContainerRecord, Durable, is_short_lived};
 use crate::shim::{ProcessExit, ShimError};
 use crate::spec::RestartPolicy;
-use crate::{blocking, network, sources, volumes};
+use crate::{blocking, network, volumes};
 
 /// The exit code of a process whose shim was lost: its end was not seen, so it was killed (128 + SIGKILL).
 const LOST_EXIT_CODE: i32 = 137;
@@ -144,7 +144,7 @@ impl Owner {
             if let Some(remains) = remains {
                 inner.images.remove_files(id.clone(), remains);
             }
-            inner.forget_on_disk(&id, sources::image_keys(&id, &spec).collect());
+            inner.forget_on_disk(&id, &spec);
         })
         .await;
         ControlFlow::Break(())
