@@ -396,10 +396,12 @@ impl Instance {
             leftovers::names_in(&self.root.join("containers")).into_iter().map(|n| format!("containers/{n}")),
         );
         let daemon = self.daemon().as_ref().map(Child::id);
+        // A shim that waits for a container is part of the daemon.
+        let spare = format!(" -id {} ", "0".repeat(64));
         let processes = leftovers::processes(self.directory.path()).into_iter();
         left.extend(
             processes
-                .filter(|(pid, _)| Some(*pid) != daemon)
+                .filter(|(pid, line)| Some(*pid) != daemon && !line.contains(&spare))
                 .map(|(pid, line)| format!("process {pid}: {line}")),
         );
         left.extend(leftovers::mounts(&state).into_iter().map(|m| format!("mount {m}")));

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The ids of processes whose command line names something below a directory.
-pub(crate) fn processes(directory: &Path) -> Vec<(u32, String)> {
+/// The processes whose command line names something below a directory: their ids and command lines.
+pub fn processes(directory: &Path) -> Vec<(u32, String)> {
     let needle = directory.to_string_lossy().into_owned();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -12,9 +12,7 @@ pub(crate) fn processes(directory: &Path) -> Vec<(u32, String)> {
         // It may have ended by now.
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        // A shim that waits for a container is part of the daemon.
-        let is_spare = line.contains(&format!(" -id {} ", "0".repeat(64)));
-        if line.contains(&needle) && pid != std::process::id() && !is_spare {
+        if line.contains(&needle) && pid != std::process::id() {
             found.push((pid, line));
         }
     }

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 pub use command::{Command, Output, Running};
 pub use dockerd::Dockerd;
 pub use instance::{Builder, Instance};
+pub use leftovers::processes;
 pub use mounted::Mounted;
 pub use pty::Pty;
 pub use trial::trial;

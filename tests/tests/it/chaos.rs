@@ -147,23 +147,12 @@ fn ask(it: &Instance, client: &str, moments: &mut Moments, told: &Mutex<Told>) {
 /// The shims of this daemon, with their containers' ids. What the runtime starts is a copy of its shim for a moment: its
 /// commands lead no session, and a container's processes are in a pid namespace of their own.
 fn shims(it: &Instance) -> Vec<(Pid, String)> {
-    let state = it.state().to_str().unwrap().to_owned();
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
-        // It may have ended by now.
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words: Vec<_> = line.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
-        let id = words.iter().position(|w| w == "-id").and_then(|at| words.get(at + 1));
-        let pid = Pid::from_raw(pid).unwrap();
-        if let (true, Some(id)) = (words.iter().any(|w| w.contains(&state)), id)
-            && leads_session(pid)
-            && is_on_the_host(pid)
-        {
-            found.push((pid, id.to_string()));
-        }
-    }
-    found
+    let shim_of = |(pid, line): (u32, String)| {
+        let id = line.split(' ').skip_while(|word| *word != "-id").nth(1)?;
+        let pid = Pid::from_raw(pid.cast_signed())?;
+        (leads_session(pid) && is_on_the_host(pid)).then(|| (pid, id.to_owned()))
+    };
+    sampan_testkit::processes(&it.state()).into_iter().filter_map(shim_of).collect()
 }
 
 /// Kills a shim; its container's id, unless it had ended by itself.
