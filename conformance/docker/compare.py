@@ -43,10 +43,9 @@ def report(ours, theirs, args):
         if name not in ours or name not in theirs:
             unknown.append((name, "", "only one side ran it", ""))
             continue
-        ends = [seen["ended early"] for seen in (ours[name], theirs[name]) if isinstance(seen, dict) and "ended early" in seen]
-        if ends:
+        if any(isinstance(seen, dict) and "ended early" in seen for seen in (ours[name], theirs[name])):
             # Also where both did: then nothing of it was compared.
-            unknown.append((name, "", *(ends * 2)[:2]))
+            unknown.append((name, "", ours[name], theirs[name]))
             continue
         found = list(differences(ours[name], theirs[name]))
         if not found:
