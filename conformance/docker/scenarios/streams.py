@@ -53,7 +53,7 @@ def attach(it):
         parts.append([stream, data[8:8 + length]])
         data = data[8 + length:]
     it.api.wait("c1")
-    return {"frames": sorted(parts), "after": heard(lambda: it.api.attach("c1", logs=True, stream=False)), "status of a request without upgrade": it.raw("POST", "/containers/c1/attach?logs=1&stdout=1")[0]}
+    return {"frames": sorted(parts), "after": sorted(heard(lambda: it.api.attach("c1", logs=True, stream=False)).splitlines()), "status of a request without upgrade": it.raw("POST", "/containers/c1/attach?logs=1&stdout=1")[0]}
 
 
 @scenario
